@@ -75,6 +75,7 @@ def facts_of(
         extra={name: keep(values) for name, values in extra.items()},
         advantages=keep(tokens.advantages),
         off_policy=tokens.trained.mask & ~tokens.on_policy.mask,
+        guests=tokens.trained.mask & tokens.guests,
         with_images=tokens.trained.mask & tokens.with_images,
         layout=tokens.trained,
         settings=settings,

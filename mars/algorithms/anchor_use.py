@@ -53,7 +53,9 @@ class AnchorUse:
     def metrics(self, rollouts: Sequence[PromptRollouts], counts: AnchorCounts) -> dict[str, float]:
         """Of the prompts that were sampled in a step; {} if anchors have no other use."""
         metrics = {} if self.shuffle == "off" else {"mars/anchors_unshuffled": float(counts.unshuffled)}
-        return metrics | (guide_metrics(rollouts, counts.refused, self.right_from) if self.guided else {})
+        if not self.guided:
+            return metrics
+        return metrics | guide_metrics(rollouts, counts.refused, self.right_from, own=self.shuffle != "both")
 
 
 POOLED = AnchorUse()

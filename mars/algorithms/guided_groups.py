@@ -84,7 +84,9 @@ def guests(item: PromptRollouts) -> tuple[Rollout, ...]:
     return tuple(rollout for group in item.extras if group.is_copy for rollout in group.valid)
 
 
-def guide_metrics(prompts: Sequence[PromptRollouts], refused: int, right_from: float) -> dict[str, float]:
+def guide_metrics(
+    prompts: Sequence[PromptRollouts], refused: int, right_from: float, own: bool = True
+) -> dict[str, float]:
     """Metrics of the guests of a step, over all prompts that were sampled in it.
 
     mars/guide/guests        number of guests
@@ -92,18 +94,26 @@ def guide_metrics(prompts: Sequence[PromptRollouts], refused: int, right_from: f
     mars/guide/frac_groups   share of prompts with a guest
     mars/guide/rescued       of the prompts without a right multi response, the share that has a right guest
 
-    right_from: accuracy from which a response is right. A key without prompts is left out; a prompt without a valid
-    multi response counts as no group that is all wrong.
+    right_from: accuracy from which a response is right: its own one, also where `anchor.shuffle=reward` gave it the
+    reward of another. own: whether the guests of a prompt are responses to it; if not, none of them was scored as an
+    answer to it, so there is no `rescued`. A key without prompts is left out; a prompt without a valid multi response
+    counts as no group that is all wrong.
     """
     of_prompts = [guests(item) for item in prompts]
     metrics = {"mars/guide/guests": float(sum(map(len, of_prompts))), "mars/guide/refused": float(refused)}
     if prompts:
         metrics["mars/guide/frac_groups"] = fmean(bool(some) for some in of_prompts)
     rescued = [
-        any(is_right(guest, right_from) for guest in some)
-        for item, some in zip(prompts, of_prompts, strict=True)
+        any(is_right(guest, right_from) for guest in _as_scored(item))
+        for item in prompts
         if item.multi.valid and not any(is_right(rollout, right_from) for rollout in item.multi.valid)
     ]
-    if rescued:
+    if rescued and own:
         metrics["mars/guide/rescued"] = fmean(rescued)
     return metrics
+
+
+def _as_scored(item: PromptRollouts) -> list[Rollout]:
+    """The anchor rollouts that are guests, with the rewards that they got themselves."""
+    chosen = {(guest.view, guest.index) for guest in guests(item)}
+    return [rollout for group in item.anchors for rollout in group.valid if (rollout.view, rollout.index) in chosen]

@@ -58,14 +58,15 @@ class ScoringPass:
 
 @dataclass(frozen=True)
 class TokenFacts:
-    """The tokens of one forward. Every tensor is float32 [T], with 0 where `layout.mask` is False; two are bool.
+    """The tokens of one forward. Every tensor is float32 [T], with 0 where `layout.mask` is False; three are bool.
 
     logprobs: with the current weights, with gradient; in `measure` the old ones.
     old: with the weights before the step's first update. reference: of the reference model if the loss has a KL term,
         else None; None in `measure`. entropy: of each token's distribution in nats, without gradient.
     extra: name of a `ScoringPass` -> its log-probs. In `measure` only those without gradient.
-    advantages: that of the token's response. off_policy: whether the token's response is a guest of `recipe.requests`,
-        which was not sampled from the prompt that it is trained with; False where `layout.mask` is False.
+    advantages: that of the token's response. off_policy: whether the token's response is a guest, of `recipe.requests`
+        or of `anchor.guide`, which was not sampled from the prompt that it is trained with; False where `layout.mask`
+        is False. guests: whether it is one of `anchor.guide`.
     with_images: whether the token's prompt has an image; False where `layout.mask` is False. Without one, every pass
         scores the prompt as it is, with the weights of that pass.
     layout: which response each token belongs to, and which tokens are trained on, without those that
@@ -81,6 +82,7 @@ class TokenFacts:
     extra: Mapping[str, Tensor]
     advantages: Tensor
     off_policy: Tensor
+    guests: Tensor
     with_images: Tensor
     layout: TokenLayout
     settings: Mapping[str, float]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mars.config.rules import Rule
 
 
@@ -46,7 +48,9 @@ def _greedy_once(samples: int, sampling: str, anchor: str) -> tuple[str, str] | 
     return None
 
 
-def _guided_by_anchors(guide: str, anchor: str, pooled_statistics: str) -> tuple[str, str] | None:
+def _guided_by_anchors(
+    guide: str, anchor: str, pooled_statistics: str, part_weights: Mapping[str, float]
+) -> tuple[str, str] | None:
     if guide == "off":
         return None
     if anchor == "none":
@@ -54,6 +58,9 @@ def _guided_by_anchors(guide: str, anchor: str, pooled_statistics: str) -> tuple
     if pooled_statistics == "mean":
         wrong = "guests are in the mean and in the standard deviation, and anchor.pooled_statistics is mean"
         return wrong, "give off, or anchor.pooled_statistics=mean_and_std"
+    if part_weights:
+        wrong = "guests are chosen by their scores, which algorithm.part_weights does not train on"
+        return wrong, "give off, or algorithm.part_weights={}"
     return None
 
 
@@ -111,7 +118,10 @@ ANCHOR_RULES = (
         _std_of_multi_rewards,
     ),
     Rule(("rollout.samples_per_prompt", "anchor.kind"), _group_has_signal),
-    Rule(("anchor.guide", "anchor.kind", "anchor.pooled_statistics"), _guided_by_anchors),
+    Rule(
+        ("anchor.guide", "anchor.kind", "anchor.pooled_statistics", "algorithm.part_weights"),
+        _guided_by_anchors,
+    ),
     Rule(("anchor.forced_start", "anchor.kind"), _start_of_sources),
     Rule(("anchor.guide_filter", "anchor.guide"), _filter_of_guests),
     Rule(("anchor.shuffle", "anchor.kind", "anchor.guide", "data.prompts_per_step"), _shuffled_between_prompts),

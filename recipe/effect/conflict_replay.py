@@ -53,8 +53,10 @@ class ConflictReplay:
         """Prompts that wait, the longest first, and the next ones of the shuffled order. A prompt that is drawn again
         and has its turn in the same round is there once."""
         size = self._setup.prompts_per_step
-        open_ = [name for name in self._waiting if name not in left_out and name not in self._drawn]
-        again = open_[: int(self._settings.share * size)]
+        for name in left_out:  # cannot be read, so it would wait for ever
+            self._waiting.pop(name, None)
+        open_ = [name for name in self._waiting if name not in self._drawn]
+        again = open_[: int(self._settings.share * size + 1e-9)]  # 0.29 * 100 is 28.999...
         self._drawn.update(again)
         rest, self._place = walk(self._stream, self._place, size - len(again), {*left_out, *again})
         return spread([self._table.prompts[place] for place in self._table.places(again) if place is not None], rest)
@@ -65,10 +67,10 @@ class ConflictReplay:
     def observe(self, rollouts: Sequence[PromptRollouts], step: int) -> Mapping[str, float]:
         again = [item for item in rollouts if item.prompt.prompt_id in self._drawn]
         for item in rollouts:
-            if not item.multi.valid:  # nothing could be scored, so nothing is known
-                continue
+            waited = item.prompt.prompt_id in self._waiting
             self._waiting.pop(item.prompt.prompt_id, None)
-            if self._waits(item):
+            # Without a score nothing new is known: it waits on if it has, and does not hold up the others.
+            if self._waits(item) if item.multi.valid else waited:
                 self._waiting[item.prompt.prompt_id] = None  # behind all others
         self._drawn.clear()
         metrics = {"waiting": float(len(self._waiting)), "again": len(again) / len(rollouts) if rollouts else 0.0}

@@ -16,7 +16,7 @@ import torch
 from mars.algorithms.advantages import Advantages
 from mars.errors import ConfigError, DataError
 from mars.hooks.contract import StepFacts
-from mars.types import Prompt, PromptRollouts
+from mars.types import Prompt, PromptRollouts, Rollout
 
 EPSILON = 1e-6
 # Advantages of score - mean: only one thing may divide.
@@ -58,7 +58,7 @@ class TaskDeviation:
         tasks = [task_of(item.prompt, settings.task) for item in kept]
         scores: dict[str, list[float]] = {}
         for task, item in zip(tasks, kept, strict=True):
-            scores.setdefault(task, []).extend(rollout.reward.score for rollout in item.trained)
+            scores.setdefault(task, []).extend(rollout.reward.score for rollout in sampled(item))
         for task, found in scores.items():
             if found:
                 self.moments[task] = moved(self.moments.get(task), found, settings.decay)
@@ -74,6 +74,11 @@ class TaskDeviation:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.moments = {task: (mean, square) for task, (mean, square) in state["moments"].items()}
+
+
+def sampled(item: PromptRollouts) -> list[Rollout]:
+    """Those trained on, without guests of `anchor.guide`, which were chosen because they scored high."""
+    return [rollout for group in item.multi_groups if not group.is_copy for rollout in group.valid]
 
 
 def moved(moments: tuple[float, float] | None, scores: Sequence[float], decay: float) -> tuple[float, float]:

@@ -115,7 +115,8 @@ class NoisyBonus:
         return {}
 
     def apply(self, facts: TokenFacts, totals: Mapping[str, float]) -> TokenTerms:
-        noisy, clean = facts.off_policy, facts.layout.mask & ~facts.off_policy
+        noisy = facts.off_policy & ~facts.guests  # a guest of anchor.guide saw clean images
+        clean = facts.layout.mask & ~noisy
         now = facts.now("vogue", self._settings)
         found = uncertainty(facts.old, facts.extra[NAME], noisy).clamp(max=now.max_uncertainty)
         bonus = now.uncertainty * found + now.entropy * facts.entropy

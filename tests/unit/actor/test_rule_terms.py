@@ -105,24 +105,25 @@ def test_tokens_that_are_not_trained_are_zero_for_the_rule_and_reach_nothing(pro
 
 
 def test_a_rule_knows_the_tokens_of_guests(process_group):
-    """Guests are off_policy, bounded or not. A row that is not trained on, and a masked token, are not."""
+    """Guests are off_policy, bounded or not; those of anchors are told apart. Rows and tokens that are not trained on are
+    neither."""
     responses = [
         TrainResponse((1,), (-1.0,), 1.0, 1.0),
         TrainResponse((1, 1), (-9.0, -9.0), 1.0, 1.0, off_policy=True),
         TrainResponse((1, 1), (-1.0, -9.0), 1.0, 1.0),
-        TrainResponse((1,), (-9.0,), 1.0, 1.0, off_policy=True, bounded=True),
-        TrainResponse((1,), (-9.0,), 1.0, 0.0, off_policy=True),
+        TrainResponse((1,), (-9.0,), 1.0, 1.0, off_policy=True, bounded=True, is_guest=True),
+        TrainResponse((1,), (-9.0,), 1.0, 0.0, off_policy=True, is_guest=True),
     ]
     rows, seen = [RowTarget(response, response.weight, carried=False, with_images=True) for response in responses], []
 
     def apply(facts, totals):
-        seen.append((facts.layout.mask.int().tolist(), facts.off_policy.int().tolist()))
+        seen.append([tokens.int().tolist() for tokens in (facts.layout.mask, facts.off_policy, facts.guests)])
         return TokenTerms()
 
     for cap, mask in [(None, [1, 1, 1, 1, 1, 1, 0]), (2.0, [1, 1, 1, 1, 0, 1, 0])]:
         objective = altered(GRPO, importance_mode="mask" if cap else "truncate", importance_cap=cap)
         loss_of(rows, torch.full((7,), -1.0, requires_grad=True), inputs(apply), objective)
-        assert seen.pop() == (mask, [0, 1, 1, 0, 0, 1, 0])
+        assert seen.pop() == [mask, [0, 1, 1, 0, 0, 1, 0], [0, 0, 0, 0, 0, 1, 0]]
 
 
 def test_a_masked_token_is_in_no_term_and_the_scale_counts_the_others(process_group):

@@ -13,6 +13,7 @@ from mars.algorithms.guided_groups import guests, with_candidates
 from mars.algorithms.metrics import method_metrics
 from mars.algorithms.pooled_rewards import AnchorViews, PooledRewards
 from mars.algorithms.shuffled_anchors import with_shuffled_anchors
+from mars.types import RewardResult
 from tests.builders import make_rollouts
 
 GRPO = AdvantageSettings("group_norm", True, "mean_and_std", True, 0.0, 1e-6)
@@ -123,6 +124,20 @@ def test_both_makes_guests_of_the_responses_of_others():
     ]
     assert [{r.prompt_id for r in guests(item)} for item in items] == [{"p0"}, {"p1"}]  # trained with this prompt
     assert [len(item.anchors[0].rollouts[0].completion.token_ids) for item in items] == [1, 1]
+
+
+def test_a_guest_with_the_reward_of_another_is_right_only_if_its_own_answer_is():
+    """x: all wrong, its anchor too; y: all right. With y's reward the anchor of x is a guest, and still wrong."""
+    wrong, right = RewardResult(0.0, 0.0, {}), RewardResult(1.0, 1.0, {})
+    better, both = RewardResult(0.0, 1.0, {}), [RewardResult(1.0, 0.0, {})]
+    for own, expected in ((wrong, 0.0), (better, 1.0)):
+        items = [make_rollouts("x", [wrong] * 2, visible=[own]), make_rollouts("y", [right] * 2, visible=both)]
+        use = AnchorUse(everything, "reward", right_from=0.5)
+        found, counts = use.applied(with_candidates(items), 1, 1, 0)
+        assert [len(guests(item)) for item in found] == [1, 0]
+        assert use.metrics(found, counts)["mars/guide/rescued"] == expected
+        others = AnchorUse(everything, "both", right_from=0.5)
+        assert "mars/guide/rescued" not in others.metrics(*others.applied(with_candidates(items), 1, 1, 0))
 
 
 def test_a_prompt_alone_has_no_guests_and_is_counted():

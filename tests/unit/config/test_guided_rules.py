@@ -72,6 +72,11 @@ def test_what_goes_together(overrides):
             "got 'above_mean'; give off, or anchor.pooled_statistics=mean_and_std",
         ),
         (
+            ("anchor.guide=above_mean", "algorithm.part_weights={accuracy: 1}"),
+            "anchor.guide: guests are chosen by their scores, which algorithm.part_weights does not train on; "
+            "got 'above_mean'; give off, or algorithm.part_weights={}",
+        ),
+        (
             ("anchor.guide_filter=own.py:names",),
             "anchor.guide_filter: has no effect with anchor.guide=off; got 'own.py:names'; give null, or "
             "anchor.guide=above_mean",

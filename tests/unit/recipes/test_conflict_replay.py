@@ -99,11 +99,33 @@ def test_rounds_by_hand():
     assert waiting(made) == ["d", "e", "c"], "c has just been visited"
     assert names(made.batch(2, frozenset({"e"}))) == ["d", "g", "c", "h"]  # e cannot be read
     made.observe([item(by_name["d"], [None, None], [1]), item(by_name["c"], [0, 0], [0])], 3)
-    assert waiting(made) == ["d", "e"], "nothing is known of d; no anchor of c is right any more"
-    # The next epoch begins. After a and b it is the turn of c, and then of d and e, which were drawn again before.
-    assert names(made.batch(3, NONE)) == ["d", "a", "e", "b"]
-    made.observe([item(by_name[name], *right) for name in "abde"], 4)
-    assert names(made.batch(4, NONE)) == ["c", "d", "e", "f"]
+    assert waiting(made) == ["d"], "nothing is known of d, no anchor of c is right any more, e would wait for ever"
+    # The next epoch begins. After a, b and c it is the turn of d, which was drawn again before.
+    assert names(made.batch(3, NONE)) == ["a", "d", "b", "c"]
+    made.observe([item(by_name[name], *right) for name in "abcd"], 4)
+    assert names(made.batch(4, NONE)) == ["d", "e", "f", "g"]
+
+
+def test_a_prompt_whose_responses_cannot_be_scored_does_not_hold_up_the_others():
+    """One of 4 may be drawn again. p0 fails from the second step on, and takes its turn behind those that wait."""
+    prompts = tuple(make_prompt(f"p{i}") for i in range(20))
+    made, again = sampler(replace(SETUP, sets=(prompts,), prompts_per_step=4, shuffle=False), share=0.25), []
+    for step in range(5):
+        shown = made.batch(step, NONE)
+        again += made.state()["drawn"]
+        failed = [None, None]
+        made.observe([item(p, failed if p.prompt_id == "p0" and step else [0, 0], [1]) for p in shown], step)
+    assert again == ["p0", "p1", "p2", "p3"]
+    assert "p0" in waiting(made)
+
+
+@pytest.mark.parametrize(("share", "size", "number"), [(0.29, 100, 29), (0.57, 100, 57), (0.58, 50, 29), (0.5, 5, 2)])
+def test_the_share_is_not_rounded_down_by_a_whole_prompt(share, size, number):
+    prompts = [make_prompt(f"p{i:03}") for i in range(2 * size)]
+    made = sampler(replace(SETUP, sets=(tuple(prompts),), prompts_per_step=size), share=share)
+    made.observe([item(prompt, [0, 0], [1]) for prompt in prompts], 1)
+    made.batch(0, NONE)
+    assert len(made.state()["drawn"]) == number
 
 
 def test_a_step_of_several_rounds_draws_a_prompt_again_once():

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mars.algorithms.guided_groups import with_candidates, with_guests
 from mars.errors import ConfigError, DataError
 from mars.hooks.step_hooks import Named
 from mars.plugin import load, resolve
@@ -52,6 +53,15 @@ def test_two_steps_by_hand():
     assert rule.moments == {"x": (0.5625, 0.53125)}
     std = (0.53125 - 0.5625**2) ** 0.5
     assert second == pytest.approx([0.25 / (std + 1e-6), -0.25 / (std + 1e-6)])
+
+
+def test_guests_of_the_anchors_have_advantages_and_do_not_move_the_moments():
+    """Scores 0 and 0.5, a guest of 1: moments of the two alone, mean 0.25 and mean square 0.125, deviation 0.25."""
+    rule, given = RECIPE.TaskDeviation(), with_candidates([of_task("a", "x", [0.0, 0.5], s0=[1.0, 0.0])])
+    kept = with_guests(given, lambda item, group, rollout: True).rollouts
+    found = ruled(rule, kept)
+    assert rule.moments == {"x": (0.25, 0.125)}
+    assert found == pytest.approx([x / 0.250001 for x in (-0.5, 0.0, 0.5)])
 
 
 def test_tasks_have_moments_of_their_own():

@@ -68,13 +68,15 @@ def test_it_is_finite_however_far_the_two_are_apart(clean, noisy):
     assert bool(torch.isfinite(found).all())
 
 
-def facts_of(clean, noisy, off_policy, mask, settings=None):
+def facts_of(clean, noisy, off_policy, mask, settings=None, guests=None):
     count = len(clean)
     layout = TokenLayout(torch.tensor(mask, dtype=torch.bool), torch.zeros(count, dtype=torch.int64), 1)
     return TokenFacts(
         logprobs=torch.tensor(clean), old=torch.tensor(clean), reference=None, entropy=torch.full((count,), 2.0),
         extra={"noisy": torch.tensor(noisy)}, advantages=torch.full((count,), -1.5),
-        off_policy=torch.tensor(off_policy, dtype=torch.bool), with_images=torch.tensor(mask, dtype=torch.bool),
+        off_policy=torch.tensor(off_policy, dtype=torch.bool),
+        guests=torch.tensor(guests or [False] * count, dtype=torch.bool),
+        with_images=torch.tensor(mask, dtype=torch.bool),
         layout=layout, settings=settings or {},
     )  # fmt: skip
 
@@ -96,6 +98,15 @@ def test_only_noisy_tokens_get_the_bonuses():
     assert means == {
         "uncertainty_clean": (pytest.approx(math.log(2) / 4), 1), "uncertainty_noisy": (pytest.approx(u + 1.0), 2),
     }  # fmt: skip
+
+
+def test_a_guest_of_the_anchors_is_no_noisy_response():
+    """It was sampled from clean images, so it gets no bonus and counts as clean: u = ln 2 / 4."""
+    half, quarter = math.log(0.5), math.log(0.25)
+    terms = RECIPE.NoisyBonus(SETTINGS).apply(facts_of([half], [quarter], [True], [True], guests=[True]), {})
+    assert terms.advantages.tolist() == [-1.5]
+    means = {name: (float(total), int(count)) for name, (total, count) in terms.means.items()}
+    assert means == {"uncertainty_clean": (pytest.approx(math.log(2) / 4), 1), "uncertainty_noisy": (0.0, 0)}
 
 
 def test_a_factor_of_a_bonus_may_be_a_ramp():

@@ -34,6 +34,7 @@ def facts_of(
         extra={"masked": keep(masked)},
         advantages=keep(layout.spread(given)),
         off_policy=torch.zeros_like(layout.mask),
+        guests=torch.zeros_like(layout.mask),
         with_images=layout.mask & layout.spread(torch.tensor(shown, dtype=torch.bool)),
         layout=layout,
         settings={},
