@@ -15,8 +15,8 @@ from mars.types import PromptRollouts, Rollout, RolloutGroup, RolloutRequest
 def rollout_metrics(
     prompts: Sequence[PromptRollouts], prompt_length: Callable[[RolloutRequest], int]
 ) -> dict[str, float]:
-    """Lengths and reward parts over the multi rollouts, failures over multi and anchors, tokens over all that an engine
-    sampled.
+    """Lengths and reward parts over the multi rollouts, failures over multi and anchors, responses and tokens over all
+    that an engine sampled.
 
     prompt_length: number of tokens in a request's prompt, including image tokens. Returns {} without prompts.
     """
@@ -32,6 +32,8 @@ def rollout_metrics(
         "response_length/min": float(min(lengths)),
         "response_length/clip_ratio": fmean(rollout.completion.finish_reason == "length" for rollout in multi),
         "prompt_length/mean": fmean(prompt_length(item.multi.request) for item in prompts),
+        "rollout/responses": float(len(multi) + len(anchors) + len(extras)),
+        "anchor/responses": float(len(anchors)),
         "rollout/tokens": float(_tokens(multi) + _tokens(anchors) + _tokens(extras)),
         "anchor/tokens": float(_tokens(anchors)),
         "reward/failed": float(sum(not rollout.valid for rollout in (*multi, *anchors))),

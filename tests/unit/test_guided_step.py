@@ -86,7 +86,14 @@ def test_costs_and_files_do_not_count_a_guest_twice():
     length = lambda request: len(request.prompt_token_ids)  # noqa: E731
     for count in (processed_tokens, anchor_share):
         assert count(some.rollouts, length) == count(none.rollouts, length)
-    for key in ("rollout/tokens", "anchor/tokens", "reward/failed", "response_length/mean", "mars/gain/mean"):
+    for key in (
+        "rollout/responses",
+        "rollout/tokens",
+        "anchor/tokens",
+        "reward/failed",
+        "response_length/mean",
+        "mars/gain/mean",
+    ):
         assert some.metrics[key] == none.metrics[key]
     assert [key for key in some.metrics if key.startswith("extra/")] == []
     frames = lambda prompt, view: (None, None)  # noqa: E731

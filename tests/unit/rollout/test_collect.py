@@ -242,6 +242,8 @@ def test_metrics_by_hand(prompts):
         "response_length/min": 2.0,
         "response_length/clip_ratio": 0.0,
         "prompt_length/mean": 15.0,
+        "rollout/responses": 6.0,
+        "anchor/responses": 2.0,
         "rollout/tokens": 16.0,
         "anchor/tokens": 5.0,
         "reward/failed": 2.0,

@@ -131,7 +131,8 @@ def test_metrics_of_extra_requests_by_hand():
     }  # fmt: skip
     assert extra_metrics([make_rollouts("z", [1.0], visible=[0.5])]) == {}
     # Multi 1 + 2 and 1, anchor 1, extras 3 (own), 3 (noisy), 1 and 3 (blind); the given text was not sampled.
-    assert rollout_metrics([x, y], lambda request: 1)["rollout/tokens"] == 15
+    found = rollout_metrics([x, y], lambda request: 1)
+    assert (found["rollout/tokens"], found["rollout/responses"], found["anchor/responses"]) == (15, 11, 1)
     length = lambda request: 10 * len(request.prompt_token_ids)  # noqa: E731
     assert processed_tokens([x, y], length) == 15 + 30 * (2 + 1 + 1) + 20 * (2 + 2 + 1 + 2)
     computed = 15 + 30 * 3 + 20 * 4
