@@ -48,6 +48,8 @@ def _expanded(value: Any) -> Any:
 
 def _wrong(path: str) -> tuple[str, str] | None:
     """(what is wrong, what to do)."""
+    if not path:
+        return "empty", "give a path"
     if path.startswith("~"):
         return "no user has this home", "write the path from / on, or ./~… for a folder of this name"
     if _VARIABLE.match(path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from mars.data.pixels.images import MAX_ASPECT
@@ -14,6 +16,8 @@ from mars.families.family import Family, ImageSizing
 from mars.families.qwen_vl import SMART_RESIZE
 from mars.families.table import family_of
 from mars.types import Prompt, Source
+
+logger = logging.getLogger(__name__)
 
 SourcePixels = Mapping[str, Sequence[int]]
 """Source name -> [smallest, largest] width x height after resizing, within the limits for every image."""
@@ -48,6 +52,7 @@ class ImageBudget:
             settings = settings.get("image_processor", settings)
             if isinstance(settings, dict) and all(key in settings for key in family.sizing_keys):
                 check_image_processor(settings, family, f"{model_path}/{name}")
+                warn_of_smaller_images(settings, max_pixels, f"{model_path}/{name}")
                 patch, merge, sizing = family.read_sizing(settings, processor, config, f"{model_path}/{name}")
                 return cls(min_pixels, max_pixels, patch, merge, sizing)
         raise SetupError(
@@ -79,6 +84,34 @@ def check_image_processor(settings: Mapping[str, Any], family: Family, file: str
             f"{family.name}; got {named!r:.80}; write {family.image_processor} there, or use the processor files of "
             "this model"
         )
+
+
+@cache
+def _warn_once(file: str, key: str, limit: int, max_pixels: int) -> None:
+    logger.warning(
+        "data.max_image_pixels: %s has %s=%d, so the model may have been trained on smaller images; got %d, which "
+        "counts; to follow the file, set it to %d",
+        file,
+        key,
+        limit,
+        max_pixels,
+        limit,
+    )
+
+
+def warn_of_smaller_images(settings: Mapping[str, Any], max_pixels: int, file: str) -> None:
+    """Warns once if the limit in the model's own file is below the run's, which replaces it.
+
+    The file has max_pixels, or in newer versions size.longest_edge. In transformers the first counts if both are there.
+    """
+    size = settings.get("size")
+    limits = {
+        "max_pixels": settings.get("max_pixels"),
+        "size.longest_edge": size.get("longest_edge") if isinstance(size, Mapping) else None,
+    }
+    key, limit = next(((key, value) for key, value in limits.items() if type(value) is int), ("", max_pixels))
+    if 0 < limit < max_pixels:
+        _warn_once(file, key, limit, max_pixels)
 
 
 def model_image_size(size: tuple[int, int], budget: ImageBudget) -> tuple[int, int]:

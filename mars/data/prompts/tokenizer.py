@@ -100,7 +100,24 @@ def _file(model_path: str, name: str) -> Path | None:
         path = cached_file(model_path, name, _raise_exceptions_for_missing_entries=False)
     except OSError as error:
         raise SetupError(f"model.path: no such folder or hub model; got {model_path}: {error}") from error
+    if path is None and name == "config.json" and not Path(model_path).is_dir():
+        raise no_model(model_path)
     return Path(path) if path else None
+
+
+def no_model(model_path: str) -> SetupError:
+    """The error for a `model.path` that is no folder, and of which the hub and its cache have no config.json."""
+    folder = Path(model_path)
+    if folder.is_file():
+        is_in_model = (folder.parent / "config.json").is_file()
+        remedy = f"give the folder that holds it, {folder.parent}" if is_in_model else "give the folder of a model"
+        return SetupError(f"model.path: is a file, and not the folder of a model; got {model_path}; {remedy}")
+    if folder.is_symlink():
+        return SetupError(f"model.path: a link that leads to nothing; got {model_path}; correct the link")
+    return SetupError(
+        f"model.path: no such folder, and no such model on the Hugging Face hub, or the hub cannot be reached; got "
+        f"{model_path}; correct the path, or download the model where there is a network"
+    )
 
 
 def read_json_file(path: Path, key: str = "model.path") -> dict[str, Any]:

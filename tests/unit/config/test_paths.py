@@ -55,6 +55,8 @@ def test_a_home_in_a_file_of_settings_is_found_too(home, tmp_path):
         ("data.train_files=['$DATA/a.parquet']", "data.train_files: a shell variable .* ~ for \\$HOME, or the path"),
         ("model.path=~nobody_here/m", "model.path: no user has this home; got '~nobody_here/m'"),
         ("data.eval_files=['/a.parquet\\r']", "data.eval_files: white space .* Windows line ends"),
+        ("data.image_root=''", "data.image_root: empty; got ''; give a path"),
+        ("data.train_files=[/a.parquet,'']", "data.train_files: empty; got ''; give a path"),
         ("data.image_root='/images '", "data.image_root: white space before or after the path"),
     ],
 )

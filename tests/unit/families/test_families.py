@@ -7,7 +7,7 @@ import json
 import pytest
 
 from mars.checks.model import check_files
-from mars.data.prompts.budget import ImageBudget, check_image_processor
+from mars.data.prompts.budget import ImageBudget, check_image_processor, warn_of_smaller_images
 from mars.errors import SetupError
 from mars.families.qwen_vl import SMART_RESIZE, read_sizing
 from mars.families.table import FAMILIES, check_language, family_of
@@ -97,3 +97,26 @@ def test_the_image_processor_must_be_the_familys(model_type, right, wrong):
             f"model.path: m/preprocessor_config.json: image_processor_type must be {right}, which makes the images of "
             f"{family.name}; got {name!r}; write {right} there, or use the processor files of this model"
         )
+
+
+@pytest.mark.parametrize(
+    ("settings", "warned"),
+    [
+        ({"max_pixels": 200_704}, "max_pixels=200704"),
+        ({"size": {"longest_edge": 200_704, "shortest_edge": 3136}}, "size.longest_edge=200704"),
+        ({"max_pixels": 200_704, "size": {"longest_edge": 12_845_056}}, "max_pixels=200704"),
+        ({"max_pixels": 12_845_056, "size": {"longest_edge": 200_704}}, None),  # as transformers reads both
+        ({"max_pixels": 12_845_056}, None),  # of the public folders
+        ({"max_pixels": None, "size": {"height": 448, "width": 448}}, None),  # of InternVL
+        ({"size": 448}, None),
+        ({}, None),
+    ],
+)
+def test_a_model_made_for_smaller_images_is_warned_of(settings, warned, caplog, tmp_path):
+    """The run's limit replaces that of the file."""
+    for _ in range(2):
+        warn_of_smaller_images(settings, 1_003_520, f"{tmp_path}/preprocessor_config.json")
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == (warned is not None)
+    assert warned is None or f"has {warned}, so the model" in messages[0]
+    assert warned is None or "got 1003520, which counts; to follow the file, set it to 200704" in messages[0]
