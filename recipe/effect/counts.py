@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from mars.answers.files import read_answers
@@ -15,59 +15,98 @@ from mars.errors import DataError
 from mars.tracking.jsonl import METRICS_FILE, read_metrics
 from mars.tracking.rollouts import ROLLOUTS_FOLDER
 
+RESPONSES, PROMPTS = "rollout/responses", "mars/prompts_sampled"
 # A sampler's probes are generated beside the rollouts and trained on by nobody.
 _PROBES = "timing_s/probe"
+_WHAT = "rollouts per prompt, anchors included"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a run must have generated.
+
+    budget: rollouts per sampled prompt: multi, anchors and extra requests. uneven: the prompts of a step may have
+    different numbers, if their mean is the budget. steps: of the run.
+    every, prompts: the run's tracking.rollouts_every and tracking.rollout_prompts: it writes the rollouts of that many
+    prompts in step 1 and in each multiple of `every`.
+    """
+
+    budget: int
+    uneven: bool
+    steps: int
+    every: int
+    prompts: int
+
+    def written_steps(self) -> list[int]:
+        return [step for step in range(1, self.steps + 1) if self.every and (step == 1 or step % self.every == 0)]
 
 
 @dataclass(frozen=True)
 class RolloutCount:
-    """per_step: step -> for each prompt sampled in it, how many rollouts were generated (multi, anchors and extra
-    requests).
-
-    prompts_sampled: over the whole run; more than steps x prompts_per_step with dynamic sampling. probes: number of
-    steps in which a sampler has generated rollouts that are in no file.
+    """generated: step -> rollouts of the step, and prompts that were sampled for it, as its line of metrics says. The
+    rollouts are None in a line without their number.
+    written: step -> rollouts of each prompt in the step's file. probes: number of steps in which a sampler has
+    generated rollouts that are in neither.
     """
 
-    per_step: Mapping[int, Sequence[int]]
-    prompts_sampled: int
+    generated: Mapping[int, tuple[int | None, int]]
+    written: Mapping[int, Sequence[int]]
     probes: int
 
     @property
     def per_prompt(self) -> float | None:
-        """Mean number of rollouts per sampled prompt; None if none were written."""
-        counts = [count for step in self.per_step.values() for count in step]
-        return fmean(counts) if counts else None
+        """Mean number of rollouts per sampled prompt over the run; None if no prompt was counted."""
+        prompts = sum(sampled for _, sampled in self.generated.values())
+        return sum(rollouts or 0 for rollouts, _ in self.generated.values()) / prompts if prompts else None
 
-    def problem(self, budget: int, *, uneven: bool) -> str | None:
-        """Why the run is not one of `budget` rollouts per prompt; None if it is.
+    def problem(self, wanted: Wanted) -> str | None:
+        """Why the run is not one of `wanted.budget` rollouts per prompt; None if it is.
 
-        uneven: the prompts of a step may have different numbers, if their mean is the budget.
+        The numbers of all steps must agree with the budget, and so must each prompt whose rollouts were written.
         """
-        if not self.per_step:
-            return "rollouts per prompt: none were written, so they cannot be counted; set tracking.rollouts_every"
         if self.probes:
-            return f"rollouts per prompt: a sampler has added probes in {self.probes} steps; want {budget} and no more"
-        for step, counts in self.per_step.items():
-            got = {fmean(counts)} if uneven else set(counts)
-            if got != {budget}:
-                shown = ", ".join(f"{count:g}" for count in sorted(got))
-                return f"rollouts per prompt, anchors included: want {budget}; got {shown} in step {step}"
+            return f"{_WHAT}: a sampler has added probes in {self.probes} steps; want {wanted.budget} and no more"
+        if not wanted.written_steps():
+            return f"{_WHAT}: none were written, so those of a prompt cannot be counted; set tracking.rollouts_every"
+        of_steps = (self._of_step(step, wanted) for step in range(1, wanted.steps + 1))
+        of_files = (self._of_file(step, wanted) for step in wanted.written_steps())
+        return next((problem for problem in chain(of_steps, of_files) if problem is not None), None)
+
+    def _of_step(self, step: int, wanted: Wanted) -> str | None:
+        rollouts, prompts = self.generated.get(step, (None, 0))
+        if rollouts is None:
+            return f"{_WHAT}: {METRICS_FILE} has no {RESPONSES} of step {step}; want that of every step"
+        if rollouts != wanted.budget * prompts:
+            return f"{_WHAT}: want {wanted.budget}; got {rollouts} for {prompts} prompts in step {step}"
+        return None
+
+    def _of_file(self, step: int, wanted: Wanted) -> str | None:
+        counts, (rollouts, sampled) = self.written.get(step, ()), self.generated[step]
+        prompts = min(wanted.prompts, sampled)
+        if len(counts) != prompts:
+            return f"{_WHAT}: want those of {prompts} prompts in the file of step {step}; got {len(counts)}"
+        if not wanted.uneven and set(counts) - {wanted.budget}:
+            shown = ", ".join(map(str, sorted(set(counts))))
+            return f"{_WHAT}: want {wanted.budget}; got {shown} in the file of step {step}"
+        if prompts == sampled and sum(counts) != rollouts:
+            return f"{_WHAT}: want {rollouts} rollouts in the file of step {step}; got {sum(counts)}"
         return None
 
 
 def count_rollouts(run_dir: Path) -> RolloutCount:
-    """Count in the run's rollouts/step_*.jsonl, which have all rollouts of some steps, and in its metrics.jsonl.
+    """Count in the run's metrics.jsonl, which has the numbers of all steps, and in its rollouts/step_*.jsonl, which
+    have the rollouts of some prompts of some steps.
 
     Raises DataError for a file that cannot be read or has bad lines.
     """
     files = sorted((run_dir / ROLLOUTS_FOLDER).glob("step_*.jsonl"))
-    per_step = {int(file.stem.removeprefix("step_")): per_prompt(read_answers(file).checked()) for file in files}
+    written = {int(file.stem.removeprefix("step_")): per_prompt(read_answers(file).checked()) for file in files}
     try:
-        rows = read_metrics(run_dir / METRICS_FILE).rows
+        rows = [row for row in read_metrics(run_dir / METRICS_FILE).rows if row["step"] > 0]
     except OSError as error:
         raise DataError(f"{run_dir / METRICS_FILE}: cannot be read ({error.strerror})") from error
-    sampled = sum(int(row.get("mars/prompts_sampled", 0)) for row in rows)
-    return RolloutCount({step: counts for step, counts in per_step.items() if counts}, sampled, _probed_steps(rows))
+    generated = {row["step"]: _generated(row) for row in rows}
+    return RolloutCount(generated, written, sum(row.get(_PROBES, 0) > 0 for row in rows))
 
 
 def per_prompt(answers: Sequence[Answer]) -> list[int]:
@@ -78,5 +117,8 @@ def per_prompt(answers: Sequence[Answer]) -> list[int]:
     return list(Counter(answer.prompt_id for answer in answers).values())
 
 
-def _probed_steps(rows: Iterable[Mapping[str, Any]]) -> int:
-    return sum(row.get(_PROBES, 0) > 0 for row in rows)
+def _generated(row: Mapping[str, Any]) -> tuple[int | None, int]:
+    rollouts, prompts = row.get(RESPONSES), int(row.get(PROMPTS) or 0)
+    if row.get(PROMPTS) == 0:  # with dynamic sampling, prompts that the step before has kept can be enough
+        rollouts = 0
+    return (None if rollouts is None else int(rollouts)), prompts

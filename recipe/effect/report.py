@@ -118,7 +118,7 @@ def _summary(study: Study, found: Found) -> str:
     seeds = ", ".join(f"{study.seeds[dial]} at dial {dial:g}" for dial in study.dials)
     return (
         f"{len(found.rows)} of {planned} runs of {study.steps} steps; seeds {seeds}; {study.cold_starts} cold starts "
-        f"for each dial; {study.budget} rollouts per sampled prompt, anchors included, counted in every run"
+        f"for each dial; {study.budget} rollouts per sampled prompt, anchors included, counted in every step"
     )
 
 

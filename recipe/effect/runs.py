@@ -14,7 +14,7 @@ from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER
 from mars.errors import ConfigError, DataError
 from mars.output.files import write_atomically
 from mars.tracking.jsonl import METRICS_FILE
-from recipe.effect.counts import count_rollouts
+from recipe.effect.counts import Wanted, count_rollouts
 from recipe.effect.plan import DATA_FOLDER, StudyRun, cold_starts_of, overrides_of
 from recipe.effect.processes import Task, last_lines, run_tasks
 from recipe.effect.record import RunRecord, State, changed_settings, read_record, write_record
@@ -106,12 +106,12 @@ class StudyRunner:
 
     def _finish(self, run: StudyRun, seconds: float) -> str | None:
         """Count the run's rollouts, and note how it ended. Returns what is wrong."""
-        folder, arm = self._out / run.name, self._study.arms[run.arm]
+        folder = self._out / run.name
         record = read_record(folder)
         assert record is not None  # written when the run was started
         try:
             count = count_rollouts(folder)
-            problem = count.problem(self._study.rollouts(run.arm), uneven=arm.uneven)
+            problem = count.problem(self._wanted(run.arm))
             row = row_of(self._study, run.arm, folder) if problem is None else {}
         except DataError as error:
             return str(error)
@@ -122,6 +122,11 @@ class StudyRunner:
             for name in (POLICY_FOLDER, CHECKPOINTS_FOLDER):
                 shutil.rmtree(folder / name, ignore_errors=True)
         return problem
+
+    def _wanted(self, arm: str) -> Wanted:
+        settings, budget = self._settings[arm], self._study.rollouts(arm)
+        every, prompts = settings["tracking.rollouts_every"], settings["tracking.rollout_prompts"]
+        return Wanted(budget, self._study.arms[arm].uneven, self._study.steps, every, prompts)
 
 
 def keep_study(file: Path, study: Study, out: Path) -> None:

@@ -57,13 +57,20 @@ def evaluation(step: int, multi: Sequence[float], visible: Sequence[float], infr
 
 
 def write_run(
-    run_dir: Path, scores: Sequence[float | None], rollouts: Mapping[int, Sequence[Answer]], last: Sequence[Answer]
+    run_dir: Path,
+    scores: Sequence[float | None],
+    rollouts: Mapping[int, Sequence[Answer]],
+    last: Sequence[Answer],
+    responses: int = 10,
 ) -> None:
-    """scores: the training reward of each step, from step 1. last: the answers of the last evaluation."""
+    """scores: the training reward of each step, from step 1. last: the answers of the last evaluation.
+
+    responses: generated for each prompt."""
     run_dir.mkdir(parents=True, exist_ok=True)
     rows = [{"step": 0, "eval/multi/mean": 0.5}]
     for step, score in enumerate(scores, start=1):
         rows.append({"step": step, "critic/score/mean": score, "mars/prompts_sampled": PROMPTS})
+        rows[-1]["rollout/responses"] = float(responses * PROMPTS)
         rows[-1] |= {"mars/frac_zero_signal": (score or 0) / 2, "rollout/tokens": 10}
     (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for step, answers in rollouts.items():
@@ -94,8 +101,9 @@ def main(overrides: Sequence[str]) -> int:
     if arm == "wrong":
         multi -= 1
     scores = [0.1 * step + 0.01 * seed + (0.05 if arm == "mars" else 0.0) for step in range(1, steps + 1)]
-    rollouts = {step: step_rollouts(step, multi, anchors, right=seed % 2) for step in (1, steps)}
-    write_run(run_dir, scores, rollouts, evaluation(steps, [1, 0, 1], [1, 0, 0], [0, 1, 0]))
+    rollouts = {step: step_rollouts(step, multi, anchors, right=seed % 2) for step in (1, *range(2, steps + 1, 2))}
+    last = evaluation(steps, [1, 0, 1], [1, 0, 0], [0, 1, 0])
+    write_run(run_dir, scores, rollouts, last, responses=multi + len(SOURCES) * anchors)
     (run_dir / "policy").mkdir(exist_ok=True)
     return 0
 

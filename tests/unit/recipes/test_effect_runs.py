@@ -10,14 +10,12 @@ from dataclasses import replace
 import pytest
 
 from mars.errors import ConfigError, DataError
-from recipe.effect.counts import RolloutCount, count_rollouts, per_prompt
 from recipe.effect.plan import planned_runs
 from recipe.effect.processes import Task, last_lines, run_tasks
 from recipe.effect.record import read_record, settings_by_arm, write_record
 from recipe.effect.runs import StudyRunner, keep_study
 from recipe.effect.stages import Stages
 from recipe.effect.study import load_study
-from tests.fakes.effect_train import step_rollouts, write_run
 from tests.unit.recipes.effect_study import FAKE_TRAIN, GRPO, MARS, ROOT, runner, small_study, study_file
 
 
@@ -65,7 +63,7 @@ def test_a_run_with_another_number_of_rollouts_is_refused(tmp_path):
     study, runs = one_seed(tmp_path, wrong=MARS)
     studying = runner(study, tmp_path / "out")
     (end,) = studying.carry_out(runs, 1)
-    assert end.problem == "rollouts per prompt, anchors included: want 10; got 9 in step 1"
+    assert end.problem == "rollouts per prompt, anchors included: want 10; got 27 for 3 prompts in step 1"
     assert studying.missing(runs) == [], "it would be the same again"
     assert [refused.problem for refused in studying.refused(runs)] == [end.problem]
 
@@ -142,28 +140,6 @@ def test_what_decides_cannot_be_changed_once_a_study_has_begun(tmp_path):
     file = study_file(tmp_path, primary={"metric": "critic/score/mean", "first": 1, "last": 4})
     with pytest.raises(ConfigError, match="primary differ"):
         keep_study(file, load_study(file), out)
-
-
-def test_rollouts_are_counted_per_prompt_and_step():
-    assert per_prompt(step_rollouts(1, multi=8, anchors=1, right=0)) == [10, 10, 10]
-    even = RolloutCount({1: [10, 10], 20: [10, 10]}, 4, 0)
-    uneven = RolloutCount({1: [10, 10], 20: [6, 14]}, 4, 0)
-    assert even.problem(10, uneven=False) is None
-    assert even.problem(8, uneven=True) == "rollouts per prompt, anchors included: want 8; got 10 in step 1"
-    assert uneven.problem(10, uneven=False) == "rollouts per prompt, anchors included: want 10; got 6, 14 in step 20"
-    assert uneven.problem(10, uneven=True) is None
-    assert uneven.per_prompt == 10
-
-
-def test_runs_that_cannot_be_counted_are_refused():
-    assert "none were written" in str(RolloutCount({}, 4, 0).problem(10, uneven=False))
-    assert "probes in 3 steps" in str(RolloutCount({1: [10]}, 1, 3).problem(10, uneven=False))
-
-
-def test_counts_of_a_run(tmp_path):
-    write_run(tmp_path, [0.1, 0.2], {1: step_rollouts(1, 8, 1, 0), 2: step_rollouts(2, 10, 0, 0)}, [])
-    found = count_rollouts(tmp_path)
-    assert (found.per_step, found.prompts_sampled, found.probes) == ({1: [10, 10, 10], 2: [10, 10, 10]}, 6, 0)
 
 
 def test_no_more_processes_than_jobs_and_the_order_of_starts(tmp_path):
