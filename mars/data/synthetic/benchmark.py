@@ -56,8 +56,11 @@ BINS = 8  # positions of a box's edges along a side
 BIN = SIDE // BINS  # pixels
 SMALLEST, LARGEST = 2, 6  # sides of a box in bins
 RIGHT_IOU = 0.5  # a box is right from this IoU on
-DECOY_IOU = 0.25  # largest IoU of a decoy's box with the true one: no box is right for both
 NOISE = {True: 8.0, False: 4.0}  # standard deviation of the pixel noise of an image that misleads or not, of 255 levels
+
+_EDGES = [(low, high) for high in range(BINS + 1) for low in range(high)]
+# Every box with edges in eighths: int64 [1296, 4], left, top, right, bottom.
+_BOXES = np.array([(left, top, right, bottom) for left, right in _EDGES for top, bottom in _EDGES])
 
 # A thing to draw: the answer, and the pixels of the figures as a mask bool [SIDE, SIDE].
 _Drawing = tuple[str, np.ndarray]
@@ -91,11 +94,9 @@ def make_item(seed: int, part: Part, index: int, tasks: tuple[Task, ...] = TASKS
     rng = np.random.default_rng((seed, PARTS.index(part), index))
     task = tasks[int(rng.integers(len(tasks)))]
     light: Light = LIGHTS[int(rng.choice(len(LIGHTS), p=SHARES))]
-    draw = _DRAW[task]
-    scene = decoy = draw(rng)
-    if light != "both":
-        while not _differ(task, scene[0], decoy[0]):
-            decoy = draw(rng)
+    scene, decoy = _two_drawings(rng, task)
+    if light == "both":
+        decoy = scene
     seen = {source: decoy if source == MISLEADING[light] else scene for source in SOURCES}
     noise = {source: NOISE[source == MISLEADING[light]] for source in SOURCES}
     visible = _render(rng, VISIBLE_GROUND[light], VISIBLE_FIGURE[light], seen["visible"][1], noise["visible"])
@@ -120,12 +121,30 @@ def _area(box: tuple[int, ...]) -> int:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def _differ(task: Task, one: str, other: str) -> bool:
-    """Whether no answer is right for both."""
-    if task != "box":
-        return one != other
-    first, second = (tuple(map(int, text.split())) for text in (one, other))
-    return box_iou(first, second) <= DECOY_IOU
+def _two_drawings(rng: np.random.Generator, task: Task) -> tuple[_Drawing, _Drawing]:
+    """Two scenes such that no answer is right for both. Both are drawn anew until that holds, so neither is special."""
+    while True:
+        one, other = _DRAW[task](rng), _DRAW[task](rng)
+        if not (right_for_both(one[0], other[0]) if task == "box" else one[0] == other[0]):
+            return one, other
+
+
+def right_for_both(one: str, other: str) -> bool:
+    """Whether some box with edges in eighths has an IoU of RIGHT_IOU or more with each of two boxes.
+
+    >>> right_for_both("0 0 2 2", "0 2 2 4")  # "0 0 2 4" contains both, and each is half of it
+    True
+    >>> right_for_both("0 0 2 2", "0 3 2 5")
+    False
+    """
+    good = np.ones(len(_BOXES), dtype=bool)
+    for text in (one, other):
+        box = np.array([int(edge) for edge in text.split()])
+        shared = np.minimum(_BOXES[:, 2:], box[2:]) - np.maximum(_BOXES[:, :2], box[:2])
+        shared = shared.clip(0).prod(axis=1)
+        total = (_BOXES[:, 2:] - _BOXES[:, :2]).prod(axis=1) + _area(tuple(box)) - shared
+        good &= shared >= RIGHT_IOU * total
+    return bool(good.any())
 
 
 def _draw_where(rng: np.random.Generator) -> _Drawing:
