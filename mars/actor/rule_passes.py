@@ -57,7 +57,7 @@ class RulePasses:
     def totals(
         self, batch: TrainBatch, micros: Sequence[MicroBatch], old: Scores, extra: _Extra, objective: Objective
     ) -> dict[str, float]:
-        """The rule's totals over the tokens that `apply` gets in an update.
+        """What the rule's `measure` returns, reduced over an update's forwards on all ranks; `apply` gets these totals.
 
         old: log-probs and entropies of the weights before the first update.
         """

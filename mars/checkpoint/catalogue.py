@@ -92,8 +92,9 @@ class Catalogue:
     def newest(self, read: Callable[[Checkpoint], None] = lambda checkpoint: None) -> Checkpoint | None:
         """The newest checkpoint that can be loaded, None if there is no checkpoint.
 
-        read: reads what is needed of it. If it raises UnreadableCheckpoint, the checkpoint is left out, too.
-        Each newer checkpoint, which could not be loaded, is logged.
+        read: called with a checkpoint to read what the caller needs of it. If `read` raises UnreadableCheckpoint, that
+            checkpoint counts as one that cannot be loaded.
+        Each newer checkpoint than the one returned could not be loaded; it is left out and logged.
 
         Raises CheckpointError if there are checkpoints but none can be loaded.
         """

@@ -1,4 +1,4 @@
-"""`mars data build TASK SRC OUT`: make rows without labels from images, or change the images of rows."""
+"""`mars data build TASK SRC OUT`: make rows whose truth is known without labels, or change the images of rows."""
 
 from __future__ import annotations
 

@@ -177,8 +177,9 @@ def _stderr_to(path: Path) -> Iterator[None]:
 class _Connection:
     """Ray, started and stopped in a thread of its own.
 
-    The main thread stays free for signals: it can leave at any time, and take the signals back from Ray. The kernel
-    ends Ray's processes with the thread that has started them, so the thread lives until Ray is shut down.
+    The main thread is in no call of Ray meanwhile, so it can handle signals and end the process at any time. Where Ray
+    has replaced the signal handlers of mars, the main thread sets them again. The kernel ends Ray's
+    processes with the thread that has started them, so the thread lives until Ray is shut down.
     """
 
     def __init__(self, options: dict[str, Any], where: str) -> None:

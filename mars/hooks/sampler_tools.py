@@ -18,8 +18,9 @@ AT_RANDOM = {"data.weights": None, "data.shuffle": True}
 class PromptTable:
     """All training prompts, each with a place from 0 on, so that a sampler keeps its numbers in arrays.
 
-    A sampler that draws at random from all files together cannot follow `data.weights` and `data.shuffle=false`; its
-    file says so with `AT_RANDOM` among its `NEEDS`. Raises ConfigError for fewer prompts than a step has.
+    A sampler that draws at random from the prompts of all data files together cannot follow `data.weights` and
+    `data.shuffle=false`. So the recipe's .py file has `AT_RANDOM` in `NEEDS`, the settings that it asks for.
+    Raises ConfigError for fewer prompts than a step has.
     """
 
     def __init__(self, setup: SamplerSetup) -> None:

@@ -19,9 +19,10 @@ from mars.types import RolloutRequest
 
 
 def samples_in_window(max_num_seqs: int) -> int:
-    """Samples that an engine has taken and not finished. It generates half of them, and reads the images of the rest.
+    """How many samples an engine may have taken and not finished: twice what it can generate at once.
 
-    With `max_num_seqs` samples taken at any time the engine generates as many as it can.
+    While it generates one half of them, it reads the images of the other half. So it has `max_num_seqs`
+    samples to generate as long as requests are left.
     """
     return 2 * max_num_seqs
 

@@ -40,9 +40,12 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Comparison:
-    """arm minus other at one dial. primary: whether it is one of the comparisons that were fixed beforehand.
+    """arm minus other at one dial (explained in README.md).
 
-    p_holm: of a primary comparison, adjusted for the number of all of them (arms x dials).
+    primary: whether it is one of the comparisons that were fixed beforehand.
+
+    p_holm: for a primary comparison its p-value, adjusted by Holm's method for the number of all primary comparisons
+    (arms x dials); None for any other.
     """
 
     dial: float

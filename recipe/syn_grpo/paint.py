@@ -42,7 +42,11 @@ def main(source: str, folder: str) -> None:
 
 
 def wanted(source: str) -> Iterator[tuple[Row, Path, str | None, str]]:
-    """(row, folder of its images, id of the prompt that described it, description)."""
+    """For each new row to make: (row to make it of, folder of that row's images, `made_from`, description).
+
+    made_from: the id of the prompt for which a response gave the description. A .parquet file has no descriptions:
+    None and "".
+    """
     if source.endswith(".parquet"):
         yield from ((row, Path(source).parent, None, "") for row in rows_of(source))
         return

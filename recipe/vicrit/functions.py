@@ -17,8 +17,9 @@ MARKS = " \t\n\r.,;:!?\"'`*“”‘’()[]"
 def span(item: RewardInput) -> RewardResult:
     """score = exact (0 or 1) + format (0 to 0.5). accuracy: exact.
 
-    parts: exact, 1 if the answer is the wrong words; first_word, 1 if their first word is among the answer's, which is
-    what the public code's evaluation asks for; format, 0.25 each for a think and for an answer.
+    parts: exact, 1 if the answer equals the truth, the words that were changed; first_word, 1 if the first of these
+    words is among the answer's, which is what the public code's evaluation asks for; format, 0.25 each for a
+    think and for an answer.
     Raises DataError for a truth without words.
     """
     check_span(item.truth)
