@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mars.errors import ConfigError
+from mars.hooks.image_references import references_in
 from mars.plugin import UserFunction, load
 from mars.rewards.box_mentions import mentions_boxes
 from mars.types import ImageRef, Prompt, PromptRollouts, Rollout, RolloutGroup, View
@@ -17,23 +17,6 @@ FILTER_WANTED = "a function (response, view, prompt) -> bool, named path/to/file
 
 Frames = Callable[[Prompt, View], tuple[Any, Any]]
 """(prompt, view) -> (frame of the truth's boxes, frame of the response's boxes)."""
-
-_ONE_TO_TEN = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_NUMBERS = {name: number for number, name in enumerate(_ONE_TO_TEN, 1)}
-_FIRST_TO_TENTH = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
-_ORDINALS = {name: number for number, name in enumerate(_FIRST_TO_TENTH, 1)}
-_IMAGE = r"(?:image|picture|photograph|photo|figure|img|pic)"
-_NUMBER = rf"(?:\d{{1,3}}|{'|'.join(_NUMBERS)})"
-_ORDINAL = rf"(?:\d{{1,3}}(?:st|nd|rd|th)|{'|'.join(_ORDINALS)}|last)"
-# "image 2", "Picture 1", "images 1 and 3", "image no. two"
-_NUMBERED = re.compile(
-    rf"\b{_IMAGE}s?[\s_-]{{0,3}}(?:#|no\.?|number)?\s{{0,2}}({_NUMBER}(?:\s?(?:,|and|&|or)\s?{_NUMBER})*)\b", re.I
-)
-# "the second image", "3rd infrared picture"
-_ORDERED = re.compile(rf"\b({_ORDINAL})\s(?:\w{{1,20}}\s)?{_IMAGE}\b", re.I)
-# "both images", "the two photos", "three infrared images"
-_COUNTED = re.compile(rf"\b(both|{_NUMBER})\s(?:of\s)?(?:the\s|these\s)?(?:\w{{1,20}}\s)?{_IMAGE}s\b", re.I)
-_ALONE = re.compile(rf"\b(?:only|sole|single)\s(?:one\s)?(?:\w{{1,20}}\s)?{_IMAGE}\b", re.I)
 
 
 @dataclass(frozen=True)
@@ -86,33 +69,12 @@ def refers_alike(text: str, shown: Sequence[ImageRef], whole: Sequence[ImageRef]
     """
     if tuple(shown) == tuple(whole):
         return True
-    if len(whole) > 1 and _ALONE.search(text):
-        return False
-    if any(count != len(whole) for count in _counts(text)):
+    found = references_in(text)
+    if found.counts - {len(whole)}:
         return False
     last = bool(shown) and shown[-1] == whole[-1]
     alike = [one == other for one, other in zip(shown, whole, strict=False)]
-    return all(last if place is None else 0 < place <= len(alike) and alike[place - 1] for place in _places(text))
-
-
-def _counts(text: str) -> Iterator[int]:
-    for match in _COUNTED.finditer(text):
-        word = match[1].lower()
-        yield 2 if word == "both" else _number(word)
-
-
-def _places(text: str) -> Iterator[int | None]:
-    """The places of the images that the text names, from 1; None: the last one."""
-    for match in _NUMBERED.finditer(text):
-        for word in re.findall(_NUMBER, match[1], re.I):
-            yield _number(word.lower())
-    for match in _ORDERED.finditer(text):
-        word = match[1].lower()
-        yield None if word == "last" else _ORDINALS.get(word) or int(word[:-2])
-
-
-def _number(word: str) -> int:
-    return _NUMBERS[word] if word in _NUMBERS else int(word)
+    return all(last if place is None else 0 < place <= len(alike) and alike[place - 1] for place in found.places)
 
 
 def load_filter(spec: str | None) -> UserFunction | None:

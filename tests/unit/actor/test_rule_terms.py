@@ -105,8 +105,8 @@ def test_tokens_that_are_not_trained_are_zero_for_the_rule_and_reach_nothing(pro
 
 
 def test_a_rule_knows_the_tokens_of_guests(process_group):
-    """Guests are off_policy, bounded or not; those of anchors are told apart. Rows and tokens that are not trained on are
-    neither."""
+    """Guests are off_policy, bounded or not; those of anchors are told apart. Rows and tokens that are not trained
+    on are neither."""
     responses = [
         TrainResponse((1,), (-1.0,), 1.0, 1.0),
         TrainResponse((1, 1), (-9.0, -9.0), 1.0, 1.0, off_policy=True),

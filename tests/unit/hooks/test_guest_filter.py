@@ -46,6 +46,12 @@ def in_frames(**sizes):
         ("imagine 1 dog and 2 figurines", True, True),
         ("2 people; the image is 640 x 480", True, True),
         ("image 0", False, False),
+        ("In the image one person walks.", True, True),
+        ("There is one image", False, False),
+        ("the second, infrared image", False, False),
+        ("the left image", False, False),
+        ("第一张图", True, False),
+        ("das letzte Bild", False, True),
         ("image 77", False, False),
     ],
 )
