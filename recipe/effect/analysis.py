@@ -43,9 +43,8 @@ class Comparison:
     """arm minus other at one dial (explained in README.md).
 
     primary: whether it is one of the comparisons that were fixed beforehand.
-
-    p_holm: for a primary comparison its p-value, adjusted by Holm's method for the number of all primary comparisons
-    (arms x dials); None for any other.
+    p_holm, starts_p_holm: for a primary comparison its p values over the seeds, and over the cold starts, adjusted by
+        Holm's method for the number of primary comparisons that the study plans (`planned_primary`); None for any other.
     """
 
     dial: float
@@ -55,6 +54,14 @@ class Comparison:
     primary: bool
     difference: Difference
     p_holm: float | None = None
+    starts_p_holm: float | None = None
+
+
+def planned_primary(study: Study) -> list[tuple[float, str]]:
+    """(dial, arm) of each primary comparison of the study: those of all arms and dials, whether they have runs yet or
+    not."""
+    pairs = [pair for pair in _pairs_of_arms(study) if pair[1] == study.baseline]
+    return [(dial, arm) for dial in study.dials for arm, other in pairs if _compares(study, arm, other, PRIMARY)]
 
 
 def comparisons(study: Study, rows: Sequence[Row]) -> list[Comparison]:
@@ -72,10 +79,19 @@ def comparisons(study: Study, rows: Sequence[Row]) -> list[Comparison]:
         if _compares(study, arm, other, metric)
         if (difference := _difference(rows, dial, arm, other, metric)) is not None
     ]
-    primary = [comparison for comparison in found if comparison.primary]
-    adjusted = holm([comparison.difference.pairs.p for comparison in primary])
-    by_key = {(c.dial, c.arm): p for c, p in zip(primary, adjusted, strict=True)}
-    return [replace(c, p_holm=by_key[c.dial, c.arm]) if c.primary else c for c in found]
+    return _adjusted(found, len(planned_primary(study)))
+
+
+def _adjusted(found: Sequence[Comparison], family: int) -> list[Comparison]:
+    """The comparisons, the primary ones with their adjusted p values."""
+    places = [place for place, comparison in enumerate(found) if comparison.primary]
+    differences = [found[place].difference for place in places]
+    over_seeds = holm([difference.pairs.p for difference in differences], family)
+    over_starts = holm([difference.starts and difference.starts.p for difference in differences], family)
+    adjusted = list(found)
+    for place, p, starts_p in zip(places, over_seeds, over_starts, strict=True):
+        adjusted[place] = replace(found[place], p_holm=p, starts_p_holm=starts_p)
+    return adjusted
 
 
 def means(study: Study, rows: Sequence[Row], metric: str) -> dict[tuple[float, str], Estimate]:

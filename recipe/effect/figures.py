@@ -38,7 +38,7 @@ def draw_study(study: Study, rows: Sequence[Row], comparisons: Sequence[Comparis
             shown = [c for c in comparisons if c.dial == dial and c.metric == PRIMARY and c.other == study.baseline]
             _differences(axes[0][column], arms, {c.arm: c for c in shown})
             axes[0][column].set_title(f"dial {dial:g}")
-            axes[0][column].set_xlabel(f"difference to {study.baseline}, 95 % interval")
+            axes[0][column].set_xlabel(f"difference to {study.baseline}, 95 % interval over seeds")
             _curves(axes[1][column], study, [row for row in rows if row["dial"] == dial], arms)
         axes[1][0].set_ylabel(study.primary.metric)
         pairs = [zip(*of_dial.get_legend_handles_labels(), strict=True) for of_dial in axes[1]]

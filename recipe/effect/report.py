@@ -12,7 +12,7 @@ from mars import interrupts
 from mars.errors import DataError
 from mars.output.files import cannot_write, replacing
 from mars.report.page import Page, data_uri
-from recipe.effect.analysis import Row, comparisons
+from recipe.effect.analysis import Row, comparisons, planned_primary
 from recipe.effect.figures import draw_study
 from recipe.effect.plan import StudyRun, planned_runs
 from recipe.effect.record import read_record
@@ -60,6 +60,7 @@ def write_study_report(out: Path, *, again: bool = False) -> Path:
         name=study.name,
         summary=_summary(study, found),
         primary=_primary(study),
+        family=len(planned_primary(study)),
         figure=data_uri("image/png", picture),
         notes=page.parts("note", notes(study, found)),
         primary_tables=page.parts("table", primary_tables(study, found.rows, compared)),

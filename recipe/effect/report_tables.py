@@ -11,14 +11,15 @@ from recipe.effect.study import Study
 
 Table = dict[str, Any]
 _NONE = "–"
+_LEVEL = 0.05
 _OF_CONTROLS = {PRIMARY: "primary", "eval/multi": SECONDARY["eval/multi"]}
 
 
 def primary_tables(study: Study, rows: Sequence[Row], compared: Sequence[Comparison]) -> list[Table]:
     """For each dial: every arm's mean, and its difference to the baseline."""
     of_arms = means(study, rows, PRIMARY)
-    columns = ["arm", "method", "rollouts", "runs", "mean ± SE", "difference", "over seeds", "pairs"]
-    columns += ["over cold starts", "p", "p (Holm)"]
+    columns = ["arm", "method", "rollouts", "runs", "mean ± SE", "difference", "over seeds", "pairs", "p", "p (Holm)"]
+    columns += ["over cold starts", "p", "p (Holm)", "shown"]
     tables = []
     for dial in study.dials:
         found = {c.arm: c for c in compared if c.primary and c.dial == dial}
@@ -29,18 +30,18 @@ def primary_tables(study: Study, rows: Sequence[Row], compared: Sequence[Compari
                 continue
             own = of_arms.get((dial, name))
             first = [name, arm.title, str(study.rollouts(name)), str(own.n if own else 0), _mean(own)]
-            lines.append([*first, *_cells(found.get(name))])
+            lines.append([*first, *_primary_cells(found.get(name))])
         tables.append({"title": f"Dial {dial:g}", "columns": columns, "rows": lines})
     return tables
 
 
 def control_tables(study: Study, compared: Sequence[Comparison]) -> list[Table]:
     """For each dial: the differences to other arms than the baseline, by the primary metric and in the evaluation."""
-    columns = ["metric", "arm", "minus", "difference", "over seeds", "pairs", "over cold starts", "p"]
+    columns = ["metric", "arm", "minus", "difference", "over seeds", "pairs", "p", "over cold starts", "p"]
     tables = []
     for dial in study.dials:
         found = [c for c in compared if c.metric in _OF_CONTROLS and c.other != study.baseline and c.dial == dial]
-        lines = [[_OF_CONTROLS[c.metric], c.arm, c.other, *_cells(c)[:-1]] for c in found]
+        lines = [[_OF_CONTROLS[c.metric], c.arm, c.other, *_control_cells(c)] for c in found]
         if lines:
             tables.append({"title": f"Dial {dial:g}", "columns": columns, "rows": lines})
     return tables
@@ -65,19 +66,41 @@ def secondary_tables(study: Study, rows: Sequence[Row], compared: Sequence[Compa
     return tables
 
 
-def _cells(comparison: Comparison | None) -> list[str]:
-    """Difference, intervals over seeds and over cold starts, pairs, p and adjusted p."""
+def shown(comparison: Comparison) -> str:
+    """What a primary comparison shows at the level of 5 %, all planned comparisons allowed for.
+
+    Seeds share cold starts, so only a difference over the means of the cold starts is one for other cold starts.
+    """
+    if comparison.difference.pairs.p is None:
+        return _NONE
+    if comparison.starts_p_holm is not None and comparison.starts_p_holm < _LEVEL:
+        return "yes"
+    if comparison.p_holm is not None and comparison.p_holm < _LEVEL:
+        return "for these cold starts"
+    return "no"
+
+
+def _primary_cells(comparison: Comparison | None) -> list[str]:
+    """Difference; interval, pairs, p and adjusted p over seeds; interval, p and adjusted p over cold starts; shown."""
     if comparison is None:
-        return [_NONE] * 6
-    pairs, starts = comparison.difference.pairs, comparison.difference.starts
-    return [
-        f"{pairs.mean:+.4f}" + ("" if pairs.se is None else f" ± {pairs.se:.4f}"),
-        _interval(pairs),
-        str(pairs.n),
-        _NONE if starts is None else f"{_interval(starts)} ({starts.n})",
-        _p(pairs.p),
-        _p(comparison.p_holm),
-    ]
+        return [_NONE] * 9
+    seeds, starts = _over_seeds(comparison), _over_starts(comparison)
+    return [*seeds, _p(comparison.p_holm), *starts, _p(comparison.starts_p_holm), shown(comparison)]
+
+
+def _control_cells(comparison: Comparison) -> list[str]:
+    return [*_over_seeds(comparison), *_over_starts(comparison)]
+
+
+def _over_seeds(comparison: Comparison) -> list[str]:
+    pairs = comparison.difference.pairs
+    mean = f"{pairs.mean:+.4f}" + ("" if pairs.se is None else f" ± {pairs.se:.4f}")
+    return [mean, _interval(pairs), str(pairs.n), _p(pairs.p)]
+
+
+def _over_starts(comparison: Comparison) -> list[str]:
+    starts = comparison.difference.starts
+    return [_NONE, _NONE] if starts is None else [f"{_interval(starts)} ({starts.n})", _p(starts.p)]
 
 
 def _mean(of_arm: Estimate | None) -> str:

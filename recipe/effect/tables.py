@@ -38,13 +38,23 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 def write_differences(path: Path, comparisons: Sequence[Comparison]) -> None:
     """One line for each comparison. Intervals are of 95 %; `starts_` is over the means of the cold starts."""
     columns = ["metric", "kind", "dial", "arm", "minus", "n", "mean", "se", "low", "high", "p", "p_holm"]
-    columns += ["starts_n", "starts_mean", "starts_low", "starts_high"]
+    columns += ["starts_n", "starts_mean", "starts_low", "starts_high", "starts_p", "starts_p_holm"]
     lines = []
     for c in comparisons:
         pairs, starts = c.difference.pairs, c.difference.starts
-        over_starts = [None] * 4 if starts is None else [starts.n, starts.mean, starts.low, starts.high]
+        over_starts = [None] * 5 if starts is None else [starts.n, starts.mean, starts.low, starts.high, starts.p]
         kind = "primary" if c.primary else "secondary"
-        numbers = [pairs.n, pairs.mean, pairs.se, pairs.low, pairs.high, pairs.p, c.p_holm, *over_starts]
+        numbers = [
+            pairs.n,
+            pairs.mean,
+            pairs.se,
+            pairs.low,
+            pairs.high,
+            pairs.p,
+            c.p_holm,
+            *over_starts,
+            c.starts_p_holm,
+        ]
         lines.append([_text(value) for value in (c.metric, kind, c.dial, c.arm, c.other, *numbers)])
     write_atomically(path, _csv([columns, *lines]))
 

@@ -9,10 +9,11 @@ from itertools import product
 import pytest
 
 from mars.errors import DataError
-from recipe.effect.analysis import comparisons, means
+from recipe.effect.analysis import comparisons, means, planned_primary
 from recipe.effect.plan import planned_runs
 from recipe.effect.record import RunRecord, write_record
 from recipe.effect.report import write_study_report
+from recipe.effect.report_tables import shown
 from recipe.effect.results import row_of
 from recipe.effect.runs import keep_study
 from recipe.effect.study import load_study
@@ -86,6 +87,37 @@ def test_comparisons_are_paired_and_the_primary_ones_are_adjusted_together(tmp_p
     assert means(study, rows(study, {"a": [0.2, 0.4]}), "primary")[0.5, "a"].mean == pytest.approx(0.3)
 
 
+def test_both_p_values_are_adjusted_for_what_is_planned_and_not_for_what_is_there(tmp_path):
+    """Two arms beside the baseline at two dials are four comparisons, of which one has runs: p = 0.0741799 over three
+    seeds, and over three cold starts of one seed each."""
+    arms = {"grpo": GRPO, "a": MARS, "b": MARS, "same": {"title": "x", "same_as": "a", "note": "y"}}
+    arms["replay"] = {**MARS, "not_comparable": "it replays prompts"}
+    study = small_study(tmp_path, arms=arms)
+    assert planned_primary(study) == [(0.5, "a"), (0.5, "b"), (1.0, "a"), (1.0, "b")]
+    given = [row for row in rows(study, {"grpo": [0.1, 0.5, 0.9], "a": [0.2, 0.7, 1.2]}) if row["dial"] == 0.5]
+    (only,) = (c for c in comparisons(study, given) if c.primary)
+    assert (only.p_holm, only.starts_p_holm) == pytest.approx((4 * 0.0741799, 4 * 0.0741799), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("differences", "says"),
+    [
+        # The cold starts 1, 2 and 3 of the seeds 0 to 8 in turn.
+        ([0.10, 0.11, 0.12] * 3, "yes"),
+        ([0.01, 0.05, 0.12] * 3, "for these cold starts"),
+        ([-0.1, 0.0, 0.12] * 3, "no"),
+        ([0.1], "–"),
+    ],
+)
+def test_a_difference_is_shown_for_other_cold_starts_only_if_their_means_show_it(tmp_path, differences, says):
+    study = small_study(tmp_path, dials=[0.5], seeds={0.5: "0-8"})
+    noise = [0.001, -0.001, 0.002, 0.0, 0.003, -0.002, 0.001, 0.0, -0.003]
+    values = [d + n for d, n in zip(differences, noise, strict=False)]
+    given = rows(study, {"grpo": [0.0] * len(values), "mars": values})
+    (only,) = (c for c in comparisons(study, given) if c.primary)
+    assert shown(only) == says
+
+
 def test_controls_are_not_primary_and_an_arm_that_chooses_its_prompts_is_compared_by_the_evaluation(tmp_path):
     arms = {"grpo": GRPO, "a": {**MARS, "controls": ["b"]}, "b": {**MARS, "not_comparable": "it replays prompts"}}
     study = small_study(tmp_path, dials=[0.5], seeds={0.5: "0-2"}, arms=arms)
@@ -155,6 +187,9 @@ def test_the_report_has_every_arm_and_says_what_is_missing(folder):
     differences = list(csv.DictReader((folder / "differences.csv").open()))
     names = ("metric", "dial", "arm", "minus")
     (of_mars,) = (d for d in differences if [d[name] for name in names] == ["primary", "0.5", "mars", "grpo"])
+    assert "allows for all 4 comparisons that the study" in page
+    (third,) = (d for d in differences if [d[name] for name in names] == ["primary", "0.5", "third", "grpo"])
+    assert [third[name] for name in ("p", "p_holm", "starts_p", "starts_p_holm")] == ["1"] * 4
     assert (of_mars["kind"], of_mars["n"], of_mars["starts_n"], float(of_mars["mean"])) == ("primary", "5", "3", 0.05)
     results = read_results(folder / "results.csv")
     assert len(results) == 6 + 5 + 5 + 3 + 3 + 2

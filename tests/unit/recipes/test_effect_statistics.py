@@ -78,17 +78,52 @@ def test_what_pairs_share_cancels_out():
     assert found.pairs.se == pytest.approx(0.0, abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [(0.5, 0.4), (0.7, 0.6), (0.3, 0.2), (0.2, 0.1)],  # 0.1 each, but for the last bit
+        [(1000.1, 1000.0), (2000.1, 2000.0), (500.1, 500.0)],
+    ],
+)
+def test_differences_that_are_equal_up_to_rounding_have_no_p_value(pairs):
+    arm, other = ({seed: pair[side] for seed, pair in enumerate(pairs)} for side in (0, 1))
+    found = paired_difference(arm, other, {seed: 1 + seed for seed in arm})
+    assert found is not None
+    assert found.starts is not None
+    for part in (found.pairs, found.starts):
+        assert (part.mean, part.se, part.p) == (pytest.approx(0.1), 0.0, None)
+        assert part.low == part.high == part.mean
+
+
+def test_no_difference_up_to_rounding_has_the_p_value_1():
+    found = paired_difference({0: 0.1 + 0.2, 1: 0.7}, {0: 0.3, 1: 0.7}, {0: 1, 1: 2})
+    assert found is not None
+    assert found.pairs.p == 1.0
+
+
+def test_small_differences_that_differ_are_not_equal():
+    found = paired_difference({0: 0.5, 1: 0.500001}, {0: 0.5, 1: 0.5}, {0: 1, 1: 2})
+    assert found is not None
+    assert found.pairs.p == pytest.approx(0.5)  # 0 and d: t = 1 with 1 degree of freedom
+
+
 def test_holm_by_hand():
     """Sorted 0.01, 0.02, 0.03, 0.04 times 4, 3, 2, 1: 0.04, 0.06, 0.06, 0.04, and none below an earlier one."""
-    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
-    assert holm([0.9, None, 0.8]) == [1.0, None, 1.0]
-    assert holm([]) == []
+    assert holm([0.04, 0.01, 0.03, 0.02], 4) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([], 3) == []
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
-def test_holm_is_between_the_p_value_and_bonferroni(p_values):
-    adjusted = holm(p_values)
+def test_holm_counts_comparisons_that_have_no_p_value():
+    """Two of five: 0.01 x 5 and 0.02 x 4. The same as with p = 1 in the place of what is missing."""
+    assert holm([0.02, None, 0.01], 5) == pytest.approx([0.08, None, 0.05])
+    assert holm([0.02, 1.0, 0.01, 1.0, 1.0], 5) == pytest.approx([0.08, 1.0, 0.05, 1.0, 1.0])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.integers(0, 20))
+def test_holm_is_between_the_p_value_and_bonferroni(p_values, missing):
+    family = len(p_values) + missing
+    adjusted = holm(p_values, family)
     for p, q in zip(p_values, adjusted, strict=True):
         assert q is not None
-        assert p <= q <= min(1.0, len(p_values) * p) + 1e-12
-    assert min(q for q in adjusted if q is not None) == min(1.0, len(p_values) * min(p_values))
+        assert p <= q <= min(1.0, family * p) + 1e-12
+    assert min(q for q in adjusted if q is not None) == min(1.0, family * min(p_values))
