@@ -19,8 +19,8 @@ _ATTEMPTS = 2
 class Batch:
     """The answers of one call of `RewardPool.score` and their results. They are sent in calls, of one answer or more.
 
-    Two threads share it without a lock. The caller uses `add` and the flags until the serving thread has ended; the
-    serving thread uses the rest.
+    Two threads share it without a lock. Until the serving thread has ended, the caller uses only `add`,
+    `complete`, `abandoned` and `error`; the serving thread uses the rest.
 
     calls: by number. pending: numbers of the calls still to send. suspects: numbers of calls whose worker died or hung.
     complete: no more items come. abandoned: the caller no longer waits. error: what ended the serving thread.

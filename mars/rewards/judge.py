@@ -110,7 +110,8 @@ class Judge:
         return f"Judge({self._endpoint!r}, {self._model!r})"
 
     def ask(self, question: str, images: Sequence[ImageRef | Image.Image] = (), **fields: Any) -> str:
-        """The text that the model answers. images: before the question, such as `item.images`. fields: of this request.
+        """The text that the model answers. images: before the question, such as `item.images`. fields: of this request
+        only; they win over those of the judge.
 
         Raises JudgeError if there is no answer, DataError for an image that cannot be read.
         """

@@ -132,7 +132,7 @@ class _Choices:
         return self._letters.index(letter) if letter in self._letters else None
 
     def _agreed(self, text: str, letters: bool) -> int | None:
-        """The option that every line or sentence of a text names; None if they do not all name the same one."""
+        """The option that each line or sentence of a text names; None if they differ, or are not two or three."""
         pieces = [piece.strip() for piece in _PIECE_END.split(text[: MAX_CHARS + 1]) if piece.strip()]
         if len(text) > MAX_CHARS or not 1 < len(pieces) <= 3:
             return None

@@ -60,8 +60,8 @@ def scored(reading: BoxReading, criterion: Criterion) -> RewardResult:
 def matched_quality(boxes: Sequence[LabelledBox], truth: Sequence[LabelledBox]) -> list[float]:
     """GIoU of each matched pair: min(len(boxes), len(truth)) numbers.
 
-    One box for one true box, with the smallest total cost; the cost of a pair is the L1 distance of the boxes in pixels
-    - 1 if the labels agree - GIoU.
+    One box for one true box, with the smallest total cost; the cost of a pair is the L1 distance of the boxes in
+    pixels, less 1 if the labels agree, less the GIoU.
     """
     ours, true = [entry.box for entry in boxes], [entry.box for entry in truth]
     distance = np.abs(np.array(ours)[:, None] - np.array(true)[None, :]).sum(-1)
