@@ -119,7 +119,7 @@ def closeness(number: float | None, true: float) -> float:
 
 
 def read_number(answer: str) -> float | None:
-    """A text that is one number, perhaps with a currency sign, commas and %, which are left out. None otherwise.
+    """The number that `answer` consists of, without a currency sign, commas and %; None if it is not just one number.
 
     >>> read_number("$1,250.5"), read_number(" 30 %"), read_number("−US$5"), read_number("30 or 40"), read_number("<5")
     (1250.5, 30.0, -5.0, None, None)

@@ -195,7 +195,7 @@ def _timed(seconds: dict[str, float], name: str, fakes: _Clock) -> Iterator[None
 
 
 class _Engine:
-    """Responses of random ids, 16 samples a message as an engine with many sequences gives them."""
+    """Responses of random ids. All samples of a request come in one message, as if they had ended at the same time."""
 
     def __init__(self, clock: _Clock, eos_id: int, tokens: int) -> None:
         self._clock, self._eos_id, self._tokens, self._random = clock, eos_id, tokens, random.Random(0)

@@ -1,4 +1,4 @@
-"""The same training step in TRL's GRPOTrainer, in a process of its own.
+"""The training step that scripts/bench/step.py times, in TRL's GRPOTrainer and in a process of its own.
 
     python -m scripts.bench.trl_contender WORKLOAD_FOLDER SETTINGS_JSON OUT_FILE
 

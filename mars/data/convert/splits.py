@@ -40,8 +40,8 @@ def split_of(record: Any, file: RecordFile, name: str) -> str:
 def belongs(file: RecordFile, name: str) -> Callable[[Any], bool]:
     """A function that says whether a record belongs to the set `name`. A file of M4-Instruct has records of many sets.
 
-    Each record may name its set; a record without a name belongs. If no record names this set, all belong. Names are
-    compared by letters and digits ("OCR-VQA" is ocr_vqa).
+    Each record may name its set, and belongs if that contains `name`, compared by letters and digits ("OCR-VQA" is
+    ocr_vqa). A record without a name belongs. If no record names this set, all belong.
     """
     own = _plain(name)
     named = {_plain(_metadata(record).get("dataset", "")) for record in file.records} - {""}

@@ -218,7 +218,7 @@ def _jsonl_chunks(file: str) -> Iterator[list[Any]]:
 
 
 def _has_conversations(file: str) -> bool:
-    """Whether the first line that is not blank has a column of public chat files, but no "prompt" and no "problem"."""
+    """Whether the first line that is not blank has one of CONVERSATION_COLUMNS, but no "prompt" and no "problem"."""
     try:
         with open(file, "rb") as lines:
             line = lines.readline(limits.MAX_TEXT_BYTES)
