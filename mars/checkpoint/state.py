@@ -232,10 +232,7 @@ def stored_state(lines: Iterable[bytes]) -> StoredState:
 
 
 def _whole(item: _Groups) -> _Groups:
-    """`item` with the tokens of its responses and the transforms of its images put back in their places.
-
-    Raises ValueError if there are more or fewer of them than responses or images.
-    """
+    """`item` with tokens and transforms put back. Raises ValueError if they are not as many as responses or images."""
     tokens, groups = iter(unpack(item.tokens)), _groups_of(item)
     transforms = item.transforms or tuple(((),) * len(group.request.images) for group in groups)
 

@@ -44,7 +44,7 @@ class Comparison:
 
     primary: whether it is one of the comparisons that were fixed beforehand.
     p_holm, starts_p_holm: for a primary comparison its p values over the seeds, and over the cold starts, adjusted by
-        Holm's method for the number of primary comparisons that the study plans (`planned_primary`); None for any other.
+        Holm's method for the number of primary comparisons that the study plans (`planned_primary`), else None.
     """
 
     dial: float
