@@ -92,8 +92,8 @@ class AbsentEngines:
         return is_new
 
     def wait_for(self, engine: int) -> tuple[float, dict[int, Successor]]:
-        """Until when (by `now`) to wait for this absent engine, and which engines end the wait: it, or any if none is
-        left. Call `is_new_loss` first."""
+        """When to give up waiting for this absent engine, as a time of the clock `now`, and which engines end the wait
+        by being back: this one alone, or any absent one if no engine works. Call `is_new_loss` first."""
         if not self.others():
             return self._now() + self.last_wait_s, dict(self._successors)
         node = self._lost_node(engine)

@@ -89,7 +89,7 @@ def calls_per_step(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def paired(steps: Sequence[Mapping[str, Any]], clock: str) -> list[tuple[float, float]]:
-    """Seconds of each step with hooks and of the one without next to it."""
+    """Pairs of seconds: of each step with hooks, and of the step without hooks that it is compared with."""
     found = {kind: [step[clock] for step in steps if step["kind"] == kind] for kind in ("with", "without")}
     return list(zip(found["with"], found["without"], strict=False))  # the run may end within a pair
 

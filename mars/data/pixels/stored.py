@@ -51,7 +51,7 @@ ReadImage = Callable[[Place], str | bytes]
 
 
 def stored_image(place: Place) -> str | bytes:
-    """The path of a file, which is not opened, or the bytes of a cell: a `ReadImage`."""
+    """The path of the image if it is a file (not opened), its encoded bytes if it is a cell. It is a `ReadImage`."""
     if place.row is None or place.slot is None:
         return place.path
     check_file(place.path, place.name, is_image=False)
