@@ -16,11 +16,12 @@ from mars.errors import ConfigError
 from mars.output.progress import progress
 from mars.output.text import aligned
 from mars.run_dir.lock import RunLock
+from recipe.effect.decided import check_decided, keep_study
 from recipe.effect.plan import StudyRun, estimated_seconds, planned_runs
 from recipe.effect.processes import STOP_S
 from recipe.effect.record import read_record, settings_by_arm
 from recipe.effect.report import write_study_report
-from recipe.effect.runs import RunEnd, StudyRunner, keep_study
+from recipe.effect.runs import RunEnd, StudyRunner
 from recipe.effect.stages import Stages
 from recipe.effect.study import STUDY_FILE, Study, chosen, load_study, parse_seeds
 
@@ -52,10 +53,11 @@ def run(
     Each run is a process with one thread. A second call goes on with the runs that are missing. Exits with 1 if a run
     failed, or is refused because it generated other than the study's number of rollouts.
     """
-    out, study = out.absolute(), load_study(study_file)
+    out, study = _folder(out), load_study(study_file)
     runs = _chosen_runs(study, arms, dials, seeds)
     settings = settings_by_arm(study, list(dict.fromkeys(run.arm for run in runs)))
     runner = StudyRunner(Stages(study, out), settings)
+    check_decided(study, out)
     missing = runner.missing(runs)
     before, jobs = runner.stages_before(missing), jobs or usable_cores()
     if plan:
@@ -68,6 +70,7 @@ def run(
         return
     with RunLock(out) as lock:
         lock.take()
+        runner.check_idle(runs)
         keep_study(study_file, study, out)
         interrupts.set_grace(STOP_S + _GRACE_S)
         interrupts.say_consequence("give the same command again to go on with the study")
@@ -92,17 +95,25 @@ def report(
 
     Example: python -m recipe.effect.report runs/study
     """
-    typer.echo(f"report: {write_study_report(out.absolute(), again=again)}")
+    typer.echo(f"report: {write_study_report(_folder(out), again=again)}")
 
 
 def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _folder(out: Path) -> Path:
+    """The folder of a study as an absolute path; it need not be there. Raises ConfigError for a file."""
+    path = out.absolute()
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"OUT: not a folder; got {out}; give a folder, or the name of a new one")
+    return path
+
+
 def _chosen_runs(study: Study, arms: str, dials: str, seeds: str) -> list[StudyRun]:
     by_name = {f"{dial:g}": dial for dial in study.dials}
     names = chosen(_words(arms), list(study.arms), "--arms")
-    at = [by_name[name] for name in chosen(_words(dials), list(by_name), "--dials")]
+    at = [by_name[name] for name in chosen([_dial(word) for word in _words(dials)], list(by_name), "--dials")]
     wanted = parse_seeds(seeds, study.max_seed, "--seeds") if seeds else []
     unknown = set(wanted) - {seed for dial in at for seed in study.seeds_of(dial)}
     if unknown:
@@ -110,6 +121,14 @@ def _chosen_runs(study: Study, arms: str, dials: str, seeds: str) -> list[StudyR
             f"--seeds: not in the study; got {min(unknown)}; add it to the study's seeds, or leave it out"
         )
     return planned_runs(study, names, at, wanted)
+
+
+def _dial(word: str) -> str:
+    """As a dial's folder is named: 1.0 is 1. What is no number stays as it is."""
+    try:
+        return f"{float(word):g}"
+    except ValueError:
+        return word
 
 
 def _words(text: str) -> list[str]:

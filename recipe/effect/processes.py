@@ -27,7 +27,7 @@ class Task:
     """A command.
 
     log: the file that gets its output. needs: names of tasks that must have succeeded. before: called just before the
-    command is started.
+    command is started. after: called when it has succeeded.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Task:
     log: Path
     needs: Sequence[str] = ()
     before: Callable[[], None] | None = None
+    after: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ def run_tasks(
                 open_names.discard(started.task.name)
                 if started.process.returncode:
                     failed.add(started.task.name)
+                elif started.task.after is not None:
+                    started.task.after()
                 yield Ended(started.task, started.process.returncode, time.monotonic() - started.since)
             if not ended:
                 time.sleep(_POLL_S)

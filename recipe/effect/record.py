@@ -25,8 +25,9 @@ class RunRecord:
     the study.
 
     settings: dotted key -> value of an arm's runs, see `settings_by_arm`. overrides: the run's, with its paths.
-    seconds: of the attempt that ended. rollouts_per_prompt: as counted. problem: why the run is refused. row: the
-    run's numbers (`row_of`).
+    seconds: of the whole run; None for one that was resumed, because the time of the attempt before is not known.
+    rollouts_per_prompt: as counted. problem: why the run is refused. row: the run's numbers (`row_of`).
+    resumed: whether the newest attempt went on from an earlier one.
     """
 
     state: State
@@ -40,10 +41,13 @@ class RunRecord:
     rollouts_per_prompt: float | None = None
     problem: str | None = None
     row: Mapping[str, Any] = field(default_factory=dict)
+    resumed: bool = False
 
 
 def settings_by_arm(study: Study, arms: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Arm -> the settings of its runs by dotted key, without those that differ from run to run (seed and paths).
+
+    Beside them are those of the study's rows, such as study.data.seed.
 
     They are checked as a run checks them. Raises ConfigError with all that is wrong, before any run has started.
     """
@@ -55,7 +59,7 @@ def settings_by_arm(study: Study, arms: Sequence[str]) -> dict[str, dict[str, An
             problems += [f"arms.{arm}: {line}" for line in str(error).splitlines()]
         else:
             values = {key: value for key, value in config.dotted().items() if key not in _OF_A_RUN}
-            found[arm] = _plain(values)
+            found[arm] = _plain(values | study.data.dotted("study.data."))
     if problems:
         raise ConfigError("\n".join(problems))
     return found

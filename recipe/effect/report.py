@@ -13,6 +13,7 @@ from mars.errors import DataError
 from mars.output.files import cannot_write, replacing
 from mars.report.page import Page, data_uri
 from recipe.effect.analysis import Row, comparisons, planned_primary
+from recipe.effect.decided import additions, check_decided
 from recipe.effect.figures import draw_study
 from recipe.effect.plan import StudyRun, planned_runs
 from recipe.effect.record import read_record
@@ -38,9 +39,10 @@ def write_study_report(out: Path, *, again: bool = False) -> Path:
     """Write report.html, report.png, results.csv and differences.csv into the study's folder; returns the page's path.
 
     again: read the numbers of each run from its metrics and answers anew, not from its record.
-    Raises DataError if no run is finished.
+    Raises DataError if no run is finished, ConfigError if what decides was changed since the first one.
     """
     study = load_study(out / STUDY_COPY)
+    check_decided(study, out)
     found = read_runs(study, out, again=again)
     if not found.rows:
         raise DataError(f"{out}: no run is finished yet; python -m recipe.effect.run {out} goes on with the study")
@@ -62,7 +64,7 @@ def write_study_report(out: Path, *, again: bool = False) -> Path:
         primary=_primary(study),
         family=len(planned_primary(study)),
         figure=data_uri("image/png", picture),
-        notes=page.parts("note", notes(study, found)),
+        notes=page.parts("note", notes(study, found, additions(study, out))),
         primary_tables=page.parts("table", primary_tables(study, found.rows, compared)),
         control_tables=page.parts("table", control_tables(study, compared)),
         secondary_tables=page.parts("table", secondary_tables(study, found.rows, compared)),
@@ -86,9 +88,15 @@ def read_runs(study: Study, out: Path, *, again: bool = False) -> Found:
     return Found(rows, missing, refused)
 
 
-def notes(study: Study, found: Found) -> list[str]:
-    """What a reader must know before the numbers: which runs are missing or refused, and what arms are not."""
+def notes(study: Study, found: Found, added: Sequence[str]) -> list[str]:
+    """What a reader must know before the numbers: which runs are missing or refused, and what arms are not.
+
+    added: what was added to the study after a run had ended (`additions`).
+    """
     said = []
+    if added:
+        names = "; ".join(added)
+        said.append(f"Added when there were results already, which no p value allows for: {names}.")
     if found.missing:
         names = ", ".join(run.name for run in found.missing[:20])
         more = f" and {len(found.missing) - 20} more" if len(found.missing) > 20 else ""

@@ -10,7 +10,7 @@ from typing import Any
 
 from mars.answers.files import read_answers, step_file
 from mars.answers.record import Answer
-from mars.errors import DataError
+from mars.errors import ConfigError, DataError
 from mars.evaluation.summary import EvalRecord, summarize
 from mars.report.run_record import EVALUATION_FOLDER
 from mars.rewards.contract import ACCURACY
@@ -48,12 +48,17 @@ def row_of(study: Study, arm: str, run_dir: Path) -> Row:
                                before/..: before the first step, if the run has evaluated it
     prompts_sampled, rollout_tokens   over the whole run
 
-    Raises DataError if steps of the primary metric or the evaluation are missing.
+    Raises DataError if steps of the primary metric or the evaluation are missing, and ConfigError if no step has that
+    metric.
     """
     steps = _steps(run_dir, study.steps)
     first, last = study.primary.first, study.primary.last
     metric = study.arms[arm].metric or study.primary.metric
     missing = [number for number, step in steps.items() if step.get(metric) is None]
+    if len(missing) == len(steps):
+        key = "primary.metric" if study.arms[arm].metric is None else f"arms.{arm}.metric"
+        remedy = "name a metric that runs of this arm write; it can be changed until a run is finished"
+        raise ConfigError(f"{key}: no step of {run_dir / METRICS_FILE} has it; got {metric}; {remedy}")
     if missing:
         raise DataError(f"{run_dir / METRICS_FILE}: no {metric} in step {missing[0]}; want it in every step")
     series = [steps[number][metric] for number in sorted(steps)]

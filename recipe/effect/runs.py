@@ -7,12 +7,11 @@ import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER
-from mars.errors import ConfigError, DataError
-from mars.output.files import write_atomically
+from mars.errors import BusyError, ConfigError, DataError
+from mars.run_dir.lock import held_by
 from mars.tracking.jsonl import METRICS_FILE
 from recipe.effect.counts import Wanted, count_rollouts
 from recipe.effect.plan import DATA_FOLDER, StudyRun, cold_starts_of, overrides_of
@@ -20,10 +19,8 @@ from recipe.effect.processes import Task, last_lines, run_tasks
 from recipe.effect.record import RunRecord, State, changed_settings, read_record, write_record
 from recipe.effect.results import row_of
 from recipe.effect.stages import POLICY_FOLDER, ROOT, Stages
-from recipe.effect.study import STUDY_COPY, Study, load_study
 
 CONSOLE_LOG = "console.log"
-_FIXED = ("primary", "baseline", "budget", "steps", "cold_starts", "experiment")
 TRAIN = (sys.executable, "-m", "mars.main")
 
 
@@ -68,14 +65,29 @@ class StudyRunner:
         records = [(run, read_record(self._out / run.name)) for run in runs]
         return [RunEnd(run.name, 0.0, r.problem) for run, r in records if r is not None and r.state == "refused"]
 
+    def check_idle(self, runs: Sequence[StudyRun]) -> None:
+        """Raises BusyError if runs are still training: those of a runner that was killed before it could end them."""
+        holders = {run.name: held_by(self._out / run.name) for run in runs}
+        found = [
+            f"{name}: process {holder.pid} of an earlier call is training it"
+            for name, holder in holders.items()
+            if holder
+        ]
+        if found:
+            remedy = (
+                "give the command again when they have ended, or end them (kill and the number): they can be resumed"
+            )
+            raise BusyError("\n".join([*found, remedy]))
+
     def stages_before(self, runs: Sequence[StudyRun]) -> list[Task]:
         """What the runs need and is not there: rows and cold starts."""
-        return self._stages.tasks(cold_starts_of(runs))
+        return self._stages.tasks(cold_starts_of(runs)) if runs else []
 
     def carry_out(self, runs: Sequence[StudyRun], jobs: int) -> Generator[RunEnd]:
         """Do the stages that are missing, then the runs; at most `jobs` processes at a time. Yields each end.
 
         An interrupted run goes on from its newest checkpoint. If the caller stops, the processes are ended first.
+        Raises ConfigError, as `_finish` does.
         """
         by_name = {run.name: run for run in runs}
         tasks = [*self.stages_before(runs), *map(self._task, runs)]
@@ -95,7 +107,8 @@ class StudyRunner:
         overrides = overrides_of(self._study, run, self._out, self._stages.policy(run.start))
         begun = (folder / METRICS_FILE).exists() or (folder / CHECKPOINTS_FOLDER).exists()
         resume = ["run.resume=true"] if begun else []
-        record = RunRecord("started", run.arm, run.dial, run.seed, run.start.number, self._settings[run.arm], overrides)
+        settings, start = self._settings[run.arm], run.start.number
+        record = RunRecord("started", run.arm, run.dial, run.seed, start, settings, overrides, resumed=begun)
         return Task(
             run.name,
             [*self._train, *overrides, *resume],
@@ -105,7 +118,10 @@ class StudyRunner:
         )
 
     def _finish(self, run: StudyRun, seconds: float) -> str | None:
-        """Count the run's rollouts, and note how it ended. Returns what is wrong."""
+        """Count the run's rollouts, and note how it ended. Returns what is wrong.
+
+        Raises ConfigError if no step of it has the primary metric: no other run of its arm will have it.
+        """
         folder = self._out / run.name
         record = read_record(folder)
         assert record is not None  # written when the run was started
@@ -117,7 +133,7 @@ class StudyRunner:
             return str(error)
         state: State = "finished" if problem is None else "refused"
         counted = replace(record, rollouts_per_prompt=count.per_prompt, problem=problem)
-        write_record(folder, replace(counted, state=state, seconds=seconds, row=row))
+        write_record(folder, replace(counted, state=state, seconds=None if record.resumed else seconds, row=row))
         if not self._study.keep_policies:
             for name in (POLICY_FOLDER, CHECKPOINTS_FOLDER):
                 shutil.rmtree(folder / name, ignore_errors=True)
@@ -127,18 +143,3 @@ class StudyRunner:
         settings, budget = self._settings[arm], self._study.rollouts(arm)
         every, prompts = settings["tracking.rollouts_every"], settings["tracking.rollout_prompts"]
         return Wanted(budget, self._study.arms[arm].uneven, self._study.steps, every, prompts)
-
-
-def keep_study(file: Path, study: Study, out: Path) -> None:
-    """Copy the file of a study into its folder, for the report.
-
-    Raises ConfigError if the folder is of a study that is decided otherwise: what counts as a result must not change
-    once there are runs.
-    """
-    copy = out / STUDY_COPY
-    if copy.exists():
-        before = load_study(copy)
-        changed = [name for name in _FIXED if getattr(before, name) != getattr(study, name)]
-        if changed:
-            raise ConfigError(f"{file}: {', '.join(changed)} differ from {copy}; give another OUT for another study")
-    write_atomically(copy, file.read_text(encoding="utf-8"))

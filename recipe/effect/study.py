@@ -12,10 +12,12 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, Validati
 from mars.config.problem import Problem
 from mars.config.section import Section
 from mars.errors import ConfigError
+from recipe.effect.study_problems import field_problems, metric_problem
 
 STUDY_FILE = Path(__file__).with_name("study.yaml")
 STUDY_COPY = "study.yaml"  # in the folder of a study
 SEEDS_FOR_TUNING = 5000  # seeds from here on are for choosing settings, and not for results
+LARGEST_SEED = 9999  # larger seeds are kept for acceptance tests, so that nothing is chosen by them
 OF_THE_RUNNER = ("run.dir", "run.seed", "run.resume", "run.num_steps", "model.path", "data.train_files")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
@@ -64,7 +66,7 @@ class Study(Section):
     """experiment: of mars, in configs/experiment. overrides: of every run. seeds: dial -> seeds such as "0-5,8".
 
     budget: rollouts generated per sampled prompt, anchors included. seconds_per_run: for the estimate of --plan, until
-    runs of the study have been timed. max_seed: larger seeds are refused.
+    runs of the study have been timed. max_seed: larger seeds are refused; at most LARGEST_SEED.
     """
 
     name: str
@@ -103,11 +105,10 @@ def load_study(path: Path) -> Study:
     try:
         study = Study(**content)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}; got {str(e['input'])[:80]!r}" for e in error.errors()]
-        raise ConfigError("\n".join([f"{path}: {len(lines)} problems", *lines])) from error
+        raise _wrong(path, field_problems(Study, error)) from error
     problems = _problems(study)
     if problems:
-        raise ConfigError("\n".join([f"{path}: {len(problems)} problems", *map(str, problems)]))
+        raise _wrong(path, problems)
     return study
 
 
@@ -138,20 +139,37 @@ def chosen(wanted: Sequence[str], known: Sequence[str], option: str) -> list[str
     return [name for name in known if not wanted or name in wanted]
 
 
+def _wrong(path: Path, problems: Sequence[Problem]) -> ConfigError:
+    return ConfigError("\n".join([f"{path}: {len(problems)} problems", *map(str, problems)]))
+
+
 def _problems(study: Study) -> list[Problem]:
-    found = []
+    found = _problems_of_seeds(study)
     if study.baseline not in study.arms or study.arms[study.baseline].same_as is not None:
         found.append(Problem("baseline", "no arm with runs of its own", "name one of arms", got=study.baseline))
     if not study.primary.first <= study.primary.last <= study.steps:
         window = f"{study.primary.first} to {study.primary.last}"
         found.append(Problem("primary", "no steps of a run", f"want 1 <= first <= last <= {study.steps}", got=window))
-    if sorted(study.seeds) != sorted(set(study.dials)) or len(set(study.dials)) != len(study.dials):
-        found.append(Problem("seeds", "want seeds for each dial", "write one line for each dial", got=study.seeds))
+    metrics = {"primary.metric": study.primary.metric}
+    metrics |= {f"arms.{name}.metric": arm.metric for name, arm in study.arms.items() if arm.metric is not None}
+    found += [problem for key, metric in metrics.items() if (problem := metric_problem(key, metric)) is not None]
     for key, overrides in [("overrides", study.overrides), *((n, arm.overrides) for n, arm in study.arms.items())]:
         taken = [text for text in overrides if text.partition("=")[0] in OF_THE_RUNNER]
         found += [Problem(key, "the runner sets this itself", "leave it out", got=text) for text in taken]
     for name, arm in study.arms.items():
         found += _problems_of_arm(name, arm, study)
+    return found
+
+
+def _problems_of_seeds(study: Study) -> list[Problem]:
+    found = []
+    if sorted(study.seeds) != sorted(set(study.dials)) or len(set(study.dials)) != len(study.dials):
+        found.append(Problem("seeds", "want seeds for each dial", "write one line for each dial", got=study.seeds))
+    if study.max_seed > LARGEST_SEED:
+        reason = "larger seeds are kept for acceptance tests"
+        found.append(Problem("max_seed", reason, f"give at most {LARGEST_SEED}", got=study.max_seed))
+    if study.data.seed > study.max_seed:
+        found.append(Problem("data.seed", "above max_seed", f"give 0 to {study.max_seed}", got=study.data.seed))
     return found
 
 

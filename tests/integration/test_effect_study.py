@@ -8,10 +8,11 @@ import pytest
 import yaml
 
 from mars.answers.files import read_answers, step_file
+from recipe.effect.decided import keep_study
 from recipe.effect.plan import planned_runs
 from recipe.effect.record import read_record, settings_by_arm
 from recipe.effect.report import write_study_report
-from recipe.effect.runs import StudyRunner, keep_study
+from recipe.effect.runs import StudyRunner
 from recipe.effect.stages import Stages
 from recipe.effect.study import load_study
 from recipe.effect.tables import read_results
@@ -34,7 +35,10 @@ def test_a_small_study_with_real_runs(workshop: Workshop, tmp_path, monkeypatch)
     file.write_text(yaml.safe_dump(given, sort_keys=False))
     study = load_study(file)
     (out / "shipped").mkdir(parents=True)
-    os.symlink(workshop.data, out / "data")
+    (out / "data").mkdir()
+    for entry in workshop.data.iterdir():  # not the folder itself, into which the study writes a file
+        os.symlink(entry, out / "data" / entry.name)
+    Stages(study, out).note_rows()
     os.symlink(workshop.model, out / "shipped" / "0.5_2")
 
     runs = planned_runs(study, ["grpo", "mars"], [0.5])

@@ -13,6 +13,7 @@ from mars.data.synthetic.benchmark import PARTS, QUESTIONS, SOURCES, TASKS, Item
 from mars.data.synthetic.scenes import SIDE
 from mars.data.synthetic.write import SetSizes
 from mars.errors import DataError
+from mars.output.files import replacing
 from mars.output.progress import progress
 from mars.types import IMAGE_MARKER
 
@@ -74,7 +75,8 @@ def _write_part(out: Path, seed: int, part: Part, size: int, teacher: Teacher, t
         if part == "cold_start":
             row["response"] = teachers_response(item, shown, teacher, np.random.default_rng((seed, index, 1)))
         rows.append(row)
-    parquet.write_table(pa.Table.from_pylist(rows), out / f"{part}.parquet")
+    with replacing(out / f"{part}.parquet") as draft:
+        parquet.write_table(pa.Table.from_pylist(rows), draft)
 
 
 def teachers_response(item: Item, shown: Sequence[str], teacher: Teacher, rng: np.random.Generator) -> str:

@@ -55,7 +55,10 @@ def small_study(folder: Path, **changes) -> Study:
 def runner(study: Study, out: Path) -> StudyRunner:
     """With a program in the place of mars.main, and rows and cold starts that are there."""
     (out / "data").mkdir(parents=True, exist_ok=True)
-    (out / "data" / "test.parquet").touch()
+    for part in ("train", "test"):
+        (out / "data" / f"{part}.parquet").touch()
+    if not (out / "data" / "rows.json").exists():
+        Stages(study, out).note_rows()
     for dial in study.dials:
         for number in range(1, study.cold_starts + 1):
             (out / "shipped" / f"{dial:g}_{number}").mkdir(parents=True, exist_ok=True)

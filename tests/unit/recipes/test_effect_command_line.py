@@ -76,6 +76,31 @@ def test_a_seed_an_arm_or_a_dial_that_the_study_lacks_is_refused(study, called):
             called(file, out, option, value)
 
 
+def test_a_dial_is_given_as_it_is_written_in_the_study(study, called):
+    file, out = study(1, mars=MARS)
+    for dial in ("0.5", "0.50", ".5"):
+        assert "2 of 2 runs" in called(file, out, "--plan", "--dials", dial)[1]
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(study, called, tmp_path):
+    file, _ = study(1, mars=MARS)
+    taken = tmp_path / "taken"
+    taken.touch()
+    with pytest.raises(ConfigError, match=r"^OUT: not a folder; got .*taken; give a folder"):
+        called(file, taken)
+    with pytest.raises(ConfigError, match=r"^OUT: not a folder"):
+        command_line.report_app([str(taken)], standalone_mode=False)
+
+
+def test_a_changed_study_is_refused_before_anything_is_planned_or_run(study, called):
+    file, out = study(1, mars=MARS)
+    assert called(file, out)[0] == 0
+    file.write_text(file.read_text().replace("title: MARS", "title: ours"))
+    for options in (["--plan"], []):
+        with pytest.raises(ConfigError, match=r"^arms\.mars\.title: decided before .*it was 'MARS'; got 'ours'"):
+            called(file, out, *options)
+
+
 def test_a_study_to_its_report_with_a_failed_run_and_a_refused_one(study, called):
     file, out = study(1, mars=MARS, fails=GRPO, wrong=MARS)
     code, stdout, stderr = called(file, out)

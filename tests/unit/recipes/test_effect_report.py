@@ -8,14 +8,14 @@ from itertools import product
 
 import pytest
 
-from mars.errors import DataError
+from mars.errors import ConfigError, DataError
 from recipe.effect.analysis import comparisons, means, planned_primary
+from recipe.effect.decided import keep_study
 from recipe.effect.plan import planned_runs
 from recipe.effect.record import RunRecord, write_record
 from recipe.effect.report import write_study_report
 from recipe.effect.report_tables import shown
 from recipe.effect.results import row_of
-from recipe.effect.runs import keep_study
 from recipe.effect.study import load_study
 from recipe.effect.tables import read_results, write_results
 from tests.fakes.effect_train import evaluation, step_rollouts, write_run
@@ -159,6 +159,7 @@ def folder(tmp_path):
     arms = {"grpo": GRPO, "mars": {**MARS, "controls": ["third"]}, "third": GRPO, "same": same}
     file = study_file(tmp_path, arms=arms)
     study, out = load_study(file), tmp_path / "out"
+    keep_study(file, study, out)
     for run in planned_runs(study, list(study.arms), study.dials):
         if run.seed == 5 and run.arm != "grpo":
             continue
@@ -169,7 +170,6 @@ def folder(tmp_path):
         else:
             record = RunRecord(**{**vars(record), "row": row_of(study, run.arm, out / run.name)})
         write_record(out / run.name, record)
-    keep_study(file, study, out)
     return out
 
 
@@ -206,14 +206,26 @@ def test_a_report_is_the_same_from_the_raw_runs(folder):
     assert (folder / "results.csv").read_text() == before
 
 
+def test_what_was_added_later_is_said(folder):
+    assert "Added when" not in write_study_report(folder).read_text()
+    (folder / "study.yaml").write_text((folder / "study.yaml").read_text().replace("0-5", "0-6"))
+    assert "no p value allows for: seeds 6 of dial 0.5." in write_study_report(folder).read_text()
+
+
+def test_a_report_of_a_study_that_was_edited_in_its_folder_is_refused(folder):
+    (folder / "study.yaml").write_text((folder / "study.yaml").read_text().replace("first: 3", "first: 4"))
+    with pytest.raises(ConfigError, match=r"^primary\.first: decided before the first run; it was 3; got 4"):
+        write_study_report(folder)
+
+
 def test_seeds_for_tuning_are_marked(tmp_path):
     file = study_file(tmp_path, dials=[0.5], seeds={0.5: "5000"})
     study, out = load_study(file), tmp_path / "out"
+    keep_study(file, study, out)
     (run,) = planned_runs(study, ["mars"], [0.5])
     write_run(out / run.name, [0.1, 0.2, 0.3, 0.4], {}, LAST)
     row = row_of(study, "mars", out / run.name)
     write_record(out / run.name, RunRecord("finished", "mars", 0.5, 5000, 1, {}, [], 60.0, 10.0, None, row))
-    keep_study(file, study, out)
     assert "1 seeds from 5000 on are for choosing settings; do not report these." in write_study_report(out).read_text()
 
 

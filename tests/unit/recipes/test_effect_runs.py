@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from contextlib import closing
 from dataclasses import replace
 
 import pytest
 
-from mars.errors import ConfigError, DataError
+from mars.errors import BusyError, ConfigError, DataError
 from recipe.effect.plan import planned_runs
 from recipe.effect.processes import Task, last_lines, run_tasks
 from recipe.effect.record import read_record, settings_by_arm, write_record
-from recipe.effect.runs import StudyRunner, keep_study
+from recipe.effect.runs import StudyRunner
 from recipe.effect.stages import Stages
-from recipe.effect.study import load_study
-from tests.unit.recipes.effect_study import FAKE_TRAIN, GRPO, MARS, ROOT, runner, small_study, study_file
+from tests.unit.recipes.effect_study import FAKE_TRAIN, GRPO, MARS, ROOT, runner, small_study
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +42,7 @@ def test_a_run_is_started_once_checked_and_noted(tmp_path):
     record = read_record(tmp_path / "out" / runs[0].name)
     assert record is not None
     assert (record.state, record.rollouts_per_prompt, record.cold_start) == ("finished", 10.0, 2)
+    assert record.seconds is not None
     # 0.1 step + 0.01 + 0.05: the mean of 0.36 and 0.46.
     assert record.row["primary"] == pytest.approx(0.41)
     assert not (tmp_path / "out" / runs[0].name / "policy").exists()
@@ -87,6 +88,9 @@ def test_an_interrupted_run_is_ended_in_order_and_resumed(tmp_path):
     again = runner(study, tmp_path / "out")
     assert [end.problem for end in again.carry_out(again.missing(runs), 1)] == [None]
     assert calls(tmp_path, "waits") == ["started", "resumed"]
+    record = read_record(tmp_path / "out" / "runs" / "0.5" / "waits" / "1")
+    assert record is not None
+    assert (record.state, record.seconds) == ("finished", None), "the time of the first attempt is not known"
 
 
 def test_changed_settings_of_a_run_are_refused_with_the_remedy(tmp_path):
@@ -95,6 +99,70 @@ def test_changed_settings_of_a_run_are_refused_with_the_remedy(tmp_path):
     other, _ = one_seed(tmp_path, mars={**MARS, "overrides": ["anchor=mono", "rollout.samples_per_prompt=6"]})
     with pytest.raises(ConfigError, match=r"rollout\.samples_per_prompt: 8 -> 6(.|\n)*remove these folders"):
         runner(other, tmp_path / "out").missing(runs)
+
+
+def test_rows_of_another_seed_or_size_are_refused(tmp_path):
+    study, runs = one_seed(tmp_path, mars=MARS)
+    studying = runner(study, tmp_path / "out")
+    assert studying.stages_before(runs) == []
+    other = small_study(tmp_path, data={"seed": 5007, "train": 8, "test": 4})
+    stages = Stages(other, tmp_path / "out", tmp_path / "out" / "shipped")
+    with pytest.raises(ConfigError, match=r"^data: .*'seed': 0.*got .*'seed': 5007.*remove .*or give another OUT"):
+        stages.tasks([])
+    # A run that was started on other rows is not resumed on these, whatever is in the folder now.
+    list(studying.carry_out(runs, 1))
+    with pytest.raises(ConfigError, match=r"study\.data\.seed: 0 -> 5007"):
+        StudyRunner(stages, settings_by_arm(other, ["mars"])).missing(runs)
+
+
+def test_rows_whose_making_was_interrupted_are_made_again(tmp_path):
+    study, runs = one_seed(tmp_path, mars=MARS)
+    studying, rows = runner(study, tmp_path / "out"), tmp_path / "out" / "data"
+    (rows / "rows.json").unlink()
+    (task,) = studying.stages_before(runs)
+    assert task.name == "data"
+    program = [sys.executable, "-c", "raise SystemExit(int(__import__('sys').argv[1]))"]
+    (failed,) = run_tasks([replace(task, command=[*program, "4"])], 1, tmp_path)
+    assert failed.code == 4
+    assert not (rows / "rows.json").exists()
+    list(run_tasks([replace(task, command=[*program, "0"])], 1, tmp_path))
+    assert studying.stages_before(runs) == []
+    (rows / "train.parquet").unlink()
+    assert [task.name for task in studying.stages_before(runs)] == ["data"]
+    assert studying.stages_before([]) == [], "nothing is left to run"
+
+
+def test_a_metric_that_no_step_has_stops_the_study_and_can_be_corrected(tmp_path):
+    """The first run would otherwise be followed by hours of others that end the same way."""
+    study, runs = one_seed(tmp_path, mars={**MARS, "metric": "mars/gain/mean"}, waits=MARS)
+    studying = runner(study, tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"^arms\.mars\.metric: no step of .*got mars/gain/mean; name a metric"):
+        list(studying.carry_out(runs, 2))
+    record = read_record(tmp_path / "out" / runs[0].name)
+    assert record is not None
+    assert record.state == "started"
+    corrected, runs = one_seed(tmp_path, mars=MARS)
+    assert [end.problem for end in runner(corrected, tmp_path / "out").carry_out(runs, 1)] == [None]
+
+
+def test_runs_that_another_process_is_training_are_named(tmp_path):
+    study, runs = one_seed(tmp_path, mars=MARS)
+    studying = runner(study, tmp_path / "out")
+    studying.check_idle(runs)
+    folder = tmp_path / "out" / runs[0].name
+    code = (
+        "import sys; from pathlib import Path; from mars.run_dir.lock import RunLock; "
+        "lock = RunLock(Path(sys.argv[1])); lock.take(); print('locked', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"locked\n"
+        expected = rf"^{runs[0].name}: process {process.pid} of an earlier call is training it(.|\n)*can be resumed"
+        with pytest.raises(BusyError, match=expected):
+            studying.check_idle(runs)
+        process.communicate()
+    studying.check_idle(runs)
 
 
 def test_a_damaged_record_is_named(tmp_path):
@@ -127,19 +195,6 @@ def test_rows_and_cold_starts_come_first_and_their_failure_spares_other_runs(tmp
     assert ends["runs/0.5/mars/0"] is None
     assert "exit code 4" in ends["cold_starts/0.5/2"]
     assert "not started, because" in ends["runs/0.5/mars/1"]
-
-
-def test_what_decides_cannot_be_changed_once_a_study_has_begun(tmp_path):
-    out = tmp_path / "out"
-    out.mkdir()
-    file = study_file(tmp_path)
-    keep_study(file, load_study(file), out)
-    file = study_file(tmp_path, seeds={0.5: "0-8", 1.0: "0-8"})
-    keep_study(file, load_study(file), out)
-    assert load_study(out / "study.yaml").seeds[1.0] == "0-8", "more seeds are fine"
-    file = study_file(tmp_path, primary={"metric": "critic/score/mean", "first": 1, "last": 4})
-    with pytest.raises(ConfigError, match="primary differ"):
-        keep_study(file, load_study(file), out)
 
 
 def test_no_more_processes_than_jobs_and_the_order_of_starts(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -84,19 +85,56 @@ def test_seeds_of_acceptance_tests_are_refused(tmp_path):
     ("changes", "message"),
     [
         ({"baseline": "none"}, r"baseline: no arm .*got 'none'"),
-        ({"primary": {"metric": "x", "first": 3, "last": 5}}, r"primary: no steps of a run; got '3 to 5'"),
+        (
+            {"primary": {"metric": "critic/score/mean", "first": 3, "last": 5}},
+            r"primary: no steps of a run; got '3 to 5'",
+        ),
         ({"seeds": {0.5: "0"}}, r"seeds: want seeds for each dial"),
         ({"overrides": ["run.seed=3"]}, r"overrides: the runner sets this itself; got 'run.seed=3'"),
         ({"arms": {"grpo": GRPO, "A b": MARS}}, r"arms\.A b: no name of a folder"),
         ({"arms": {"grpo": {**GRPO, "controls": ["mars"]}}}, r"arms\.grpo: names no other arm .*got 'mars'"),
         ({"arms": {"grpo": GRPO, "x": {"title": "x", "same_as": "grpo"}}}, r"arms\.x: .*say why in note"),
-        ({"arms": {"grpo": {**GRPO, "rolouts": 8}}}, r"arms\.grpo\.rolouts: Extra inputs"),
-        ({"steps": 0}, r"steps: .*greater than 0; got '0'"),
+        (
+            {"arms": {"grpo": {**GRPO, "rolouts": 8}}},
+            r"arms\.grpo\.rolouts: unknown key; got 8; did you mean rollouts\?",
+        ),
+        ({"steps": 0}, r"steps: input should be greater than 0; got 0; correct it"),
+        ({"budgett": 10}, r"budgett: unknown key; got 10; did you mean budget\?"),
+        ({"data": {"seed": 0, "train": 8, "test": 4, "x": 1}}, r"data\.x: .*the keys here are seed, train, test"),
+        ({"primary": {"metric": "critic/score/mean", "first": 3}}, r"primary\.last: not set; add it"),
+        (
+            {"seeds": {0.5: "0", 1.0: 0}},
+            r'seeds\.1\.0: .*valid string; got 0; write the seeds as a text such as "0-3,7"',
+        ),
+        ({"max_seed": 99999}, r"max_seed: .*acceptance tests; got 99999; give at most 9999"),
+        ({"data": {"seed": 20000, "train": 8, "test": 4}}, r"data\.seed: above max_seed; got 20000; give 0 to 9999"),
+        (
+            {"primary": {"metric": "critic/scor/mean", "first": 3, "last": 4}},
+            r"primary\.metric: no metric of a training step; got 'critic/scor/mean'; did you mean critic/score/mean\?",
+        ),
+        ({"arms": {"grpo": GRPO, "mars": {**MARS, "metric": "eval/multi/mean"}}}, r"arms\.mars\.metric: no metric of"),
     ],
 )
 def test_what_is_wrong_in_the_file_is_named(tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):
         small_study(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    "metric", ["mars/anchor/infrared/mean", "reward/format/mean", "sampler/again", "actor/entropy"]
+)
+def test_metrics_of_any_source_part_or_sampler_may_decide(tmp_path, metric):
+    study = small_study(tmp_path, primary={"metric": metric, "first": 3, "last": 4})
+    assert study.primary.metric == metric
+
+
+def test_a_missing_key_does_not_show_the_whole_file(tmp_path):
+    given = content()
+    del given["budget"]
+    (tmp_path / "given.yaml").write_text(yaml.safe_dump(given))
+    with pytest.raises(ConfigError) as raised:
+        load_study(tmp_path / "given.yaml")
+    assert str(raised.value).splitlines()[1] == "budget: not set; add it; recipe/effect/study.yaml shows how"
 
 
 def test_settings_that_a_run_would_refuse_are_found_before_any_run(tmp_path):
