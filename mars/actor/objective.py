@@ -185,7 +185,7 @@ class Objective:
         return self._importance_weights(old, tokens)[2]
 
     def _rollout_sums(self, old: Tensor, tokens: TokenTargets, compare: bool) -> dict[str, Tensor]:
-        """How far the engine's log-probs are from the trainer's, and what the trainer's are for guests."""
+        """How far the engine's log-probs are from the trainer's, and the sum of the trainer's over guests' tokens."""
         rollout = tokens.rollout_logprobs
         compared = replace(tokens.fresh, mask=tokens.fresh.mask & compare)
         # Sampling with top_p renormalises the engine's probabilities: its log-probs may be higher by up to -ln(top_p).

@@ -1,6 +1,6 @@
 """The engines that are lost and not back yet: how long a call waits for them, and what the others take over.
 
-engine and node fine     another process takes its place; a call waits for it
+process lost, node fine  another process takes the engine's place; a call waits for it
 node lost                a call waits for `cluster.replace_timeout_s`, then does without all engines of the node
 room again               the engine is built beside the steps, and is back when weights are loaded the next time
 cannot be built there    it is left alone while others work: it would fail there in the same way

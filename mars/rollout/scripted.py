@@ -47,7 +47,7 @@ class ScriptedEngine:
         """Does nothing: there is nothing to free."""
 
     def wake(self) -> None:
-        """Does nothing: there is nothing to get again."""
+        """Does nothing: `sleep` has freed nothing."""
 
     def close(self) -> None:
         """Does nothing: there is nothing to free."""
