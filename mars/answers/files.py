@@ -115,8 +115,10 @@ def to_line(answer: Answer) -> str:
 
 
 def to_record(answer: Answer) -> dict[str, Any]:
-    """The answer as a JSON object. `extra` and `about` are left out of an answer to a view."""
+    """The answer as a JSON object. `extra` and `about` are left out of an answer to a view, `guest` if it is false."""
     fields = dict(vars(answer))
+    if not answer.guest:
+        del fields["guest"]
     if answer.extra is None:
         del fields["extra"], fields["about"]
     return {
@@ -165,6 +167,7 @@ def from_record(record: Any) -> Answer:
         step=None if record.get("step") is None else _count(record, "step"),
         extra=_optional(record, "extra", str),
         about=None if record.get("extra") is None or record.get("about") is None else _count(record, "about"),
+        guest=_optional(record, "guest", bool) or False,
     )
 
 
@@ -227,7 +230,7 @@ def _value(record: Any, key: str, kind: Any) -> Any:
     if not isinstance(record, dict) or key not in record:
         raise ValueError(f"{key}: is missing")
     value = record[key]
-    if not isinstance(value, kind) or isinstance(value, bool):
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         wanted = getattr(kind, "__name__", str(kind))
         raise ValueError(f"{key}: want {wanted}; got {type(value).__name__}")
     return value

@@ -17,6 +17,7 @@ from mars.types import (
     PromptRollouts,
     RewardInput,
     RewardResult,
+    Rollout,
     RolloutRequest,
     Source,
     View,
@@ -25,7 +26,8 @@ from mars.types import (
 
 Size = tuple[int, int]
 FORCED = "forced_source"
-"""`Answer.extra` of responses with a given start: their view names one source, but they saw all of them."""
+"""`Answer.extra` of responses with a given start: their view names one source, but they saw all of them. No extra
+request can have this name."""
 BoxFrames = Callable[[Prompt, View], tuple[Size | None, Size | None]]
 """(truth_size, response_size) of a view, as in `RewardInput`."""
 
@@ -49,6 +51,7 @@ class Answer:
     question, sources: all messages and sources of the question, not only those of the view; () where unknown. Of an
         answer to an extra request: those of its prompt, not what the extra request asked and showed.
     reward: what the run's reward function gave when the answer was sampled, penalties included; None if not scored.
+    guest: of an answer to an anchor view: whether it was trained on with the multi prompt (`anchor.guide`).
     step: training step in which a run kept the answer; None outside of a run.
     """
 
@@ -72,6 +75,7 @@ class Answer:
     step: int | None = None
     extra: str | None = None
     about: int | None = None
+    guest: bool = False
 
     @property
     def key(self) -> tuple[str, View, str | None, int | None, int]:
@@ -107,9 +111,9 @@ class Answer:
             truth_size=self.truth_size,
             response_size=self.response_size,
             extra_info=self.extra_info,
-            extra=self.extra,
+            extra=None if self.extra == FORCED else self.extra,
             step=self.step or 0,
-            images=_shown(self.sources, self.view),
+            images=_shown(self.sources, None if self.extra == FORCED else self.view),
         )
 
 
@@ -216,8 +220,15 @@ def answers_of(
                     number, item.prompt, request, sample, rollout.text, rollout.completion,
                     frames=frames, prompt_length=prompt_length,
                 )  # fmt: skip
-                answers.append(replace(answer, reward=rollout.reward, step=step))
+                answers.append(replace(answer, reward=rollout.reward, step=step, guest=_is_guest(rollout, item)))
     return answers
+
+
+def _is_guest(rollout: Rollout, item: PromptRollouts) -> bool:
+    """Whether the very response of an anchor view is a guest. With `anchor.shuffle=both` those are of other prompts."""
+    copies = (guest for group in item.extras if group.is_copy for guest in group.rollouts)
+    place = (rollout.view, rollout.index, rollout.completion)
+    return any((guest.view, guest.index, guest.completion) == place for guest in copies)
 
 
 def by_question(answers: Iterable[Answer]) -> list[list[Answer]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 
 from mars.added_rows import training_stream
+from mars.algorithms.allocation import MOST
 from mars.answers.record import reward_input
 from mars.checks.answers import EMPTY_ANSWER, answered_perfectly
 from mars.checks.gpu_turns import Demand, demands, fit_lines, host_line, sequences_line
@@ -104,13 +105,29 @@ def summary(config: TrainConfig, inputs: Inputs) -> list[str]:
         f"prompt tokens     mean {fmean(lengths):.0f}, longest {max(lengths)} of {data.max_prompt_tokens} allowed",
         *opening_lines(inputs.encoder),
         f"steps             {steps} = {steps * data.prompts_per_step / len(prompts):.2f} epochs",
-        f"a prompt          {rollout.samples_per_prompt} multi + {anchors:g} anchor rollouts",
+        f"a prompt          {_multi_range(config)} multi + {anchors:g} anchor rollouts",
         f"a step            {data.prompts_per_step} prompts, {data.prompts_per_step * per_prompt:g} rollouts, "
-        f"{data.prompts_per_step * rollout.samples_per_prompt} of them trained on",
+        f"{_trained_range(config, anchors)} of them trained on",
         f"updates per step  {data.prompts_per_step // actor.prompts_per_update} of {actor.prompts_per_update} prompts "
         f"over {actor.num_workers} rank(s)",
         f"a forward         {max(actor.tokens_per_forward // row_tokens, 1)} or more rows of up to {row_tokens} tokens",
     ]
+
+
+def _multi_range(config: TrainConfig) -> str:
+    """How many multi rollouts a prompt gets; with `anchor.allocation` the second half goes where it is needed."""
+    samples = config.rollout.samples_per_prompt
+    if config.anchor.allocation == "even":
+        return str(samples)
+    first = samples - samples // 2
+    return f"{samples} ({first} to {MOST * samples}, by anchor.allocation)"
+
+
+def _trained_range(config: TrainConfig, anchors: float) -> str:
+    """Of the rollouts of a step. With `anchor.guide` anchors may be trained on too."""
+    prompts = config.data.prompts_per_step
+    multi = prompts * config.rollout.samples_per_prompt
+    return str(multi) if config.anchor.guide == "off" else f"{multi} to {multi + prompts * anchors:g}"
 
 
 def opening_lines(encoder: PromptEncoder) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
-from mars.answers.record import PromptLength
+from mars.answers.record import FORCED, PromptLength
 from mars.errors import ConfigError, DataError
 from mars.extra_facts import ExtraFacts
 from mars.hooks.requests import Extra, Injected
@@ -217,6 +217,8 @@ class ExtraPlan:
     def _check_name(self, name: str, prompt: Prompt) -> None:
         if not _NAME.fullmatch(name):
             raise self._wrong(f"the name {name!r}", prompt, 'use letters, digits, "_", "-" and "."')
+        if name == FORCED:
+            raise self._wrong(f"the name {name!r}", prompt, "choose another; anchor.kind=forced_source has it")
 
     def _wrong(self, what: str, prompt: Prompt, do: str) -> ConfigError:
         return ConfigError(f"recipe.requests: {prompt.row}: {what}; {do}")

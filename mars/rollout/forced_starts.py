@@ -27,13 +27,14 @@ class StartOfSource:
         self._known: dict[str, tuple[int, ...]] = {}
 
     def __call__(self, source: str) -> tuple[int, ...]:
-        """Raises ConfigError for a text that would become a special token or is too long."""
+        """Raises ConfigError for a text that would become a special token, is too long, or lacks the beginning that the
+        chat template gives to every response."""
         if source not in self._known:
             text = self._text.replace(PLACE, source)
             try:
                 ids = self._encode(text)[:-1]
             except DataError as error:
-                raise ConfigError(f"{_KEY}: {error}; got {text!r}; write it without") from error
+                raise ConfigError(f"{_KEY}: {error}; got {text!r}; give another start") from error
             _check_length(len(ids), self._longest)
             self._known[source] = ids
         return self._known[source]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 
 from mars.rollout.collect import NOT_SCORED
@@ -24,7 +24,6 @@ def rollout_metrics(
         return {}
     multi = [rollout for item in prompts for rollout in item.multi.rollouts]
     anchors = [rollout for item in prompts for group in item.anchors for rollout in group.rollouts]
-    extras = [rollout for item in prompts for group in _sampled_extras(item) for rollout in group.rollouts]
     lengths = [len(rollout.completion.token_ids) for rollout in multi]
     metrics = {
         "response_length/mean": fmean(lengths),
@@ -32,10 +31,10 @@ def rollout_metrics(
         "response_length/min": float(min(lengths)),
         "response_length/clip_ratio": fmean(rollout.completion.finish_reason == "length" for rollout in multi),
         "prompt_length/mean": fmean(prompt_length(item.multi.request) for item in prompts),
-        "rollout/responses": float(len(multi) + len(anchors) + len(extras)),
+        "rollout/responses": float(sum(len(group.rollouts) for item in prompts for group in _sampled_groups(item))),
         "anchor/responses": float(len(anchors)),
-        "rollout/tokens": float(_tokens(multi) + _tokens(anchors) + _tokens(extras)),
-        "anchor/tokens": float(_tokens(anchors)),
+        "rollout/tokens": float(sum(_sampled_tokens(_sampled_groups(item)) for item in prompts)),
+        "anchor/tokens": float(sum(_sampled_tokens(item.anchors) for item in prompts)),
         "reward/failed": float(sum(not rollout.valid for rollout in (*multi, *anchors))),
     }
     parts: dict[str, list[float]] = defaultdict(list)
@@ -128,3 +127,8 @@ def _mean(values: Sequence[float]) -> float:
 
 def _tokens(rollouts: Sequence[Rollout]) -> int:
     return sum(len(rollout.completion.token_ids) for rollout in rollouts)
+
+
+def _sampled_tokens(groups: Iterable[RolloutGroup]) -> int:
+    """Response tokens without those of a given start (`anchor.forced_start`)."""
+    return sum(_tokens(group.rollouts) - len(group.rollouts) * len(group.request.response_start) for group in groups)

@@ -291,6 +291,13 @@ def test_dry_run_prints_the_batch_arithmetic(configure, pictures, capsys):
     assert lines["a prompt"] == "3 multi + 3.5 anchor rollouts"
     assert lines["a step"] == "2 prompts, 13 rollouts, 6 of them trained on"
     assert lines["updates per step"] == "2 of 1 prompts over 1 rank(s)"
+    changed = configure(
+        rows, "anchor.samples_per_view=2", "data.prompts_per_step=2", "anchor.guide=above_mean",
+        "anchor.allocation=unsolved",
+    )  # fmt: skip
+    guided = summary(changed, inputs)
+    assert any(line.endswith("3 (2 to 12, by anchor.allocation) multi + 3.5 anchor rollouts") for line in guided)
+    assert any(line.endswith("2 prompts, 13 rollouts, 6 to 13 of them trained on") for line in guided)
     longest = int(lines["prompt tokens"].split("longest ")[1].split()[0])
     assert lines["a forward"] == f"{500 // (longest + 50)} or more rows of up to {longest + 50} tokens"
 

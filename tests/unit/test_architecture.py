@@ -106,8 +106,8 @@ MAY_IMPORT = {
     | {"algorithms", "actor", "batching", "cluster", "config", "data.prompts", "evaluation", "hooks", "inputs"}
     | {"quarantine", "rewards", "rollout", "step_parts", "tracking", "turns", "weights"},
     "checks": READING
-    | {"actor", "added_rows", "answers", "build", "config", "data.prompts", "families", "fit", "hooks", "inputs"}
-    | {"rewards", "run_dir"},
+    | {"actor", "added_rows", "algorithms", "answers", "build", "config", "data.prompts", "families", "fit", "hooks"}
+    | {"inputs", "rewards", "run_dir"},
     "run": BASE
     | {"added_rows", "answers", "build", "checkpoint", "checks", "cluster", "interrupts", "tracking", "train"}
     | {"config", "evaluation", "fit", "hooks", "inputs", "job", "output", "plugin", "report"}

@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mars.algorithms.anchor_use import AnchorUse
+from mars.algorithms.guided_groups import with_candidates
 from mars.answers.files import append_answers, from_record, read_answers, to_line, to_record, write_answers
 from mars.answers.record import Answer, answers_of, reward_input
 from mars.errors import DataError, SetupError
 from mars.evaluation.files import read_partial, read_results
 from mars.extra_facts import ExtraFacts
 from mars.types import ImageRef, Message, RewardInput, RewardResult, Source
-from tests.builders import make_prompt, make_rollouts
+from tests.builders import make_group, make_prompt, make_rollouts
 
 HOSTILE = "</pre><script>\x1b[2J\u202e\x00\ud800\u2028\r\n{{7*7}}"
 
@@ -50,6 +52,7 @@ answers = st.builds(
     step=counts,
     extra=st.none() | texts,
     about=counts,
+    guest=st.booleans(),
 ).map(lambda item: item if item.extra is not None else replace(item, about=None))
 
 
@@ -57,6 +60,24 @@ def answer(prompt_id: str = "a", **fields) -> Answer:
     given = {"number": 0, "row": "rows.jsonl:0", "data_source": "set", "view": None, "sample": 0, "text": "yes"}
     given |= {"truth": "yes", "truth_size": None, "response_size": None, "extra_info": {}}
     return Answer(prompt_id, **{**given, **fields})
+
+
+# --- what is recorded
+
+
+@pytest.mark.parametrize(("shuffle", "expected"), [("off", [False, True]), ("both", [False, False])])
+def test_responses_that_became_guests_are_marked(shuffle, expected):
+    """p: of the anchors 0 and 1 the second is above the mean. With anchors of q its own are none."""
+    items = [make_rollouts(name, [0.0, 0.5], s0=[0.0, 1.0]) for name in "pq"]
+    group = make_group("q", ("s0",), [1.0])
+    (other,) = group.rollouts
+    other = replace(other, completion=replace(other.completion, token_ids=(8,)))
+    items[1] = replace(items[1], anchors=(replace(group, rollouts=(other,)),))
+    used = AnchorUse(lambda item, group, rollout: True, shuffle).applied(with_candidates(items), 1, 1, 0)[0]
+    found = answers_of(used[:1], 1, frames=lambda prompt, view: (None, None), prompt_length=lambda request: 3)
+    assert [answer.guest for answer in found if answer.view] == expected
+    assert not any(answer.guest for answer in found if answer.view is None)
+    assert ["guest" in to_record(answer) for answer in found if answer.view] == expected
 
 
 # --- what is written is read back

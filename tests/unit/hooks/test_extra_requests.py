@@ -280,6 +280,7 @@ def test_what_cannot_be_asked_has_a_group_without_rollouts_and_is_counted(prompt
 @pytest.mark.parametrize(
     ("asked", "problem"),
     [(extra(name="a/b"), "the name 'a/b'; use letters, digits"),
+     (extra(name="forced_source"), "the name 'forced_source'; choose another; anchor.kind=forced_source has it"),
      (extra(role="other"), "one has role 'other'; use signal, own_group, guest"),
      (extra(role="guest", truth=None), "one has role guest without a truth; what is trained on needs a score"),
      (extra(in_pool=False), "one has role signal with in_pool=False; only a guest is in the pool"),

@@ -12,6 +12,7 @@ from mars.errors import ConfigError, DataError
 from mars.rollout.collect import collect, score_stream
 from mars.rollout.engine import UnreadableRequest
 from mars.rollout.forced_starts import ForcedStarts, StartOfSource, start_of_sources
+from mars.rollout.metrics import rollout_metrics
 from mars.rollout.plan import RolloutPlan
 from mars.rollout.scripted import ScriptedEngine
 from mars.types import ImageRef, RewardResult, Sampling
@@ -115,7 +116,12 @@ def test_the_whole_response_is_scored_in_the_frame_of_the_multi_view(prompt):
     ] * 2
     (item,) = collect([prompt], requests, scored.samples)
     answers = answers_of([item], 1, frames=frames, prompt_length=lambda request: 3)
-    # Not mistaken for answers to one image alone.
+    # Scored again, they are scored as in the run, and they are not mistaken for answers to one image alone.
+    metrics = rollout_metrics([item], lambda request: 3)
+    # The engine sampled 2 tokens of each of 6 responses; 2 or 3 more were given.
+    assert (metrics["rollout/tokens"], metrics["anchor/tokens"]) == (12, 8)
+    rescored = {(answer.view, answer.sample): answer.reward_input for answer in answers}
+    assert sorted(map(repr, rescored.values())) == sorted(map(repr, asked))
     assert [answer.extra for answer in answers] == [None, None, FORCED, FORCED, FORCED, FORCED]
     assert {answer.response_size for answer in answers} == {(28, 28)}
     assert reward_input(prompt, ("infrared",), "", frames).response_size == (56, 56)  # a mono view stays one
@@ -140,6 +146,6 @@ def test_a_start_that_would_become_a_special_token_is_refused():
         raise DataError("response: <|image_pad|> is a special token")
 
     with pytest.raises(
-        ConfigError, match=r"anchor\.forced_start: response: <\|image_pad\|> .* got '<\|image_pad\|> a'"
+        ConfigError, match=r"anchor\.forced_start: response: <\|image_pad\|> .* got '<\|image_pad\|> a'; give another"
     ):
         StartOfSource("<|image_pad|> {source}", encode, 8)("a")
