@@ -8,6 +8,7 @@ Prints a row of a Markdown table per policy. The answers stay in `--out`; a seco
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections import defaultdict
@@ -16,7 +17,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from mars import interrupts
 from mars.data.synthetic.benchmark import SOURCES
+from mars.output.files import replacing
 from mars.types import RewardInput
 from recipe.effect.reward import answer
 
@@ -86,10 +89,25 @@ def write_questions(folder: Path, seed: int, number: int) -> None:
     write_benchmark(folder, seed=seed, sizes=SetSizes(train=0, test=number, cold_start=0), teacher=Teacher(0.5))
     rows = parquet.read_table(folder / "test.parquet")
     at_night = [info["light"] == "night" for info in rows["extra_info"].to_pylist()]
-    parquet.write_table(rows.filter(pa.array(at_night)), folder / "night.parquet")
+    with replacing(folder / "night.parquet") as draft:
+        parquet.write_table(rows.filter(pa.array(at_night)), draft)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def labels(policies: Sequence[Path]) -> list[str]:
+    """What the table calls each policy: the name of its folder, or its path where several have that name."""
+    names = [policy.resolve().name for policy in policies]
+    return [name if names.count(name) == 1 else str(policy) for name, policy in zip(names, policies, strict=True)]
+
+
+def answers_folder(out: Path, policy: Path, questions: Path) -> Path:
+    """Where the answers of a policy to these questions are kept. Policies in different places have different folders,
+    also if these have the same name, as the `policy` of each cold start has."""
+    place = policy.resolve()
+    number = hashlib.sha256(str(place).encode()).hexdigest()[:8]
+    return out / questions.name.replace("questions", f"{place.name}_{number}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("policies", nargs="+", type=Path, help="model folders")
     parser.add_argument("--seed", type=int, required=True, help="of the held-out scenes")
@@ -98,11 +116,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     questions = given.out / f"questions_{given.seed}_{given.number}"
     write_questions(questions, given.seed, given.number)
-    for policy in given.policies:
-        found = measure(policy, questions, given.out / questions.name.replace("questions", policy.name))
+    for label, policy in zip(labels(given.policies), given.policies, strict=True):
+        found = measure(policy, questions, answers_folder(given.out, policy, questions))
         cells = " | ".join(f"{found[name]:.3f}" for name in COLUMNS)
-        sys.stdout.write(f"| {policy.name} | {cells} |\n")
+        sys.stdout.write(f"| {label} | {cells} |\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    interrupts.end_at_once()
+    from mars.process import run_command
+
+    run_command(main)

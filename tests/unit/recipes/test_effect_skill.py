@@ -1,8 +1,16 @@
 """The numbers of the benchmark's skill, by hand."""
 
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from recipe.effect.skill import summarise, write_questions
+from recipe.effect.skill import answers_folder, labels, summarise, write_questions
+
+ROOT = Path(__file__).parents[3]
 
 
 def record(number, view, given, light, truth="3"):
@@ -36,6 +44,28 @@ def test_the_numbers_of_three_questions():
         "both": 0,
         "night_all_wrong": 0.5,
     }
+
+
+def test_policies_in_folders_of_one_name_keep_their_answers_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    questions = tmp_path / "questions_5001_400"
+    one, two = Path("A/policy"), Path("B/policy")
+    first = answers_folder(tmp_path, one, questions)
+    assert first != answers_folder(tmp_path, two, questions)
+    assert first == answers_folder(tmp_path, one.absolute(), questions), "a second call finds what is there"
+    assert first.parent == tmp_path
+    assert first.name.startswith("policy_")
+    assert labels([one, two, Path("cold/0.5_1/")]) == ["A/policy", "B/policy", "0.5_1"]
+
+
+def test_a_failure_is_one_paragraph_without_a_traceback(tmp_path):
+    nothing = [str(tmp_path / "nothing"), "--seed=0", "--number=-1", "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-m", "recipe.effect.skill", *nothing], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 3
+    assert done.stderr.startswith("number of scenes: negative; got ")
+    assert "Traceback" not in done.stderr
 
 
 def test_questions_of_the_night_are_those_of_the_set(tmp_path):
