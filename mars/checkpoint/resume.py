@@ -72,8 +72,8 @@ def starting_point(
 
 
 def _check_none_was_saved(catalogue: Catalogue) -> None:
-    """Raises CheckpointError if the run's events tell of a checkpoint, or of its end: starting again would erase its
-    record."""
+    """Raises CheckpointError if the run's events tell that a checkpoint was saved or that the run ended: starting again
+    would erase the record of the run."""
     told = [entry for entry in catalogue.events.entries() if entry["event"] in ("checkpoint_saved", "finished")]
     if told:
         raise CheckpointError(

@@ -59,13 +59,13 @@ class Judge:
 
     url: up to "/v1"; requests go to <url>/chat/completions. Proxies are taken from the usual environment variables.
     model: its name there.
-    api_key_env: environment variable that holds the key; None: no key is sent. The key is in no message,
-        and neither is a password of a proxy.
+    api_key_env: environment variable that holds the key; None: no key is sent. No error message
+        has the key or a password of a proxy.
     timeout_s: longest time of a request for connecting, and for each wait for data. A request whose data arrive slowly
         may take longer, until the deadline of the question.
     deadline_s: of one question, retries and waits included. In a reward function, a question gets at most 90 % of the
-        time that the function has left (`reward.timeout_s`). The deadline does not end looking up the name of a host
-        and connecting through a proxy.
+        time that the function has left (`reward.timeout_s`). The deadline cannot interrupt the look-up of a host's
+        name or connecting through a proxy.
     max_tries: requests for one question. Tried again, after 0.5, 1, 2 ... seconds (times a random number of 0.5 to 1,
         at most 30 s) or after what Retry-After says: status 408, 429 and 5xx, a connection that is refused or breaks, a
         timeout, a response that is not JSON. Everything else is an error at once.

@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROWS = 8192
-# Which image a neutral teacher believes cannot be predicted, so the same skill takes more steps than with a biased one.
-NEUTRAL_BELOW, NEUTRAL_STEPS = 0.75, "run.num_steps=300"
 
 
 def make_cold_start(
@@ -47,12 +45,11 @@ def make_cold_start(
     sizes = ["--train", "0", "--test", "0", "--cold-start", str(rows), "--bias", str(dial)]
     unnamed = [] if names_source else ["--no-source-names"]
     train = [sys.executable, "-m", "mars.sft", "experiment=effect_sft", f"run.seed={seed}", f"run.dir='{work}/run'"]
-    steps = [NEUTRAL_STEPS] if dial < NEUTRAL_BELOW else []
     inputs = [f"model.path='{work}/random'", f"data.train_files=['{work}/data/cold_start.parquet']"]
     commands = {
         "data": [*synth, str(work / "data"), *scenes, *sizes, *unnamed],
         "random": [*synth, str(work / "random"), *scenes, "--model", "tiny"],
-        "run": [*train, *inputs, *steps, *settings],
+        "run": [*train, *inputs, *settings],
     }
     work.mkdir(parents=True, exist_ok=True)
     _refuse_others(work / "commands.json", commands)
