@@ -53,7 +53,10 @@ def _wrong(path: str) -> tuple[str, str] | None:
     if path.startswith("~"):
         return "no user has this home", "write the path from / on, or ./~… for a folder of this name"
     if _VARIABLE.match(path):
-        return "a shell variable that no shell has replaced", "write ${oc.env:NAME} for it, ~ for $HOME, or the path"
+        return (
+            "a shell variable that no shell has replaced",
+            "write ${oc.env:NAME} for it, ~ for $HOME, or ./$… for a file of this name",
+        )
     if "\0" in path:
         return "a zero byte, which no path has", "remove it"
     if path != path.strip():

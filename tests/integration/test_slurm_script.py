@@ -109,7 +109,7 @@ def submit(tmp_path: Path) -> Iterator[Callable[..., Submitted]]:
 
 
 def test_the_settings_reach_training_and_every_node_its_share(submit):
-    settings = ("data.train_files=[a b.parquet, $c.parquet]", "run.name='x y'", "run.dir=run one")
+    settings = ("data.train_files=[a b.parquet, ./$c.parquet]", "run.name='x y'", "run.dir=run one")
     done = submit("--object-store", "1000", "--", "quickstart", *settings, training="exit 3")
     output = done.ends_with(3)
     cwd, token, mode, *_ = done.recorded("main.0")
@@ -117,7 +117,7 @@ def test_the_settings_reach_training_and_every_node_its_share(submit):
     assert (cwd, mode) == (str(done.here), "600")
     assert Path(token).is_relative_to(run_dir)
     config = done.config()
-    assert (config.data.train_files, config.run.name) == (["a b.parquet", "$c.parquet"], "x y")
+    assert (config.data.train_files, config.run.name) == (["a b.parquet", "./$c.parquet"], "x y")
     assert (config.run.dir, config.run.resume) == (str(run_dir), False)
     assert config.run.num_steps == 60, "experiment=quickstart"
     host, _, port = config.cluster.address.partition(":")

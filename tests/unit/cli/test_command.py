@@ -103,7 +103,7 @@ def test_the_composed_configuration_is_shown_whole(mars):
 def test_help_lists_the_groups(mars):
     result = mars("train", "--help")
     assert result.returncode == 0
-    assert "anchor=all_but_one|mono|none" in result.stdout
+    assert "anchor=all_but_one|forced_source|mono|none" in result.stdout
 
 
 @pytest.mark.parametrize(

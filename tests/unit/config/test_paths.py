@@ -52,7 +52,10 @@ def test_a_home_in_a_file_of_settings_is_found_too(home, tmp_path):
     ("override", "message"),
     [
         ("run.dir='$HOME/runs'", "run.dir: a shell variable that no shell has replaced; got '.HOME/runs'; write"),
-        ("data.train_files=['$DATA/a.parquet']", "data.train_files: a shell variable .* ~ for \\$HOME, or the path"),
+        (
+            "data.train_files=['$DATA/a.parquet']",
+            "data.train_files: a shell variable .* ~ for \\$HOME, or \\./\\$… for a file",
+        ),
         ("model.path=~nobody_here/m", "model.path: no user has this home; got '~nobody_here/m'"),
         ("data.eval_files=['/a.parquet\\r']", "data.eval_files: white space .* Windows line ends"),
         ("data.image_root=''", "data.image_root: empty; got ''; give a path"),
