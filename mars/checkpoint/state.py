@@ -288,7 +288,7 @@ def with_prompts(stored: StoredState, prompts: Mapping[str, Prompt]) -> RunState
 def _sampled(
     items: Iterable[_Kept], carried: Mapping[str, PromptRollouts], fresh: Mapping[str, PromptRollouts]
 ) -> tuple[SampledPrompt, ...]:
-    """carried, fresh: prompt id -> rollouts, to look up a carried prompt in and any other one."""
+    """carried, fresh: prompt id -> rollouts. Carried prompts are looked up in `carried`, all others in `fresh`."""
 
     def sampled(item: _Kept, rollouts: PromptRollouts) -> SampledPrompt:
         own = tuple(

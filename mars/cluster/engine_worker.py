@@ -87,7 +87,7 @@ class EngineWorker(Worker):
         yield self._engine.counts() - generation.counts_before
 
     def let_go(self) -> None:
-        """End a generation whose other parts do not come any more."""
+        """End the present generation, if there is one: no more of its requests will come."""
         generation, self._generation = self._generation, None
         if generation is not None and isinstance(generation.messages, Generator):
             generation.messages.close()

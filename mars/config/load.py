@@ -133,7 +133,7 @@ def _validate(
 ) -> tuple[Root | None, list[Problem]]:
     """The checked configuration, or None and all problems but those that only follow from another one.
 
-    saved: the paths are those of a run, except where an override gives another one.
+    saved: `config` is that of a run, whose paths stay as they are. Only those in overrides are expanded and checked.
     """
     fields = leaves(schema)
     values, problems = resolved_leaves(config, composition.known.mappings)

@@ -84,7 +84,7 @@ class StudyRunner:
         return self._stages.tasks(cold_starts_of(runs)) if runs else []
 
     def carry_out(self, runs: Sequence[StudyRun], jobs: int) -> Generator[RunEnd]:
-        """Do the stages that are missing, then the runs; at most `jobs` processes at a time. Yields each end.
+        """Do the stages that are missing, then the runs; at most `jobs` processes at a time. Yields how each ended.
 
         An interrupted run goes on from its newest checkpoint. If the caller stops, the processes are ended first.
         Raises ConfigError, as `_finish` does.

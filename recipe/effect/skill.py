@@ -77,7 +77,7 @@ def _ask(policy: Path, questions: Path, out: Path, arguments: Sequence[str]) -> 
 
 
 def write_questions(folder: Path, seed: int, number: int) -> None:
-    """Write `number` held-out rows, and those of them at night, unless they are there."""
+    """Write `number` held-out rows, and the night ones once more in night.parquet, unless that file is there."""
     import pyarrow as pa
     from pyarrow import parquet
 
