@@ -342,7 +342,8 @@ def test_refusal(override, line):
             "reward.by_prompt: built-in rewards score one answer by itself; got true; give false, or a function of",
         ),
         (["reward.by_prompt=true"], "reward.by_prompt: built-in rewards score one answer by itself"),
-        (["algorithm.kl_reference=''"], "algorithm.kl_coefficient: a KL term needs a reference model"),
+        (["algorithm.kl_reference=null"], "algorithm.kl_coefficient: a KL term needs a reference model"),
+        (["algorithm.kl_reference=''"], "algorithm.kl_reference: empty; got ''; give a path"),
         (
             ["algorithm=dapo", "algorithm.kl_reference=null", "algorithm.reference_update=copy", EVERY],
             "algorithm.reference_update: algorithm.kl_reference is empty: there is no model to update",
