@@ -151,13 +151,24 @@ def check_added_tokens(config: Any, folder: Path, key: str) -> None:
 
 
 def _declared_tokens(folder: Path, key: str) -> Iterator[tuple[str, str, Any]]:
-    """(file, token, id) of every added token."""
+    """(file, token, id) of every added token. Raises SetupError for a list of tokens that is none."""
     files = {name: folder / name for name in ("tokenizer.json", "tokenizer_config.json", "added_tokens.json")}
     read = {name: read_json_file(path, key) if path.is_file() else {} for name, path in files.items()}
-    for entry in read["tokenizer.json"].get("added_tokens") or ():
+
+    def wanted(is_right: bool, file: str, what: str, value: Any) -> None:
+        if not is_right:
+            raise SetupError(f"{key}: {files[file]}: want {what}; got {value!r:.100}; download it again")
+
+    entries = read["tokenizer.json"].get("added_tokens") or []
+    wanted(isinstance(entries, list), "tokenizer.json", "a list in added_tokens", entries)
+    for entry in entries:
+        wanted(isinstance(entry, dict), "tokenizer.json", "objects in added_tokens", entry)
         yield "tokenizer.json", entry.get("content", ""), entry.get("id")
-    for id_, entry in (read["tokenizer_config.json"].get("added_tokens_decoder") or {}).items():
-        yield "tokenizer_config.json", entry.get("content", ""), int(id_) if id_.isdigit() else id_
+    decoder = read["tokenizer_config.json"].get("added_tokens_decoder") or {}
+    wanted(isinstance(decoder, dict), "tokenizer_config.json", "an object in added_tokens_decoder", decoder)
+    for id_, entry in decoder.items():
+        wanted(isinstance(entry, dict), "tokenizer_config.json", "objects in added_tokens_decoder", entry)
+        yield "tokenizer_config.json", entry.get("content", ""), int(id_) if id_.isdecimal() else id_
     for token, id_ in read["added_tokens.json"].items():
         yield "added_tokens.json", token, id_
 

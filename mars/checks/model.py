@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,8 @@ def _config_of(path: str) -> Mapping[str, Any]:
 def max_positions(config: Mapping[str, Any]) -> int | None:
     """The longest sequence that config.json allows; None if it does not say.
 
-    That is max_position_embeddings, multiplied by the factor of a RoPE that is scaled linearly or dynamically.
+    That is max_position_embeddings, multiplied by the factor of a RoPE that is scaled linearly or dynamically. A factor
+    that is no finite number above 0 is passed over here: the check of the configuration names it.
     """
     nested = config.get("text_config")
     text = {**config, **nested} if isinstance(nested, dict) else config
@@ -197,7 +199,8 @@ def max_positions(config: Mapping[str, Any]) -> int | None:
     factor = rope.get("factor")
     if type(positions) is not int:
         return None
-    if isinstance(factor, int | float) and rope.get("rope_type", rope.get("type")) not in _ROPE_WITHIN_POSITIONS:
+    scales = rope.get("rope_type", rope.get("type")) not in _ROPE_WITHIN_POSITIONS
+    if scales and type(factor) in (int, float) and isfinite(factor) and factor > 0:
         return int(positions * factor)
     return positions
 
