@@ -29,9 +29,9 @@ class AnchorUse:
     right_from: accuracy from which a response is right, for metrics.
     """
 
-    guide: GuestFilter | None = None
-    shuffle: Literal["off", "reward", "both"] = "off"
-    right_from: float = 1.0
+    guide: GuestFilter | None
+    shuffle: Literal["off", "reward", "both"]
+    right_from: float
 
     @property
     def guided(self) -> bool:
@@ -56,6 +56,3 @@ class AnchorUse:
         if not self.guided:
             return metrics
         return metrics | guide_metrics(rollouts, counts.refused, self.right_from, own=self.shuffle != "both")
-
-
-POOLED = AnchorUse()

@@ -8,7 +8,7 @@ from functools import partial
 
 from mars.actor.trainer import warn_of_skipped
 from mars.algorithms.advantages import AdvantageSettings
-from mars.algorithms.anchor_use import POOLED
+from mars.algorithms.anchor_use import AnchorUse
 from mars.batching.collate import scoring_batch, train_batch
 from mars.data.prompts.views import anchor_views, render_view
 from mars.quarantine import BadSamples, warn_of
@@ -94,7 +94,7 @@ def parts(
         by_prompt=False,
         reward_counts=dict,
         hooks=NO_HOOKS,
-        anchor_use=POOLED,
+        anchor_use=AnchorUse(None, "off", right_from=1.0),
         report_skipped=warn_of_skipped,
         turns=NoTurns(),
     )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mars.actor.trainer import warn_of_skipped
-from mars.algorithms.anchor_use import POOLED
+from mars.algorithms.anchor_use import AnchorUse
 from mars.algorithms.scoring import ScoringSpec
 from mars.batching.collate import scoring_batch, train_batch
 from mars.cluster.local import local_workers
@@ -95,7 +95,7 @@ def run(
             by_prompt=False,
             reward_counts=dict,
             hooks=hooks,
-            anchor_use=POOLED,
+            anchor_use=AnchorUse(None, "off", right_from=1.0),
             report_skipped=warn_of_skipped,
             turns=turns_of(trainer),
         )

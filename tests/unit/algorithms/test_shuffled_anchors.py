@@ -102,7 +102,7 @@ def everything(item, group, rollout):
 
 
 def guided(shuffle, number=2):
-    use = AnchorUse(everything, shuffle)
+    use = AnchorUse(everything, shuffle, right_from=1.0)
     return use.applied(with_candidates(rounds_of(number)), 1, 1, 0)
 
 
@@ -144,4 +144,4 @@ def test_a_prompt_alone_has_no_guests_and_is_counted():
     items, counts = guided("both", number=1)
     assert guests(items[0]) == ()
     assert counts.unshuffled == 1
-    assert AnchorUse(everything, "both").metrics(items, counts)["mars/anchors_unshuffled"] == 1.0
+    assert AnchorUse(everything, "both", right_from=1.0).metrics(items, counts)["mars/anchors_unshuffled"] == 1.0
