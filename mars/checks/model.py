@@ -200,7 +200,7 @@ def max_positions(config: Mapping[str, Any]) -> int | None:
     if type(positions) is not int:
         return None
     scales = rope.get("rope_type", rope.get("type")) not in _ROPE_WITHIN_POSITIONS
-    if scales and type(factor) in (int, float) and isfinite(factor) and factor > 0:
+    if scales and isinstance(factor, int | float) and not isinstance(factor, bool) and isfinite(factor) and factor > 0:
         return int(positions * factor)
     return positions
 
