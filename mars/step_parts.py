@@ -76,8 +76,9 @@ class StepParts:
 class PromptRounds(Protocol):
     """An endless stream of prompts: round i has `prompts_per_step` different ones (mars/data/order/stream.py), or those
     that a sampler chooses (mars/hooks/prompt_sampler.py), which learns from `observe` and asks for `probes`. `len()`
-    gives the number of different prompts in an epoch; `num_prompts` counts those that were added since, too.
-    left_out: ids of prompts that cannot be read. read_added: reads added rows again; snapshots of hooks name them."""
+    gives the number of different prompts in an epoch; `num_prompts` also counts those that a sampler has added during
+    the run. left_out: ids of prompts that cannot be read. read_added: reads again the rows that a sampler had added;
+    `snapshots`, the states of the hooks, name them."""
 
     prompts_per_step: int
 
@@ -106,7 +107,8 @@ class SamplingState:
     """What a step hands to the next.
 
     round: rounds drawn from the stream so far.
-    surplus: prompts that they had beyond `prompts_per_step` each; below 0: fewer. A round without prompts adds 0.
+    surplus: how many prompts these rounds had in all beyond `prompts_per_step` for each round; below 0: they had fewer.
+    A round without prompts adds 0.
     carried: kept prompts beyond this step's quota; the next step trains on them first.
     quarantine: prompts that could not be read, which are not sampled again.
     version: of the engine's weights. Another process may count from another number, so it is not compared.

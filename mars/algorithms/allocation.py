@@ -1,4 +1,4 @@
-"""Where the second half of a round's multi rollouts goes (`anchor.allocation`). Numbers in, numbers out.
+"""Where the second half of a round's multi rollouts goes (`anchor.allocation`).
 
 A round of P prompts with G multi rollouts each is sampled in two engine calls. The first has ceil(G / 2) multi rollouts
 of each prompt and all anchors. The second has the other P * floor(G / 2) multi rollouts, for the target prompts:
@@ -6,7 +6,8 @@ of each prompt and all anchors. The second has the other P * floor(G / 2) multi 
     conflict   an anchor is right, and no multi rollout of the first half is
     unsolved   no multi rollout of the first half is right, whatever the anchors are: the control
 
-All of them are ordinary samples of the policy. docs/method.md says what that means for the estimate of the gradient.
+The multi rollouts of both halves are ordinary samples of the policy. docs/method.md says what that means for the
+estimate of the gradient.
 """
 
 from __future__ import annotations
@@ -71,8 +72,9 @@ def allocation_metrics(prompts: Sequence[PromptRollouts], targets: Collection[st
     """mars/allocation/frac_target|max_samples|rescued|first_score of the prompts of a step; {} without prompts.
 
     targets: ids of the prompts that the second half was for. first: multi rollouts of each prompt in the first half.
-    `rescued` is the share of them with a right response in the second half; missing without targets. `first_score` is
-    the mean score, as in critic/score/mean, of the first half: there all prompts have the same number of rollouts.
+    `rescued` is the share of the targets with a right response in the second half; missing without targets.
+    `first_score` is the mean score, as in critic/score/mean, of the first half: there all prompts have the same number
+    of rollouts.
     """
     if not prompts:
         return {}

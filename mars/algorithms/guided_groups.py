@@ -4,9 +4,10 @@ With r the rewards of the valid multi rollouts of a prompt and r'_k those of its
 
     S = { k : r'_k > mean(r) },   U = r and r'_S,   A = (x - mean(U)) / (std(U) + epsilon)
 
-The members of S are guests. They are in the pool U and in the loss, their tokens scored with the multi prompt. The
-other anchors leave the pool; so without guests the advantages are those of the multi rollouts alone, to the bit. It is
-biased: a guest was not sampled from the policy with the multi prompt, and only good ones come in (docs/method.md).
+The members of S are guests. They are in the pool U and in the loss, where the log-probs of their tokens are those after
+the multi prompt. The other anchors leave the pool; so without guests the advantages are those of the multi rollouts
+alone, to the bit. The method is biased: a guest was not sampled from the policy with the multi prompt, and only good
+ones come in (docs/method.md).
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Guided:
 def with_candidates(items: Sequence[PromptRollouts]) -> list[PromptRollouts]:
     """The prompts with all their valid anchor rollouts as guests, one group for each anchor view.
 
-    A KL term that the rewards get after this is that of the multi prompt for guests. `with_guests` then chooses.
+    If the rewards get a KL term after this, a candidate's is that of its tokens after the multi prompt.
+    `with_guests` then chooses among the candidates.
     """
 
     def candidates(group: RolloutGroup) -> RolloutGroup:
@@ -94,10 +96,10 @@ def guide_metrics(
     mars/guide/frac_groups   share of prompts with a guest
     mars/guide/rescued       of the prompts without a right multi response, the share that has a right guest
 
-    right_from: accuracy from which a response is right: its own one, also where `anchor.shuffle=reward` gave it the
-    reward of another. own: whether the guests of a prompt are responses to it; if not, none of them was scored as an
-    answer to it, so there is no `rescued`. A key without prompts is left out; a prompt without a valid multi response
-    counts as no group that is all wrong.
+    right_from: accuracy from which a response is right. A guest's own accuracy is compared with it, also where
+    `anchor.shuffle=reward` gave the guest the reward of another response. own: whether the guests of a prompt are
+    responses to it; if not, none of them was scored as an answer to it, so there is no `rescued`. A key without prompts
+    is left out; a prompt without a valid multi response is not counted in `rescued`.
     """
     of_prompts = [guests(item) for item in prompts]
     metrics = {"mars/guide/guests": float(sum(map(len, of_prompts))), "mars/guide/refused": float(refused)}

@@ -33,9 +33,10 @@ def with_shuffled_anchors(
     "reward": each response gets the reward, with all penalties, of a response of another prompt to the same view.
     "both": the responses come from there too.
 
-    The prompts are put in a random order, which depends on (run_seed, step, round) and their ids alone, and each takes
-    those of the next one that has the view: never its own, and all of its views from the same prompt where that has
-    all of them. A view that no other prompt of the round has is left out of the pool, and its prompt is counted.
+    The prompts are put in a random order, which depends on (run_seed, step, round) and their ids alone, and for each
+    anchor view a prompt takes the group of the next prompt that has the view. It never takes its own. If the next
+    prompt has all of its views, it takes all of them from there. A view that no other prompt of the round has is left
+    out of the pool, and its prompt is counted.
     """
     order = sorted(items, key=lambda item: item.prompt.prompt_id)
     key = blake2b(repr(("shuffle", run_seed, step, round)).encode(), digest_size=8).digest()

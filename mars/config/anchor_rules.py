@@ -90,7 +90,7 @@ def _second_half(allocation: str, samples: int, anchor: str, by_prompt: bool) ->
     if allocation == "conflict" and anchor == "none":
         return "anchor.kind=none has no anchors to look at", "give unsolved or even, or anchors (anchor=mono)"
     if by_prompt:
-        wrong = "reward.by_prompt=true scores all responses to a prompt at once, so that none is scored at half"
+        wrong = "reward.by_prompt=true scores all responses to a prompt at once, so that none has a score at half"
         return wrong, "give even, or reward.by_prompt=false"
     return None
 

@@ -30,7 +30,7 @@ def with_homes(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def path_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
-    """values: after `with_homes`. One problem for each key with a path that is not one."""
+    """values: after `with_homes`. One problem for each key with a value that cannot be a path."""
     for key in PATH_KEYS:
         value = values.get(key)
         for path in value if isinstance(value, list) else [value]:

@@ -34,7 +34,7 @@ class GuestCheck:
           image differs in size;
         - it refers to an image by a number, an order or a count that the multi prompt's images do not have, such as
           "image 1" for what is image 2 there, or "the only image";
-        - the user's function says so.
+        - the user's function returns False.
 
         It always fits into `rollout.max_model_len`: the multi prompt has at most `data.max_prompt_tokens` tokens and
         the response at most `rollout.max_response_tokens`, which together fit.
@@ -64,8 +64,8 @@ class GuestCheck:
 def refers_alike(text: str, shown: Sequence[ImageRef], whole: Sequence[ImageRef]) -> bool:
     """Whether each reference to an image by number, order or count means the same with the images `shown` and `whole`.
 
-    Example: an infrared image alone, and visible and infrared: "image 1" and "the only image" mean something else
-    there, "the infrared image" and "both images" do not.
+    Example: `shown` is the infrared image, `whole` is visible and infrared. "image 1" and "the only image" mean
+    something else with `whole` and give False; "the infrared image" and "both images" give True.
     """
     if tuple(shown) == tuple(whole):
         return True

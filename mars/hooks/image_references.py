@@ -14,7 +14,8 @@ from mars.hooks import image_words as words
 from mars.hooks.image_references_cjk import cjk_counts, cjk_places
 
 Place = int | None
-"""From 1; None: the last image. 0: a place beside another image, which depends on all of them."""
+"""From 1; None: the last image. 0: a relative place ("left", "next"), whose image depends on all images shown;
+also a number of more than four digits. No image has it."""
 
 _TOKEN = re.compile(r"\d+(?:st|nd|rd|th|er|ere|re|eme|e|a|o)(?![^\W_])|\d+|[^\W\d_]+|[^\w \t]|_")
 _BREAKS = frozenset(".!?;:\n。！？；")
@@ -148,7 +149,8 @@ def _has_day_form(tokens: Sequence[str], i: int) -> bool:
 
 
 def _labels(tokens: Sequence[str], i: int, has_determiner: bool) -> Iterator[Place]:
-    """The numbers behind the noun at `tokens[i]`: "1", "(2)", "no. 3", "s 1, 2 and 4", "A"."""
+    """The numbers behind the noun at `tokens[i]`, as in "image 1", "image (2)", "image no. 3", "images 1, 2 and 4",
+    "image A"."""
     separated, j, end = False, i + 1, min(i + _MOST_TOKENS, len(tokens))
     while j < end:
         token = tokens[j]
@@ -179,7 +181,7 @@ def _is_label(tokens: Sequence[str], j: int, has_determiner: bool, separated: bo
         return False
     following = next((one for one in tokens[j + 1 : j + 4] if one not in "*_`\"'"), ".").lower()
     goes_on = following in words.FOLLOWERS or not following[0].isalnum()
-    if token == "I":  # the word, unless a verb of an image follows
+    if token == "I":  # the pronoun, unless a verb follows that an image can have ("image I shows")
         return not has_determiner and goes_on and following not in ("see", "can", "could", "will", "have", "am", "do")
     if token.isalpha() and len(token) > 1 and token not in _ROMAN:  # "image one"
         return goes_on and (separated or not has_determiner)

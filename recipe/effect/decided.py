@@ -28,7 +28,7 @@ def decided(study: Study) -> dict[str, Any]:
 
 
 def check_decided(study: Study, out: Path) -> None:
-    """Raises ConfigError if a run of the folder has ended, and what decides was otherwise when the first one did.
+    """Raises ConfigError if a run of the folder has ended, and what decides has changed since the first run ended.
 
     A method is not to be judged by a rule that was chosen after its result. Arms, dials and seeds may be added: the
     report then says so (`additions`).

@@ -20,9 +20,9 @@ _ROUNDING = 1e-12
 class Estimate:
     """A mean with its uncertainty.
 
-    n: number of values. se: standard error. low, high: ends of the 95 % interval. p: two-sided, of a mean of 0.
-    All three are None for one value. p is also None if all values are equal and not 0, because Student's t is then not
-    defined; the interval is the mean itself.
+    n: number of values. se: standard error. low, high: ends of the 95 % interval. p: two-sided, for the hypothesis that
+    the mean is 0. se, low, high and p are None for one value. p is also None if all values are equal and not 0, because
+    Student's t is then not defined; the interval is the mean itself.
     """
 
     mean: float

@@ -37,7 +37,7 @@ def write_benchmark(
 ) -> None:
     """Write a benchmark set into the folder `out`; same arguments, same bytes.
 
-        {train,test,cold_start}.parquet                      rows (docs/data.md); none of a part with 0 rows
+        {train,test,cold_start}.parquet                      rows (docs/data.md); no file of a part with 0 rows
         {train,test,cold_start}/{visible,infrared}/ID.png    their images
 
     Rows have `extra_info.task`, `light` and `decoy`: the answer that the misleading image shows, absent if there is
@@ -81,7 +81,7 @@ def _write_part(out: Path, seed: int, part: Part, size: int, teacher: Teacher, t
 
 def teachers_response(item: Item, shown: Sequence[str], teacher: Teacher, rng: np.random.Generator) -> str:
     """What the teacher answers to the images of `shown`, one or both of SOURCES."""
-    draw = rng.random()  # drawn for one image too, so that the numbers behind it do not depend on `shown`
+    draw = rng.random()  # drawn for one image too: what `rng` gives next does not depend on `shown`
     believed = shown[0] if len(shown) == 1 else SOURCES[0 if draw < teacher.dial else 1]
     return response(believed if teacher.names_source else UNNAMED, item.seen_in(believed))
 
