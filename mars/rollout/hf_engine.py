@@ -9,6 +9,7 @@ from mars.config.schema import TrainConfig
 from mars.errors import DataError
 from mars.families.table import family_of
 from mars.offload import Freed, HostCopies, free, restore
+from mars.rollout.distinct_images import DistinctImages
 from mars.rollout.engine import CallImages, EngineCounts, FinishedSample, UnreadableRequest
 from mars.types import Completion, ImageRef, RolloutRequest, Sampling, TokenRules, WeightUpdate
 
@@ -157,6 +158,10 @@ class HfEngine:
         from transformers import GenerationConfig, LogitsProcessorList
 
         inputs = self._inputs([prompt for _, prompt, _ in samples])
+        images = DistinctImages.of([(request.images, prompt) for request, prompt, _ in samples])
+        self._counts += EngineCounts(encoder_runs=len(images.pixel_values))
+        if images.pixel_values:
+            inputs["pixel_values"] = torch.cat(images.pixel_values).to(self._model.device, self._model.dtype)
         sampling = samples[0][0].sampling
         noise = None
         if sampling.temperature > 0:
@@ -168,7 +173,7 @@ class HfEngine:
             eos_token_id=list(self._rules.eos_ids),
             pad_token_id=self._rules.pad_id,
         )
-        with torch.no_grad():
+        with torch.no_grad(), images.encoded_once(self._family.forward, self._model.model):
             output = self._model.generate(
                 **inputs, generation_config=config, logits_processor=LogitsProcessorList([process_logits])
             )
@@ -176,14 +181,10 @@ class HfEngine:
         return self._completions(responses.tolist(), process_logits.chosen_logprobs())
 
     def _inputs(self, prompts: Sequence[Any]) -> dict[str, Tensor]:
-        """The model's inputs: left-padded prompts and their images."""
+        """The model's inputs beside the pixels: left-padded prompts, which are computed for every row, and grids."""
         import torch
 
-        # Nothing is shared: the model computes the prompt and the images of every row.
-        self._counts += EngineCounts(
-            encoder_runs=sum(len(prompt.pixel_values) for prompt in prompts),
-            prompt_tokens=sum(len(prompt.input_ids) for prompt in prompts),
-        )
+        self._counts += EngineCounts(prompt_tokens=sum(len(prompt.input_ids) for prompt in prompts))
         longest = max(len(prompt.input_ids) for prompt in prompts)
         input_ids = torch.full((len(prompts), longest), self._rules.pad_id)
         mask = torch.zeros((len(prompts), longest), dtype=torch.long)
@@ -196,9 +197,6 @@ class HfEngine:
         }
         grids = [grid for prompt in prompts for grid in prompt.image_grid_thw]
         inputs |= self._family.forward.generate_inputs(input_ids, self._rules.image_id, grids)
-        pixels = [image for prompt in prompts for image in prompt.pixel_values]
-        if pixels:
-            inputs["pixel_values"] = torch.cat(pixels).to(getattr(torch, self._config.model.dtype))
         return {name: value.to(self._config.cluster.device) for name, value in inputs.items()}
 
     def _completions(self, responses: list[list[int]], logprobs: list[list[float]]) -> list[Completion]:

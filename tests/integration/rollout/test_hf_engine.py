@@ -66,15 +66,16 @@ def test_exactly_the_samples_asked_for_in_request_order(engine, requests):
     assert completions(engine, []) == []
 
 
-def test_work_is_counted_as_it_is_done(world, pictures):
-    """Every row of a batch computes its prompt and its images for itself: nothing is shared, and the counts say so."""
-    engine = engine_of(world)
+@pytest.mark.parametrize(("max_num_seqs", "encoder_runs"), [(64, 2), (2, 2 + 2 + 1)])
+def test_work_is_counted_as_it_is_done(world, pictures, max_num_seqs, encoder_runs):
+    """Every row of a batch computes its prompt for itself; a batch encodes each of its images once."""
+    engine = engine_of(world, max_num_seqs=max_num_seqs)
     asked = [
         RolloutRequest("a", None, world.prompt_ids("a", pictures[:2]), tuple(pictures[:2]), 3, 1, FREE),
         RolloutRequest("a", ("s0",), world.prompt_ids("a", pictures[:1]), tuple(pictures[:1]), 2, 5, FREE),
     ]
     lengths = [len(world.processor.process(r.prompt_token_ids, r.images).input_ids) for r in asked]
-    once = EngineCounts(images=2, encoder_runs=2 * 3 + 2, prompt_tokens=3 * lengths[0] + 2 * lengths[1])
+    once = EngineCounts(images=2, encoder_runs=encoder_runs, prompt_tokens=3 * lengths[0] + 2 * lengths[1])
     completions(engine, asked)
     assert engine.counts() == once
     completions(engine, asked)
@@ -119,6 +120,20 @@ def test_a_sample_depends_on_its_seed_alone_not_on_the_batch_around_it(world, en
     assert tokens(completions(engine_of(world, max_num_seqs=2), requests)) == together
     other = tokens(completions(engine, [replace(request, seed=request.seed + 77) for request in requests]))
     assert all(one != another for one, another in zip(together, other, strict=True))
+
+
+@pytest.mark.parametrize("family", ["world", "qwen3_world", "qwen3_5_world", "internvl_world"])
+def test_rows_that_share_images_answer_as_rows_alone(family, pictures, request):
+    """The views of a prompt show its images in other places; a batch of one row encodes its own."""
+    world = request.getfixturevalue(family)
+    views = {"both": pictures[:2], "second": pictures[1:2], "turned": pictures[1::-1], "none": []}
+    asked = [
+        RolloutRequest(name, None, world.prompt_ids("a", images), tuple(images), 2, 9, FREE)
+        for name, images in views.items()
+    ]
+    shared, alone = engine_of(world), engine_of(world, max_num_seqs=1)
+    assert tokens(completions(shared, asked)) == tokens(completions(alone, asked))
+    assert (shared.counts().encoder_runs, alone.counts().encoder_runs) == (2, 2 * (2 + 1 + 2))
 
 
 def test_two_calls_with_the_halves_of_a_prompt_give_the_samples_of_one(engine, requests):
