@@ -58,28 +58,27 @@ class Comparison:
 
 
 def planned_primary(study: Study) -> list[tuple[float, str]]:
-    """(dial, arm) of each primary comparison of the study: those of all arms and dials, whether they have runs yet or
-    not."""
-    pairs = [pair for pair in _pairs_of_arms(study) if pair[1] == study.baseline]
-    return [(dial, arm) for dial in study.dials for arm, other in pairs if _compares(study, arm, other, PRIMARY)]
+    """(dial, arm) of each primary comparison of the study, whether it has runs yet or not."""
+    return [(dial, arm) for dial in study.primary.dials for arm in study.primary.arms]
 
 
 def comparisons(study: Study, rows: Sequence[Row]) -> list[Comparison]:
     """Each arm minus the baseline and minus its controls, by the primary metric and by each secondary one.
 
     rows: of finished runs, with the keys dial, arm, seed and cold_start. Pairs are runs of one dial and seed.
-    Primary is the primary metric against the baseline. An arm that chooses its training prompts (`not_comparable`) is
-    compared by the evaluation alone, and one with more rollouts of some prompts (`uneven`) by the primary metric, too.
+    `study.primary` names the primary ones. An arm that chooses its training prompts (`not_comparable`) is compared by
+    the evaluation alone, and one with more rollouts of some prompts (`uneven`) by the primary metric, too.
     """
+    planned, decides = planned_primary(study), (PRIMARY, study.baseline)
     found = [
-        Comparison(dial, arm, other, metric, metric == PRIMARY and other == study.baseline, difference)
+        Comparison(dial, arm, other, metric, (metric, other) == decides and (dial, arm) in planned, difference)
         for metric in (PRIMARY, *SECONDARY)
         for dial in study.dials
         for arm, other in _pairs_of_arms(study)
         if _compares(study, arm, other, metric)
         if (difference := _difference(rows, dial, arm, other, metric)) is not None
     ]
-    return _adjusted(found, len(planned_primary(study)))
+    return _adjusted(found, len(planned))
 
 
 def _adjusted(found: Sequence[Comparison], family: int) -> list[Comparison]:
@@ -127,7 +126,7 @@ def _compares(study: Study, arm: str, other: str, metric: str) -> bool:
     arms = study.arms[arm], study.arms[other]
     if metric.startswith("eval/"):
         return True
-    if any(of_pair.not_comparable is not None for of_pair in arms):
+    if not all(of_pair.has_primary for of_pair in arms):
         return False
     return metric.startswith(PRIMARY) or not any(of_pair.uneven for of_pair in arms)
 

@@ -133,7 +133,9 @@ def _summary(study: Study, found: Found) -> str:
 
 def _primary(study: Study) -> str:
     primary = study.primary
-    return f"Mean of {primary.metric} over the steps {primary.first} to {primary.last}, against {study.baseline}."
+    decide = f"{', '.join(primary.arms)} at dial {', '.join(f'{dial:g}' for dial in primary.dials)}"
+    steps = f"the steps {primary.first} to {primary.last}"
+    return f"Mean of {primary.metric} over {steps}, against {study.baseline}. Primary comparisons: {decide}."
 
 
 def main() -> NoReturn:

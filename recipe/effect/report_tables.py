@@ -22,7 +22,7 @@ def primary_tables(study: Study, rows: Sequence[Row], compared: Sequence[Compari
     columns += ["over cold starts", "p", "p (Holm)", "shown"]
     tables = []
     for dial in study.dials:
-        found = {c.arm: c for c in compared if c.primary and c.dial == dial}
+        found = {c.arm: c for c in compared if (c.metric, c.other, c.dial) == (PRIMARY, study.baseline, dial)}
         lines = []
         for name, arm in study.arms.items():
             if arm.same_as is not None:
@@ -67,10 +67,12 @@ def secondary_tables(study: Study, rows: Sequence[Row], compared: Sequence[Compa
 
 
 def shown(comparison: Comparison) -> str:
-    """What a primary comparison shows at the level of 5 %, all planned comparisons allowed for.
+    """What a primary comparison shows at the level of 5 %, all primary comparisons allowed for.
 
     Seeds share cold starts, so only a difference over the means of the cold starts is one for other cold starts.
     """
+    if not comparison.primary:
+        return "secondary"
     if comparison.difference.pairs.p is None:
         return _NONE
     if comparison.starts_p_holm is not None and comparison.starts_p_holm < _LEVEL:

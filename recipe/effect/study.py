@@ -24,11 +24,17 @@ _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 
 class Primary(Section):
-    """The one metric that decides: the mean of a key of metrics.jsonl over the steps `first` to `last`."""
+    """The one metric that decides: the mean of a key of metrics.jsonl over the steps `first` to `last`.
+
+    arms, dials: the comparisons that decide are those of these arms with the baseline at these dials. All others
+        describe.
+    """
 
     metric: str
     first: PositiveInt
     last: PositiveInt
+    arms: list[str]
+    dials: list[float]
 
 
 class DataSizes(Section):
@@ -60,6 +66,11 @@ class Arm(Section):
     metric: str | None = None
     not_comparable: str | None = None
     note: str | None = None
+
+    @property
+    def has_primary(self) -> bool:
+        """Whether its runs have a primary metric that compares with other arms'."""
+        return self.same_as is None and self.not_comparable is None
 
 
 class Study(Section):
@@ -150,6 +161,11 @@ def _problems(study: Study) -> list[Problem]:
     if not study.primary.first <= study.primary.last <= study.steps:
         window = f"{study.primary.first} to {study.primary.last}"
         found.append(Problem("primary", "no steps of a run", f"want 1 <= first <= last <= {study.steps}", got=window))
+    comparable = [n for n, arm in study.arms.items() if n != study.baseline and arm.has_primary]
+    for key, names, known in (("arms", study.primary.arms, comparable), ("dials", study.primary.dials, study.dials)):
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            found.append(Problem(f"primary.{key}", "cannot be primary", f"choose from {known}", got=unknown))
     metrics = {"primary.metric": study.primary.metric}
     metrics |= {f"arms.{name}.metric": arm.metric for name, arm in study.arms.items() if arm.metric is not None}
     found += [problem for key, metric in metrics.items() if (problem := metric_problem(key, metric)) is not None]

@@ -16,16 +16,18 @@ ROOT = Path(__file__).parents[3]
 STEPS = 4
 FAKE_TRAIN = (sys.executable, str(ROOT / "tests" / "fakes" / "effect_train.py"))
 
+PRIMARY = {"metric": "critic/score/mean", "first": 3, "last": STEPS}
 GRPO = {"title": "GRPO", "overrides": ["anchor=none", "rollout.samples_per_prompt=10"]}
 MARS = {"title": "MARS", "overrides": ["anchor=mono", "rollout.samples_per_prompt=8"]}
 
 
 def content(**changes) -> dict:
-    """Of the file of a study: two arms, two dials, six seeds, three cold starts."""
-    return {
+    """Of the file of a study: two arms, two dials, six seeds, three cold starts. All comparisons with the baseline that
+    can be primary are, unless `primary` names others."""
+    found = {
         "name": "small",
         "experiment": "quickstart",
-        "primary": {"metric": "critic/score/mean", "first": 3, "last": STEPS},
+        "primary": PRIMARY,
         "baseline": "grpo",
         "steps": STEPS,
         "budget": 10,
@@ -40,6 +42,9 @@ def content(**changes) -> dict:
         "overrides": ["tracking.rollouts_every=2"],
         "arms": {"grpo": GRPO, "mars": MARS},
     } | changes
+    comparable = [name for name, arm in found["arms"].items() if not {"same_as", "not_comparable"} & {*arm}]
+    arms = [name for name in comparable if name != found["baseline"]]
+    return found | {"primary": {"arms": arms, "dials": found["dials"]} | found["primary"]}
 
 
 def study_file(folder: Path, **changes) -> Path:

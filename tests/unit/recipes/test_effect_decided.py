@@ -8,7 +8,7 @@ from mars.errors import ConfigError, DataError
 from recipe.effect.decided import additions, check_decided, keep_study
 from recipe.effect.record import RunRecord, write_record
 from recipe.effect.study import load_study
-from tests.unit.recipes.effect_study import GRPO, MARS, content, study_file
+from tests.unit.recipes.effect_study import GRPO, MARS, PRIMARY, content, study_file
 
 STEPS = {"first": 3, "last": 4}
 
@@ -19,7 +19,8 @@ def out(tmp_path):
 
 
 def keep(tmp_path, out, **changes):
-    file = study_file(tmp_path, **changes)
+    primary = PRIMARY | {"dials": [0.5]} | changes.pop("primary", {})
+    file = study_file(tmp_path, primary=primary, **changes)
     study = load_study(file)
     keep_study(file, study, out)
     return study
@@ -39,6 +40,7 @@ def end_a_run(out, state="finished"):
         ({"data": {"seed": 0, "train": 9, "test": 4}}, r"data\.train: .*it was 8; got 9"),
         ({"primary": {"metric": "critic/score/max", **STEPS}}, r"primary\.metric: .*it was 'critic/score/mean'"),
         ({"primary": {"metric": "critic/score/mean", "first": 4, "last": 4}}, r"primary\.first: "),
+        ({"primary": {"dials": [0.5, 1.0]}}, r"primary\.dials: .*it was \[0\.5\]; got \[0\.5, 1\.0\]"),
         ({"budget": 8}, r"budget: .*it was 10; got 8"),
         ({"baseline": "mars"}, r"baseline: "),
         ({"cold_starts": 2}, r"cold_starts: "),
@@ -83,13 +85,15 @@ def test_arms_dials_and_seeds_may_be_added_and_are_named(tmp_path, out):
         tmp_path,
         out,
         arms={**content()["arms"], "new": MARS},
+        primary={"arms": ["mars"]},
         dials=[0.5, 0.95, 1.0],
         seeds={0.5: "0-8", 0.95: "0", 1.0: "0-2"},
         seconds_per_run=5.0,
     )
     expected = ["arm new", "dial 0.95", "seeds 6, 7, 8 of dial 0.5"]
     assert additions(more, out) == expected
-    keep(tmp_path, out, arms=content()["arms"] | {"new": MARS}, dials=more.dials, seeds=more.seeds)
+    added = content()["arms"] | {"new": MARS}
+    keep(tmp_path, out, arms=added, primary={"arms": ["mars"]}, dials=more.dials, seeds=more.seeds)
     assert additions(more, out) == expected, "a further call does not forget what was there first"
 
 

@@ -19,7 +19,7 @@ from recipe.effect.results import row_of
 from recipe.effect.study import load_study
 from recipe.effect.tables import read_results, write_results
 from tests.fakes.effect_train import evaluation, step_rollouts, write_run
-from tests.unit.recipes.effect_study import GRPO, MARS, small_study, study_file
+from tests.unit.recipes.effect_study import GRPO, MARS, PRIMARY, small_study, study_file
 
 # Prompts 0, 1 and 2 are of day, night and both.
 LAST = evaluation(4, multi=[1, 0, 1], visible=[1, 0, 0], infrared=[0, 1, 0])
@@ -85,6 +85,19 @@ def test_comparisons_are_paired_and_the_primary_ones_are_adjusted_together(tmp_p
     secondary = [c for c in found if c.metric == "eval/multi"]
     assert [(c.arm, c.primary, c.p_holm) for c in secondary] == [("a", False, None), ("b", False, None)]
     assert means(study, rows(study, {"a": [0.2, 0.4]}), "primary")[0.5, "a"].mean == pytest.approx(0.3)
+
+
+def test_only_the_named_arms_and_dials_are_primary(tmp_path):
+    arms = {"grpo": GRPO, "a": MARS, "b": MARS}
+    primary = {**PRIMARY, "arms": ["b"], "dials": [0.5]}
+    study = small_study(tmp_path, arms=arms, primary=primary)
+    assert planned_primary(study) == [(0.5, "b")]
+    found = comparisons(study, rows(study, {"grpo": [0.1, 0.5, 0.9], "a": [0.2, 0.7, 1.2], "b": [0.2, 0.7, 1.2]}))
+    by_pair = {(c.dial, c.arm): c for c in found if c.metric == "primary"}
+    assert [pair for pair, c in by_pair.items() if c.primary] == [(0.5, "b")]
+    assert by_pair[0.5, "b"].p_holm == pytest.approx(0.0741799, abs=1e-6)  # of one comparison
+    assert by_pair[1.0, "b"].p_holm is None
+    assert (shown(by_pair[0.5, "a"]), shown(by_pair[0.5, "b"])) == ("secondary", "no")
 
 
 def test_both_p_values_are_adjusted_for_what_is_planned_and_not_for_what_is_there(tmp_path):
@@ -181,13 +194,16 @@ def test_the_report_has_every_arm_and_says_what_is_missing(folder):
     assert "2 runs are not finished" in page
     assert "runs/0.5/mars/5" in page
     assert "Refused, and in no number below: runs/1/third/0: too &lt;few&gt; rollouts." in page
-    assert "Mean of critic/score/mean over the steps 3 to 4, against grpo." in page
+    assert (
+        "Mean of critic/score/mean over the steps 3 to 4, against grpo. Primary comparisons: mars, third at dial 0.5, 1."
+        in page
+    )
     assert not re.search(r'(src|href)="(?!data:)', page), "nothing is loaded"
     assert (folder / "report.png").read_bytes()[:4] == b"\x89PNG"
     differences = list(csv.DictReader((folder / "differences.csv").open()))
     names = ("metric", "dial", "arm", "minus")
     (of_mars,) = (d for d in differences if [d[name] for name in names] == ["primary", "0.5", "mars", "grpo"])
-    assert "allows for all 4 comparisons that the study" in page
+    assert "allows for all 4 primary" in page
     (third,) = (d for d in differences if [d[name] for name in names] == ["primary", "0.5", "third", "grpo"])
     assert [third[name] for name in ("p", "p_holm", "starts_p", "starts_p_holm")] == ["1"] * 4
     assert (of_mars["kind"], of_mars["n"], of_mars["starts_n"], float(of_mars["mean"])) == ("primary", "5", "3", 0.05)

@@ -14,7 +14,7 @@ from recipe.effect.plan import ColdStart, StudyRun, estimated_seconds, overrides
 from recipe.effect.record import settings_by_arm
 from recipe.effect.study import load_study, parse_seeds
 from tests.builders import make_prompt
-from tests.unit.recipes.effect_study import GRPO, MARS, content, small_study, study_file
+from tests.unit.recipes.effect_study import GRPO, MARS, PRIMARY, content, small_study, study_file
 
 
 def test_runs_start_seed_by_seed_so_that_pairs_end_together(tmp_path):
@@ -101,6 +101,11 @@ def test_seeds_of_acceptance_tests_are_refused(tmp_path):
         ({"steps": 0}, r"steps: input should be greater than 0; got 0; correct it"),
         ({"budgett": 10}, r"budgett: unknown key; got 10; did you mean budget\?"),
         ({"data": {"seed": 0, "train": 8, "test": 4, "x": 1}}, r"data\.x: .*the keys here are seed, train, test"),
+        (
+            {"primary": {**PRIMARY, "arms": ["grpo"]}},
+            r"primary\.arms: cannot be primary; got \['grpo'\]; choose from \['mars'\]",
+        ),
+        ({"primary": {**PRIMARY, "dials": [0.95]}}, r"primary\.dials: cannot be primary; got \[0\.95\]"),
         ({"primary": {"metric": "critic/score/mean", "first": 3}}, r"primary\.last: not set; add it"),
         (
             {"seeds": {0.5: "0", 1.0: 0}},
