@@ -194,10 +194,8 @@ def test_the_report_has_every_arm_and_says_what_is_missing(folder):
     assert "2 runs are not finished" in page
     assert "runs/0.5/mars/5" in page
     assert "Refused, and in no number below: runs/1/third/0: too &lt;few&gt; rollouts." in page
-    assert (
-        "Mean of critic/score/mean over the steps 3 to 4, against grpo. Primary comparisons: mars, third at dial 0.5, 1."
-        in page
-    )
+    assert "Mean of critic/score/mean over the steps 3 to 4, against grpo. Primary comparisons:" in page
+    assert "Primary comparisons: mars, third at dial 0.5, 1." in page
     assert not re.search(r'(src|href)="(?!data:)', page), "nothing is loaded"
     assert (folder / "report.png").read_bytes()[:4] == b"\x89PNG"
     differences = list(csv.DictReader((folder / "differences.csv").open()))
