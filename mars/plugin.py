@@ -15,6 +15,7 @@ import inspect
 import itertools
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -60,7 +61,7 @@ def find(path: str) -> Path:
     """The absolute path of a user's file. A relative one starts at the current folder. If there is no such file, it
     starts at the folder that has mars' own recipe/ (a checkout, or the package if it is installed there).
     """
-    here = Path(path).expanduser().absolute()
+    here = Path(os.path.expanduser(path)).absolute()
     shipped = [home / path for home in (_PACKAGE, _PACKAGE.parent) if path.startswith("recipe/")]
     return next((file for file in [here, *shipped] if file.is_file()), here)
 

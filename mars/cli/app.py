@@ -10,6 +10,7 @@ import typer
 from mars.cli.ckpt import ckpt
 from mars.cli.data import app as data
 from mars.cli.eval import evaluation
+from mars.cli.paths import path_argument, path_option
 from mars.cli.ray import ray
 from mars.cli.recipe import recipe
 from mars.cli.runs import runs
@@ -52,7 +53,7 @@ def sft(context: typer.Context) -> None:
 
 @app.command()
 def resume(
-    run_dir: Annotated[Path, typer.Argument(help="Folder of a run (run.dir).")],
+    run_dir: Annotated[Path, path_argument(help="Folder of a run (run.dir).")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings to change.")
     ] = None,
@@ -71,7 +72,7 @@ def chaos(
     minutes: Annotated[float, typer.Option(help="Minutes of training in which processes are killed.")] = 5.0,
     mtbf: Annotated[float, typer.Option(help="Mean seconds between two kills.")] = 20.0,
     seed: Annotated[int, typer.Option(help="Of the times and the processes.")] = 0,
-    folder: Annotated[Path, typer.Option("--dir", help="Folder for both runs.")] = Path("runs/chaos"),
+    folder: Annotated[Path, path_option("--dir", help="Folder for both runs.")] = Path("runs/chaos"),
 ) -> None:
     """Train the quick start twice, the second time with processes killed at random. Exits with 0 if both are equal."""
     from mars.cli.chaos import chaos
@@ -81,7 +82,7 @@ def chaos(
 
 @app.command()
 def doctor(
-    folder: Annotated[Path, typer.Argument(metavar="[RUNS]", help="Folder of your runs.")] = Path("runs"),
+    folder: Annotated[Path, path_argument(metavar="[RUNS]", help="Folder of your runs.")] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
 ) -> None:
     """Check packages, GPUs, memory, disks, ports and left-overs of runs. Exits with 4 if something mars needs is
@@ -92,7 +93,7 @@ def doctor(
 
 
 @app.command()
-def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a run (run.dir).")]) -> None:
+def report(run_dir: Annotated[Path, path_argument(help="Folder of a run (run.dir).")]) -> None:
     """Write RUN_DIR/report.html with curves, evaluations and sampled rollouts. Prints the evaluations."""
     from mars.data.pixels.images import decode_image
     from mars.evaluation.tables import evaluation_table, print_table
@@ -111,7 +112,7 @@ def try_(
     name: Annotated[str, typer.Argument(help="A built-in reward, or path/to/file.py:function.")],
     text: Annotated[str | None, typer.Option(help="The answer of a model.")] = None,
     file: Annotated[
-        Path | None, typer.Option(help="JSONL file of answers, instead of --text (docs/rewards.md).")
+        Path | None, path_option(help="JSONL file of answers, instead of --text (docs/rewards.md).")
     ] = None,
     truth: Annotated[str | None, typer.Option(help="The right answer. With --file: for lines that have none.")] = None,
     scorer: Annotated[Literal["strict", "compat"], typer.Option(help="As reward.scorer.")] = "strict",

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mars.cli.paths import path_argument, path_option
+
 if TYPE_CHECKING:
     from mars.data.build.write import Task
 
@@ -18,12 +20,12 @@ app = typer.Typer(
 )
 
 Source = Annotated[
-    Path, typer.Argument(metavar="SRC", help="File of rows, a saved data set, or a folder of images (for puzzles).")
+    Path, path_argument(metavar="SRC", help="File of rows, a saved data set, or a folder of images (for puzzles).")
 ]
-Out = Annotated[Path, typer.Argument(help="Folder for the rows, their images, and the metadata dataset.json.")]
+Out = Annotated[Path, path_argument(help="Folder for the rows, their images, and the metadata dataset.json.")]
 Seed = Annotated[int, typer.Option(help="Random seed: the same seed gives the same rows.")]
 ImageRoot = Annotated[
-    Path | None, typer.Option(help="Folder that image paths of SRC are relative to. Default: the folder of SRC.")
+    Path | None, path_option(help="Folder that image paths of SRC are relative to. Default: the folder of SRC.")
 ]
 Copies = Annotated[int, typer.Option(min=1, max=1000, help="Rows for each row or image of SRC, drawn differently.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N rows or images of SRC.")]
@@ -140,7 +142,7 @@ def caption_swap(
         Literal["truth", "response"], typer.Option(help="Which text of a row is the description of its images.")
     ] = "truth",
     swaps: Annotated[
-        Path | None, typer.Option(help="JSON file {kind: [words]} of words to swap. Default: a table of 22 kinds.")
+        Path | None, path_option(help="JSON file {kind: [words]} of words to swap. Default: a table of 22 kinds.")
     ] = None,
     image_root: ImageRoot = None,
     copies: Copies = 1,

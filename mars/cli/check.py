@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mars.config.folders import quoted
 from mars.config.load import experiment_sets, load_config
+from mars.config.paths import given_path
 from mars.errors import ConfigError, DataError
 
 
@@ -25,7 +26,7 @@ def run_check(arguments: Sequence[str], held_out: Sequence[str], model: str, con
     Raises DataError with one table of all problems, and ConfigError for wrong settings.
     """
     overrides = [argument for argument in arguments if "=" in argument and not Path(argument).exists()]
-    files = [argument for argument in arguments if argument not in overrides]
+    files = [given_path(argument) for argument in arguments if argument not in overrides]
     if not files:
         raise ConfigError("mars data check: no file given; got only settings; name a parquet or JSONL file")
     listed = ",".join(quoted(file) for file in files)

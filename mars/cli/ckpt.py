@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mars.cli.paths import path_argument
+
 if TYPE_CHECKING:
     from mars.checkpoint.catalogue import Catalogue, Checkpoint
 
@@ -17,7 +19,7 @@ ckpt = typer.Typer(
     help="List, verify, export and remove the checkpoints of a run.", no_args_is_help=True, rich_markup_mode=None
 )
 
-RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run (run.dir).")]
+RunDir = Annotated[Path, path_argument(metavar="RUN", help="Folder of a run (run.dir).")]
 Step = Annotated[int | None, typer.Option(help="The checkpoint of this step.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON.")]
 _DAMAGED = 7  # CheckpointError.exit_code
@@ -72,9 +74,9 @@ def verify(run_dir: RunDir, step: Step = None, as_json: AsJson = False) -> None:
 def export(
     run_or_checkpoint: Annotated[
         Path,
-        typer.Argument(metavar="RUN_OR_CHECKPOINT", help="Folder of a run (run.dir), or of one of its checkpoints."),
+        path_argument(metavar="RUN_OR_CHECKPOINT", help="Folder of a run (run.dir), or of one of its checkpoints."),
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for the model.")],
+    out: Annotated[Path, path_argument(metavar="OUT", help="New folder for the model.")],
     step: Step = None,
     adapter: Annotated[bool, typer.Option("--adapter", help="Only the LoRA adapters, in peft's format.")] = False,
     as_json: AsJson = False,

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from mars.cli.build import app as build
+from mars.cli.paths import path_argument, path_option, path_text_option
 
 app = typer.Typer(help="Make, convert, check and show data sets.", no_args_is_help=True, rich_markup_mode=None)
 convert = typer.Typer(
@@ -16,11 +17,11 @@ convert = typer.Typer(
 app.add_typer(convert, name="convert")
 app.add_typer(build, name="build")
 
-Out = Annotated[Path, typer.Argument(help="Folder for a parquet file per split, and the metadata dataset.json.")]
-JsonSource = Annotated[Path, typer.Argument(metavar="SRC", help="JSON file, or a folder with JSON files.")]
+Out = Annotated[Path, path_argument(help="Folder for a parquet file per split, and the metadata dataset.json.")]
+JsonSource = Annotated[Path, path_argument(metavar="SRC", help="JSON file, or a folder with JSON files.")]
 ImageRoot = Annotated[
     Path | None,
-    typer.Option(help="Folder of the images; give it to training as data.image_root. Default: SRC, or its folder."),
+    path_option(help="Folder of the images; give it to training as data.image_root. Default: SRC, or its folder."),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Largest number of rows of each split.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Read and count; write nothing.")]
@@ -37,7 +38,7 @@ Name = Annotated[str | None, typer.Option(help="data_source of rows that have no
 
 @app.command()
 def synth(
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    out: Annotated[Path, path_argument(help="Folder to write.")],
     seed: Annotated[int, typer.Option(help="Random seed: the same seed gives the same files.")],
     scenes: Annotated[
         Literal["quickstart", "benchmark"],
@@ -115,10 +116,10 @@ def _build_model(
 
 @convert.command()
 def llvip(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder with visible, infrared and Annotations.")],
+    source: Annotated[Path, path_argument(metavar="SRC", help="Folder with visible, infrared and Annotations.")],
     out: Out,
     image_root: Annotated[
-        Path | None, typer.Option(help="Folder above SRC that image paths are relative to. Default: SRC.")
+        Path | None, path_option(help="Folder above SRC that image paths are relative to. Default: SRC.")
     ] = None,
     limit: Limit = None,
     dry_run: DryRun = False,
@@ -249,12 +250,13 @@ def check(
     files: Annotated[
         list[str], typer.Argument(metavar="FILE... [key=value]...", help="Parquet or JSONL files, and settings.")
     ],
-    model: Annotated[str, typer.Option(help="Model folder or hub name.")],
+    model: Annotated[str, path_text_option(help="Model folder or hub name.")],
     held_out: Annotated[
-        list[str] | None, typer.Option(help="Held-out file, which must share no row or image with FILE; repeatable.")
+        list[str] | None,
+        path_text_option(help="Held-out file, which must share no row or image with FILE; repeatable."),
     ] = None,
     config_dir: Annotated[
-        list[str] | None, typer.Option(help="Folder with further configuration files; repeatable.")
+        list[str] | None, path_text_option(help="Folder with further configuration files; repeatable.")
     ] = None,
 ) -> None:
     """Check rows as training does: columns, images, lengths, truths, ids, overlap of splits, prompt and reward."""
@@ -265,10 +267,10 @@ def check(
 
 @app.command()
 def show(
-    file: Annotated[Path, typer.Argument(help="Parquet or JSONL file.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT.html", help="File to write.")],
+    file: Annotated[Path, path_argument(help="Parquet or JSONL file.")],
+    out: Annotated[Path, path_argument(metavar="OUT.html", help="File to write.")],
     image_root: Annotated[
-        Path | None, typer.Option(help="Folder that image paths are relative to, as data.image_root.")
+        Path | None, path_option(help="Folder that image paths are relative to, as data.image_root.")
     ] = None,
     rows: Annotated[int, typer.Option(min=1, help="Number of rows to show, spread evenly over the file.")] = 12,
 ) -> None:

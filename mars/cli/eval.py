@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from mars.cli.paths import path_argument, path_option, path_text_argument, path_text_option
+
 evaluation = typer.Typer(
     help="Evaluate a model: ask it; score, compare and show its answers.", no_args_is_help=True, rich_markup_mode=None
 )
@@ -25,12 +27,12 @@ def _known_task(task: str | None) -> str | None:
 
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings to change.")]
-ConfigDirs = Annotated[list[str] | None, typer.Option(help="Folder with further configuration files; repeatable.")]
+ConfigDirs = Annotated[list[str] | None, path_text_option(help="Folder with further configuration files; repeatable.")]
 Task = Annotated[str, typer.Option(help="The built-in reward that fits the truths.", callback=_known_task)]
 Threshold = Annotated[
     float | None, typer.Option(help="IoU above which boxes are a hit; default: evaluation.iou_threshold.")
 ]
-Html = Annotated[Path | None, typer.Option(help="Write a page with images and boxes to this file.")]
+Html = Annotated[Path | None, path_option(help="Write a page with images and boxes to this file.")]
 TruthSize = Annotated[
     str | None, typer.Option(metavar="WxH", help="For a public file with boxes: image size that the truth refers to.")
 ]
@@ -39,7 +41,7 @@ ResponseSize = Annotated[
 ]
 ResultFile = Annotated[
     Path,
-    typer.Argument(
+    path_argument(
         metavar="RESULTS",
         help="Folder or .jsonl of mars eval infer, a run's rollouts/*.jsonl or evaluation/*.jsonl, or a public file.",
     ),
@@ -49,12 +51,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON instead
 
 @evaluation.command()
 def run(
-    model: Annotated[str, typer.Argument(help="Model folder or hub name.")],
-    files: Annotated[str, typer.Argument(metavar="DATA", help="Parquet or JSONL file.")],
+    model: Annotated[str, path_text_argument(help="Model folder or hub name.")],
+    files: Annotated[str, path_text_argument(metavar="DATA", help="Parquet or JSONL file.")],
     overrides: Overrides = None,
     name: Annotated[str, typer.Option(help="Name of the evaluation in the result.")] = "eval",
     step: Annotated[int, typer.Option(help="Training step that the model comes from; only written to the result.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Write the result to this file as JSON.")] = None,
+    out: Annotated[Path | None, path_option(help="Write the result to this file as JSON.")] = None,
     config_dir: ConfigDirs = None,
 ) -> None:
     """Evaluate a model: Multi, Mono per source, Union and information gain, with intervals."""
@@ -77,13 +79,13 @@ def run(
 
 @evaluation.command()
 def infer(
-    model: Annotated[str, typer.Argument(help="Model folder or hub name.")],
+    model: Annotated[str, path_text_argument(help="Model folder or hub name.")],
     questions: Annotated[
-        str, typer.Argument(help="Parquet or JSONL file, or an evaluation file of the paper (.json).")
+        str, path_text_argument(help="Parquet or JSONL file, or an evaluation file of the paper (.json).")
     ],
     out: Annotated[
         Path,
-        typer.Argument(
+        path_argument(
             help="Folder for the answers; or a .json file in the public format, next to which the answers are written."
         ),
     ],
@@ -155,7 +157,7 @@ def score(
 @evaluation.command()
 def compare(
     results: Annotated[
-        list[Path], typer.Argument(help="Two result files or more; the others are compared with the first.")
+        list[Path], path_argument(help="Two result files or more; the others are compared with the first.")
     ],
     task: Task,
     threshold: Threshold = None,

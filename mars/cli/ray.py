@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from mars.cli.paths import path_option, path_text_option
+
 ray = typer.Typer(
     help="Start Ray nodes on this machine, and submit runs to a cluster.", no_args_is_help=True, rich_markup_mode=None
 )
@@ -25,9 +27,7 @@ NodeIp = Annotated[
     str | None,
     typer.Option(metavar="IP|INTERFACE", help="Address of this node; default: that of the way to the other nodes."),
 ]
-TempDir = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Ray's logs and sockets; default: /tmp/mars-ray-UID.")
-]
+TempDir = Annotated[Path | None, path_option(metavar="DIR", help="Ray's logs and sockets; default: /tmp/mars-ray-UID.")]
 NodePorts = Annotated[
     int,
     typer.Option(metavar="FIRST", min=1024, max=65535, help="The node's services take this port and those after it."),
@@ -106,7 +106,7 @@ def submit(
         ),
     ] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the job's id, and do not follow it.")] = False,
-    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run from its checkpoint.")] = None,
+    resume: Annotated[str | None, path_text_option(metavar="RUN", help="Go on with a run from its checkpoint.")] = None,
     sft: Annotated[bool, typer.Option("--sft", help="A supervised cold start, as python -m mars.sft.")] = False,
     env: Annotated[
         list[str] | None,

@@ -191,7 +191,7 @@ def _new(words: Sequence[str], sent: SentFiles, *, sft: bool) -> Submission | No
 
 def _resumed(resume: str, overrides: Sequence[str], sent: SentFiles) -> Submission:
     """The settings are checked on this machine if the run's folder is on it."""
-    run_dir = Path(os.path.abspath(Path(resume).expanduser()))
+    run_dir = Path(os.path.abspath(resume))
     given = next((text for text in overrides if text.lstrip("+").startswith("cluster.address=")), None)
     if given is not None:
         raise ConfigError(f"{given}: ray_submit.sh sets cluster.address itself; leave it out")

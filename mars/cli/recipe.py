@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from mars.cli.paths import path_argument, path_option
+
 recipe = typer.Typer(help="List recipes, or begin one of your own.", no_args_is_help=True, rich_markup_mode=None)
 
 _OWN = Path("recipe")
@@ -18,7 +20,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 @recipe.command("ls")
 def list_(
-    folder: Annotated[Path, typer.Argument(help="Your own recipes; those of mars are listed too.")] = _OWN,
+    folder: Annotated[Path, path_argument(help="Your own recipes; those of mars are listed too.")] = _OWN,
 ) -> None:
     """List the recipes with one line each."""
     from mars.config.folders import shipped_folder
@@ -51,7 +53,7 @@ def first_sentence(readme: str) -> str:
 @recipe.command("new")
 def new(
     name: Annotated[str, typer.Argument(help="Name of the method: small letters, digits and _.")],
-    folder: Annotated[Path, typer.Option("--dir", help="Folder that gets the new folder.")] = _OWN,
+    folder: Annotated[Path, path_option("--dir", help="Folder that gets the new folder.")] = _OWN,
 ) -> None:
     """Write FOLDER/NAME with a README, a hook with settings, and an experiment that uses it."""
     from mars.cli.recipe_files import recipe_files

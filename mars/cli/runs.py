@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mars.cli.paths import path_argument
+
 if TYPE_CHECKING:
     from mars.report.run_record import RunRecord
 
 runs = typer.Typer(help="List, show and compare runs.", no_args_is_help=True, rich_markup_mode=None)
 
-RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run (run.dir).")]
+RunDir = Annotated[Path, path_argument(metavar="RUN", help="Folder of a run (run.dir).")]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON.")]
 
 _SCORE, _EVALUATION = "critic/score/mean", "eval/multi/mean"
@@ -25,7 +27,7 @@ _NOT_COMPARED = ("run.dir", "run.resume")
 
 @runs.command("ls")
 def list_(
-    folder: Annotated[Path, typer.Argument(help="Look for runs in this folder and those in it.")] = Path("runs"),
+    folder: Annotated[Path, path_argument(help="Look for runs in this folder and those in it.")] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """List the runs: state, step, last score and evaluation, age."""

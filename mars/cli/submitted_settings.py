@@ -113,7 +113,7 @@ def _value(key: str, value: Any, sent: SentFiles) -> Any:
         saved = saved_set(value)
         return value if saved is not None and not saved.is_folder else _absolute(value, sent.folder)
     if key in _MODELS:
-        return _absolute(value, sent.folder) if (sent.folder / Path(value).expanduser()).is_dir() else value
+        return _absolute(value, sent.folder) if (sent.folder / os.path.expanduser(value)).is_dir() else value
     if key in _FUNCTIONS and is_spec(value):
         file, _, name = value.rpartition(":")
         return f"{_file_of_user(key, file, sent)}:{name}"
@@ -123,7 +123,7 @@ def _value(key: str, value: Any, sent: SentFiles) -> Any:
 
 
 def _absolute(path: str, folder: Path) -> str:
-    return os.path.normpath(folder / Path(path).expanduser())
+    return os.path.normpath(folder / os.path.expanduser(path))
 
 
 def _file_of_user(key: str, path: str, sent: SentFiles) -> str:

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mars.config.folders import folder_problems, groups, quoted, shipped_folder
 from mars.config.keys import leaves, mappings, nested_mappings, sections_of
 from mars.config.overrides import EXPERIMENT, Known, check_overrides, set_values
+from mars.config.paths import given_path
 from mars.config.problem import Problem
 from mars.config.renamed import renamed_value
 from mars.config.section import Root
@@ -48,7 +49,7 @@ class Composition:
 
 def compose_files(root: str, schema: type[Root], overrides: Sequence[str], config_dirs: Sequence[str]) -> Composition:
     """Compose configs/<root>.yaml. Mistakes of the user are not raised but returned in `problems`."""
-    folders = [Path(os.path.realpath(Path(folder).expanduser())) for folder in config_dirs]
+    folders = [Path(os.path.realpath(given_path(folder, "--config-dir"))) for folder in config_dirs]
     known = Known(
         tuple(leaves(schema)), groups(root, [shipped_folder(), *folders]), mappings(schema), nested_mappings(schema)
     )

@@ -1,4 +1,5 @@
-"""Paths in settings: "~" is the user's home, as in a shell, and a shell variable that no shell has replaced is refused.
+"""Paths in settings and on command lines: "~" is the user's home, as in a shell, and a shell variable that no shell has
+replaced is refused.
 
 A shell replaces "~" at the beginning of a word only, so `run.dir=~/runs` and the files of a list arrive as they are.
 """
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mars.config.problem import Problem
+from mars.errors import ConfigError
 
 PATH_KEYS = (
     "run.dir", "model.path", "algorithm.kl_reference", "data.image_root", "data.train_files", "data.eval_files",
@@ -38,6 +40,20 @@ def path_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
             if problem is not None:
                 yield Problem(key, *problem, got=path)
                 break
+
+
+def given_path(text: str, name: str = "path") -> str:
+    """A path of a command line, with "~" replaced. name: of its option.
+
+    Raises ConfigError for a text that cannot be a path.
+
+    Example, for the home /home/ann: "~/images" -> "/home/ann/images".
+    """
+    path = os.path.expanduser(text)
+    problem = _wrong(path)
+    if problem is not None:
+        raise ConfigError(str(Problem(name, *problem, got=text)))
+    return path
 
 
 def _expanded(value: Any) -> Any:

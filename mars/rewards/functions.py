@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,7 @@ def user_functions(spec: RewardSpec) -> tuple[str, ...]:
 def users_folders(names: Iterable[str]) -> list[str]:
     """The folders of the rewards that come from users' files, as absolute paths. Looks for no file."""
     files = (name.rpartition(":")[0] for name in names if not is_built_in(name))
-    return sorted({str(Path(file).expanduser().absolute().parent) for file in files})
+    return sorted({str(Path(os.path.expanduser(file)).absolute().parent) for file in files})
 
 
 def perfect_answer(function: str, item: RewardInput) -> str:

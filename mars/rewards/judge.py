@@ -101,7 +101,9 @@ class Judge:
         self._model = model
         self._key = None if api_key_env is None else key_of(api_key_env)
         self._timeout_s, self._deadline_s, self._max_tries = timeout_s, deadline_s, max_tries
-        self._cache = None if cache is None else AnswerCache(Path(cache).expanduser().absolute(), max_cache_entries)
+        self._cache = (
+            None if cache is None else AnswerCache(Path(os.path.expanduser(cache)).absolute(), max_cache_entries)
+        )
         self._max_image_pixels = max_image_pixels
         self._fields = fields
         self._thread = threading.local()

@@ -16,6 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mars.config.paths import given_path
+
 ROWS = 8192
 
 
@@ -97,9 +99,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dial", type=float, required=True, help="probability that the teacher believes visible")
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="folder of all files that are made")
+    parser.add_argument(
+        "--out", type=lambda text: Path(given_path(text)), required=True, help="folder of all files that are made"
+    )
     parser.add_argument("--no-source-names", action="store_true", help="responses do not name their source")
-    parser.add_argument("--store", type=Path, help="folder for a copy of the policy in bfloat16")
+    parser.add_argument(
+        "--store", type=lambda text: Path(given_path(text)), help="folder for a copy of the policy in bfloat16"
+    )
     parser.add_argument("settings", nargs="*", metavar="key=value", help="further settings of mars.sft")
     given = parser.parse_args(arguments)
     policy = make_cold_start(

@@ -18,6 +18,7 @@ from statistics import fmean
 from typing import Any
 
 from mars import interrupts
+from mars.config.paths import given_path
 from mars.data.synthetic.benchmark import SOURCES
 from mars.output.files import replacing
 from mars.types import RewardInput
@@ -112,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("policies", nargs="+", type=Path, help="model folders")
     parser.add_argument("--seed", type=int, required=True, help="of the held-out scenes")
     parser.add_argument("--number", type=int, default=400, help="of held-out scenes")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=lambda text: Path(given_path(text)), required=True)
     given = parser.parse_args(arguments)
     questions = given.out / f"questions_{given.seed}_{given.number}"
     write_questions(questions, given.seed, given.number)

@@ -1,0 +1,45 @@
+"""Paths on the command line of `mars`: arguments and options with "~" for the home, also after "=".
+
+A shell replaces "~" only where a word begins, so `--image-root=~/images` arrives as it is written.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from mars.config.paths import given_path
+from mars.errors import ConfigError
+
+
+def path_argument(**settings: Any) -> Any:
+    """`typer.Argument` for a parameter of type Path, or a list of them."""
+    return typer.Argument(parser=_path, **settings)
+
+
+def path_option(*names: str, **settings: Any) -> Any:
+    """`typer.Option` for a parameter of type Path, or a list of them."""
+    return typer.Option(*names, parser=_path, **{"metavar": "PATH", **settings})
+
+
+def path_text_argument(**settings: Any) -> Any:
+    """`typer.Argument` for a parameter of type str that is a path or a name, such as that of a model."""
+    return typer.Argument(parser=_text, **settings)
+
+
+def path_text_option(*names: str, **settings: Any) -> Any:
+    """`typer.Option` for a parameter of type str that is a path or a name, or a list of them."""
+    return typer.Option(*names, parser=_text, **{"metavar": "PATH", **settings})
+
+
+def _path(text: str | Path) -> Path:
+    return Path(_text(str(text)))
+
+
+def _text(text: str) -> str:
+    try:
+        return given_path(text)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from None
