@@ -112,7 +112,10 @@ class BatchPasses:
         return {index: why for read in self._read.values() for index, why in read.unreadable(micros).items()}
 
     def totals(self, batch: TrainBatch, plan: UpdatePlan) -> dict[str, float]:
-        """batch: responses to prompts that cannot be read have weight 0. A collective call if the rule measures."""
+        """What the rule's `measure` gives, combined over the forwards of the update on all ranks; {} without it.
+
+        batch: responses to prompts that cannot be read have weight 0. A collective call if the rule measures.
+        """
         if not self._passes.rule.measures:
             return {}
         return self._passes.totals(batch, plan.ranks[self._rank], self._old, self._extra, self._objective)

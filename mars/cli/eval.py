@@ -55,7 +55,7 @@ def run(
     files: Annotated[str, path_text_argument(metavar="DATA", help="Parquet or JSONL file.")],
     overrides: Overrides = None,
     name: Annotated[str, typer.Option(help="Name of the evaluation in the result.")] = "eval",
-    step: Annotated[int, typer.Option(help="Training step that the model comes from; only written to the result.")] = 0,
+    step: Annotated[int, typer.Option(help="Training step of the model, for the result and for reward functions.")] = 0,
     out: Annotated[Path | None, path_option(help="Write the result to this file as JSON.")] = None,
     config_dir: ConfigDirs = None,
 ) -> None:

@@ -43,7 +43,7 @@ class EngineWorker(Worker):
     _generation: _Generation | None = None
 
     def see_gpus(self, gpus: Sequence[str]) -> None:
-        """Use these GPUs, which other workers own. To be called before `build`, which makes CUDA look."""
+        """Use these GPUs, which other workers own. To be called before `build`, which initialises CUDA."""
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
 
     def build(self, build_engine: BuildEngine, build_transfer: BuildTransfer, images: ImageAccess) -> None:

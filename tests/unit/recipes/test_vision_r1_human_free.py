@@ -43,7 +43,7 @@ def test_the_thresholds_rise_at_step_1500():
     worse = boxes_of([0, 0, 10, 7], B)  # 0.7 is not found any more
     assert scored(worse, [A, B], 1499).parts["recall"] == 1
     assert scored(worse, [A, B], 1500).parts == pytest.approx({"recall": 0.5, "precision": 0.5, "format": 1.0})
-    assert scored(worse, [A, B], 0).parts["recall"] == 1, "an evaluation has no step"
+    assert scored(worse, [A, B], 0).parts["recall"] == 1, "step 0 is before training"
 
 
 def test_a_quality_exactly_at_the_threshold_counts_as_itself():
