@@ -15,7 +15,7 @@ _PLAIN, _KEYS = "_settings_that_can_be_read", "_keys_of_ramps"
 def at_step(settings: Any, values: Mapping[str, float]) -> Any:
     """The settings with these values, by name. A number that is an integer in `settings` stays one: it is rounded.
 
-    Without values a guard of `read_once` stays, so that a setting that changes is not read as if it did not.
+    Without values the settings are returned as they are: those that `read_once` guards stay guarded.
     """
     if not values:
         return settings
@@ -30,7 +30,7 @@ def changing_keys(settings: Any) -> tuple[str, ...]:
 
 
 def read_once(settings: Any, ramped: Mapping[str, str], reader: str) -> Any:
-    """The settings for what reads them when it is made, or later but not with their values of the step.
+    """The settings for an object that does not follow ramps: it reads them when it is made, or later as they are here.
 
     ramped: the names of those that change -> the key of the ramp. To read one of them raises ConfigError, because the
     reader would not follow. reader: for this message. `at_step` makes settings from it that can be read.

@@ -2,7 +2,7 @@
 
 process lost, node fine  another process takes the engine's place; a call waits for it
 node lost                a call waits for `cluster.replace_timeout_s`, then does without all engines of the node
-room again               the engine is built beside the steps, and is back when weights are loaded the next time
+room again               the engine is built while steps go on, and is back when weights are loaded the next time
 cannot be built there    it is left alone while others work: it would fail there in the same way
 no engine left           a call waits for any of them for `cluster.start_timeout_s`, then the run ends
 """
@@ -18,7 +18,7 @@ from mars.rollout.engine import FinishedSample, UnreadableRequest
 from mars.types import RolloutRequest
 
 MAX_TRIES = 3
-"""How often an engine that was left out is started beside the steps before it is left alone."""
+"""How often an engine that was left out is started while steps go on, before it is left alone."""
 
 
 class AbsentEngines:
@@ -44,7 +44,7 @@ class AbsentEngines:
         return len(self._successors)
 
     def to_take_in(self) -> list[tuple[int, Successor]]:
-        """Those that are worth another start beside the steps."""
+        """Those that are to be started again while steps go on."""
         return [(engine, each) for engine, each in self._successors.items() if engine not in self._left_alone]
 
     def others(self) -> list[int]:
@@ -61,13 +61,13 @@ class AbsentEngines:
         return self._successors[engine].node
 
     def note(self, engine: int) -> bool:
-        """Whether this loss of an engine has not been noted before."""
+        """Note the loss of an engine. Returns whether it had not been noted yet."""
         is_new = engine not in self._noted
         self._noted.add(engine)
         return is_new
 
     def has_failed(self, engine: int) -> bool:
-        """Count a start beside the steps that has failed; whether another one is worth it."""
+        """Count a start that has failed while steps went on. Returns whether the engine is to be started once more."""
         self._tries[engine] += 1
         return self._tries[engine] < MAX_TRIES
 

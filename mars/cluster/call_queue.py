@@ -28,7 +28,7 @@ class CallQueue:
         return self._streams[0] if self._streams else None
 
     def ended(self) -> None:
-        """The first stream has no more items."""
+        """To be called when the first stream has no more items: the next calls move up."""
         self._streams.popleft()
         self._fill()
 

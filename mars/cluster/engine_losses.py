@@ -39,7 +39,7 @@ class EngineLosses:
         logger.info("%s works again", self._name(engine))
 
     def no_room(self, engine: int) -> None:
-        """The run goes on without the engine. Raises WorkerError if no engine is left."""
+        """Report that the run goes on without the engine. Raises WorkerError if no engine is left."""
         others = self._absent.others()
         if not others:
             raise WorkerError(
@@ -51,7 +51,7 @@ class EngineLosses:
         logger.warning("%s; engines that go on: %d; it is taken in when there is room", reason, len(others))
 
     def leave_alone(self, engine: int, where: str, error: MarsError) -> None:
-        """The engine cannot be built, and is not started again while others work. where: " on NODE", or ""."""
+        """Report an engine that cannot be built; it is not started again while others work. where: " on NODE" or ""."""
         self._absent.leave_alone(engine)
         reason = f"{self._name(engine)} cannot be built{where}: {error}"
         self._report("engine_left_out", self._name(engine), reason)

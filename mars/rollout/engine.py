@@ -62,8 +62,8 @@ class RolloutEngine(Protocol):
         """Yield samples as they finish; samples that finish together are in one list, and a list may be empty.
 
         requests: taken one by one, as there is room for their samples (mars/rollout/window.py). None instead of a
-            request: the next one has not come yet. The engine then yields an empty list, and asks again when it is
-            asked for more samples, before it goes on with those that it has begun.
+            request: the next one has not come yet. The engine then yields an empty list. When it is
+            asked for more samples, it first asks for the request again, and only then goes on with those that it has.
 
         Yields each of the `num_samples` samples of every request exactly once, or raises. If the images
         of a request cannot be read, the engine yields an `UnreadableRequest` for it and may leave out its samples. The

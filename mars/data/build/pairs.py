@@ -110,8 +110,9 @@ class Position:
 class Contrastive:
     """Do two changed images show the same scene? Yes and no with the same probability.
 
-    Each is a square part, see `view_of`, mirrored or not, with other brightness and contrast. Shapes and sizes tell
-    nothing: both are scaled to one size, which is that of the row and of a row that is drawn for "yes" as for "no".
+    Each is a square part, see `view_of`, mirrored or not, with other brightness and contrast. Both are scaled
+    to one size, which depends on this row and on a second one. The second one is drawn for "yes" too, so that the size
+    does not tell the answer.
     sources: see `chosen`; "cross": the second image is of another source than the first.
     """
 
