@@ -10,6 +10,7 @@ import typer
 from mars.cli.ckpt import ckpt
 from mars.cli.data import app as data
 from mars.cli.eval import evaluation
+from mars.cli.examples import example
 from mars.cli.paths import path_argument, path_option
 from mars.cli.ray import ray
 from mars.cli.recipe import recipe
@@ -35,6 +36,16 @@ app.add_typer(ray, name="ray")
 _PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 
+@app.command(epilog=example("mars init my_project"))
+def init(
+    folder: Annotated[Path, path_argument(metavar="DIR", help="New folder, or an empty one.")],
+) -> None:
+    """Begin a project of your own: rows, reward, experiment, run script. It trains a tiny model as it is."""
+    from mars.cli.init import init
+
+    typer.echo("\n".join(init(folder)))
+
+
 @app.command(context_settings=_PASS_ON)
 def train(context: typer.Context) -> None:
     """Train a policy. Same as python -m mars.main."""
@@ -51,38 +62,34 @@ def sft(context: typer.Context) -> None:
     raise typer.Exit(main(context.args))
 
 
-@app.command()
+@app.command(epilog=example("mars resume runs/mars run.num_steps=400"))
 def resume(
     run_dir: Annotated[Path, path_argument(help="Folder of a run (run.dir).")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings to change.")
-    ] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="key=value", help="Settings to change.")] = None,
 ) -> None:
-    """Go on with a run from its newest checkpoint, with the settings in RUN_DIR/config.yaml."""
+    """Go on with a run from its newest checkpoint. The settings are those in RUN_DIR/config.yaml."""
     from mars.cli.resume import resume
 
     resume(run_dir, overrides or [])
 
 
-@app.command()
+@app.command(epilog=example("mars chaos --minutes 2 anchor=none"))
 def chaos(
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings of both runs.")
-    ] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="key=value", help="Settings of both runs.")] = None,
     minutes: Annotated[float, typer.Option(help="Minutes of training in which processes are killed.")] = 5.0,
     mtbf: Annotated[float, typer.Option(help="Mean seconds between two kills.")] = 20.0,
     seed: Annotated[int, typer.Option(help="Of the times and the processes.")] = 0,
     folder: Annotated[Path, path_option("--dir", help="Folder for both runs.")] = Path("runs/chaos"),
 ) -> None:
-    """Train the quick start twice, the second time with processes killed at random. Exits with 0 if both are equal."""
+    """Train the quick start twice, once with processes killed at random. Exits with 0 if both are equal."""
     from mars.cli.chaos import chaos
 
     raise typer.Exit(chaos(folder, minutes, mtbf, seed, overrides or []))
 
 
-@app.command()
+@app.command(epilog=example("mars doctor runs"))
 def doctor(
-    folder: Annotated[Path, path_argument(metavar="[RUNS]", help="Folder of your runs.")] = Path("runs"),
+    folder: Annotated[Path, path_argument(metavar="RUNS", help="Folder of your runs.")] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
 ) -> None:
     """Check packages, GPUs, memory, disks, ports and left-overs of runs. Exits with 4 if something mars needs is
@@ -92,9 +99,10 @@ def doctor(
     raise typer.Exit(doctor(folder, as_json))
 
 
-@app.command()
+@app.command(epilog=example("mars report runs/mars"))
 def report(run_dir: Annotated[Path, path_argument(help="Folder of a run (run.dir).")]) -> None:
-    """Write RUN_DIR/report.html with curves, evaluations and sampled rollouts. Prints the evaluations."""
+    """Write a page with curves, evaluations and rollouts of a run. It is RUN_DIR/report.html. Prints the evaluations
+    too."""
     from mars.data.pixels.images import decode_image
     from mars.evaluation.tables import evaluation_table, print_table
     from mars.report.run_page import write_report
@@ -107,7 +115,10 @@ def report(run_dir: Annotated[Path, path_argument(help="Folder of a run (run.dir
     typer.echo(f"report: {path}")
 
 
-@reward.command("try")
+@reward.command(
+    "try",
+    epilog=example('mars reward try vqa --text "<think>dark</think><answer>night</answer>" \\', "      --truth night"),
+)
 def try_(
     name: Annotated[str, typer.Argument(help="A built-in reward, or path/to/file.py:function.")],
     text: Annotated[str | None, typer.Option(help="The answer of a model.")] = None,
@@ -130,7 +141,7 @@ def try_(
     by_prompt: Annotated[bool, typer.Option(help="As reward.by_prompt: the function takes a list.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object per line.")] = False,
 ) -> None:
-    """Show how a reward parses and scores a response: think, answer, boxes, parts, score, accuracy, time."""
+    """Show how a reward parses and scores a response. Think, answer, boxes, parts, score, accuracy and time."""
     from mars.cli.reward import fields_of_options, try_reward
 
     fields = fields_of_options(truth, choice, truth_size, response_size, data_source, extra_info)

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mars.cli.examples import example
 from mars.cli.paths import path_argument, path_option
 
 if TYPE_CHECKING:
     from mars.data.build.write import Task
 
 app = typer.Typer(
-    help="Make rows whose truth is known without labels: puzzles from images, changed captions, changed images.",
+    help="Make rows whose truth is known without labels. Puzzles from images, changed captions, changed images.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -41,7 +42,7 @@ Pairs = Annotated[
 ]
 
 
-@app.command()
+@app.command(epilog=example("mars data build jigsaw train.parquet puzzles --seed 0 --grid 2x2"))
 def jigsaw(
     source: Source,
     out: Out,
@@ -71,7 +72,7 @@ def jigsaw(
     _build(task, source, out, seed, image_root, copies, limit, split, jpeg, on_bad_sample)
 
 
-@app.command()
+@app.command(epilog=example("mars data build rotation photos rotations --seed 0"))
 def rotation(
     source: Source,
     out: Out,
@@ -84,13 +85,16 @@ def rotation(
     jpeg: Jpeg = None,
     on_bad_sample: OnBadSample = "drop",
 ) -> None:
-    """An image and the same one rotated by a multiple of 90 degrees: by which angle?"""
+    """An image and the same one rotated: by which angle?
+
+    The angles are multiples of 90 degrees.
+    """
     from mars.data.build.pairs import Rotation
 
     _build(Rotation(sources), source, out, seed, image_root, copies, limit, split, jpeg, on_bad_sample)
 
 
-@app.command()
+@app.command(epilog=example("mars data build position photos positions --seed 0 --copies 2"))
 def position(
     source: Source,
     out: Out,
@@ -109,7 +113,7 @@ def position(
     _build(Position(sources), source, out, seed, image_root, copies, limit, split, jpeg, on_bad_sample)
 
 
-@app.command()
+@app.command(epilog=example("mars data build contrastive train.parquet pairs --seed 0 --sources cross"))
 def contrastive(
     source: Source,
     out: Out,
@@ -124,7 +128,7 @@ def contrastive(
     jpeg: Jpeg = None,
     on_bad_sample: OnBadSample = "drop",
 ) -> None:
-    """Two cropped and recoloured images: do they show the same scene?"""
+    """Two cropped and recoloured images: the same scene or not?"""
     from mars.data.build.pairs import Contrastive
     from mars.errors import ConfigError
 
@@ -133,7 +137,7 @@ def contrastive(
     _build(Contrastive(sources), source, out, seed, image_root, copies, limit, split, jpeg, on_bad_sample)
 
 
-@app.command("caption_swap")
+@app.command("caption_swap", epilog=example("mars data build caption_swap captions.jsonl swapped --seed 0"))
 def caption_swap(
     source: Source,
     out: Out,
@@ -151,14 +155,18 @@ def caption_swap(
     jpeg: Jpeg = None,
     on_bad_sample: OnBadSample = "drop",
 ) -> None:
-    """A description in which one word was replaced by a wrong one: which?"""
+    """A description with one wrong word: which?"""
     from mars.data.build.captions import CaptionSwap, read_kinds
 
     task = CaptionSwap(caption, read_kinds(swaps))
     _build(task, source, out, seed, image_root, copies, limit, split, jpeg, on_bad_sample)
 
 
-@app.command()
+@app.command(
+    epilog=example(
+        "mars data build perturb train.parquet rotated --seed 0 --change rotation \\", "      --right-angles"
+    )
+)
 def perturb(
     source: Source,
     out: Out,
@@ -186,7 +194,7 @@ def perturb(
     jpeg: Jpeg = None,
     on_bad_sample: OnBadSample = "drop",
 ) -> None:
-    """The same questions and truths with changed images; boxes are moved with the first image."""
+    """The same questions and truths with changed images. Boxes are moved with the first image."""
     from mars.data.build.perturb import Perturb
     from mars.errors import ConfigError
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mars.cli.examples import example
 from mars.cli.paths import path_argument
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON.")]
 _DAMAGED = 7  # CheckpointError.exit_code
 
 
-@ckpt.command("ls")
+@ckpt.command("ls", epilog=example("mars ckpt ls runs/mars"))
 def list_(run_dir: RunDir, as_json: AsJson = False) -> None:
     """List the checkpoints: step, size, time and metrics. Reads their manifests only."""
     from mars.output.text import aligned
@@ -42,7 +43,7 @@ def list_(run_dir: RunDir, as_json: AsJson = False) -> None:
     typer.echo("\n".join(aligned(rows)))
 
 
-@ckpt.command()
+@ckpt.command(epilog=example("mars ckpt verify runs/mars --step 50"))
 def verify(run_dir: RunDir, step: Step = None, as_json: AsJson = False) -> None:
     """Compare every file with its SHA-256 sum. Exits with 7 if one is damaged, and names it."""
     from mars.checkpoint.catalogue import MANIFEST_FILE
@@ -70,7 +71,7 @@ def verify(run_dir: RunDir, step: Step = None, as_json: AsJson = False) -> None:
         raise typer.Exit(_DAMAGED)
 
 
-@ckpt.command()
+@ckpt.command(epilog=example("mars ckpt export runs/mars policy_at_50 --step 50"))
 def export(
     run_or_checkpoint: Annotated[
         Path,
@@ -81,8 +82,8 @@ def export(
     adapter: Annotated[bool, typer.Option("--adapter", help="Only the LoRA adapters, in peft's format.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the policy of a checkpoint (default: the newest that is undamaged) as a Hugging Face folder, load it again
-    and compare."""
+    """Write the policy of a checkpoint as a Hugging Face folder. Default: the newest that is undamaged. The folder is
+    loaded again and compared."""
     from mars.checkpoint.saver import SHARDS_FOLDER
     from mars.config.load import load_saved_config
     from mars.config.schema import SftConfig
@@ -122,7 +123,9 @@ def export(
     typer.echo(json.dumps(result) if as_json else f"the {what} after step {result['step']} is in {out}")
 
 
-@ckpt.command()
+@ckpt.command(
+    epilog=example("mars ckpt prune runs/mars --keep-last 1 --keep-best eval/multi/mean \\", "      --dry-run")
+)
 def prune(
     run_dir: RunDir,
     keep_last: Annotated[int, typer.Option(min=1, help="Newest checkpoints that stay.")],

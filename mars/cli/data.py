@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from mars.cli.build import app as build
+from mars.cli.examples import example
 from mars.cli.paths import path_argument, path_option, path_text_option
 
 app = typer.Typer(help="Make, convert, check and show data sets.", no_args_is_help=True, rich_markup_mode=None)
@@ -36,7 +37,13 @@ Family = Literal["qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen2_vl", "internvl"]
 Name = Annotated[str | None, typer.Option(help="data_source of rows that have none. Default: from the file's name.")]
 
 
-@app.command()
+@app.command(
+    epilog=example(
+        "mars data synth scenes --seed 0 --train 64 --test 16 --cold-start 0 \\",
+        "      --bias 0.5",
+        "mars data synth tiny_model --model tiny --seed 0",
+    )
+)
 def synth(
     out: Annotated[Path, path_argument(help="Folder to write.")],
     seed: Annotated[int, typer.Option(help="Random seed: the same seed gives the same files.")],
@@ -62,7 +69,8 @@ def synth(
     ] = None,
     family: Annotated[Family, typer.Option(help="Model family of --model.")] = "qwen2_5_vl",
 ) -> None:
-    """Small visible + infrared scenes with rows for a cold start; or a small random model that knows their words."""
+    """Make small scenes, or a small random model. Visible + infrared scenes with rows for a cold start; the model knows
+    their words."""
     from mars.errors import ConfigError
 
     sizes = {"--train": train, "--test": test, "--cold-start": cold_start, "--bias": bias}
@@ -114,7 +122,7 @@ def _build_model(
     build_tiny(out, seed=seed, family=family, tie_word_embeddings=True, vocabulary="real")
 
 
-@convert.command()
+@convert.command(epilog=example("mars data convert llvip /data/LLVIP /data/LLVIP"))
 def llvip(
     source: Annotated[Path, path_argument(metavar="SRC", help="Folder with visible, infrared and Annotations.")],
     out: Out,
@@ -147,7 +155,7 @@ def llvip(
     )  # fmt: skip
 
 
-@convert.command()
+@convert.command(epilog=example("mars data convert spatialqa /data/SpatialQA /data/SpatialQA"))
 def spatialqa(
     source: JsonSource,
     out: Out,
@@ -158,7 +166,7 @@ def spatialqa(
     on_bad_sample: OnBadSample = "drop",
     licence: Licence = None,
 ) -> None:
-    """SpatialQA and SpatialBench: questions about a photograph and its depth."""
+    """SpatialQA and SpatialBench: photographs with depth."""
     from mars.cli.convert import run_conversion
     from mars.data.convert.spatialqa import spatialqa_set
     from mars.rewards.vqa import VQA
@@ -167,7 +175,9 @@ def spatialqa(
     run_conversion(public, out, VQA, limit=limit, dry_run=dry_run, on_bad_sample=on_bad_sample, licence=licence)
 
 
-@convert.command()
+@convert.command(
+    epilog=example("mars data convert nuscenes nuscenes.json /data/nuscenes \\", "      --image-root /downloads/images")
+)
 def nuscenes(
     source: JsonSource,
     out: Out,
@@ -177,7 +187,7 @@ def nuscenes(
     on_bad_sample: OnBadSample = "drop",
     licence: Licence = None,
 ) -> None:
-    """nuScenes multi-view questions (DEMON, M4-Instruct): six cameras, short answers."""
+    """nuScenes: questions about six cameras. In the form of DEMON or M4-Instruct; short answers."""
     from mars.cli.convert import run_conversion
     from mars.data.convert.nuscenes import nuscenes_set
     from mars.rewards.vqa import VQA
@@ -186,7 +196,7 @@ def nuscenes(
     run_conversion(public, out, VQA, limit=limit, dry_run=dry_run, on_bad_sample=on_bad_sample, licence=licence)
 
 
-@convert.command("ocr_vqa")
+@convert.command("ocr_vqa", epilog=example("mars data convert ocr_vqa ocr_vqa.json /data/ocr_vqa --limit 100"))
 def ocr_vqa(
     source: JsonSource,
     out: Out,
@@ -196,7 +206,7 @@ def ocr_vqa(
     on_bad_sample: OnBadSample = "drop",
     licence: Licence = None,
 ) -> None:
-    """OCR-VQA with two book covers (DEMON, M4-Instruct): multiple choice."""
+    """OCR-VQA: two book covers, multiple choice. In the form of DEMON or M4-Instruct."""
     from mars.cli.convert import run_conversion
     from mars.data.convert.ocr_vqa import ocr_vqa_set
     from mars.rewards.vqa import VQA
@@ -205,7 +215,7 @@ def ocr_vqa(
     run_conversion(public, out, VQA, limit=limit, dry_run=dry_run, on_bad_sample=on_bad_sample, licence=licence)
 
 
-@convert.command("eval_json")
+@convert.command("eval_json", epilog=example("mars data convert eval_json evaluation.json /data/evaluation"))
 def eval_json(
     source: JsonSource,
     out: Out,
@@ -225,7 +235,7 @@ def eval_json(
     run_conversion(public, out, None, limit=limit, dry_run=dry_run, on_bad_sample=on_bad_sample, licence=licence)
 
 
-@convert.command()
+@convert.command(epilog=example("mars data convert jsonl rows.json /data/rows --name mine"))
 def jsonl(
     source: JsonSource,
     out: Out,
@@ -245,11 +255,9 @@ def jsonl(
     run_conversion(public, out, None, limit=limit, dry_run=dry_run, on_bad_sample=on_bad_sample, licence=licence)
 
 
-@app.command()
+@app.command(epilog=example("mars data check rows.jsonl --model tiny_model reward=vqa"))
 def check(
-    files: Annotated[
-        list[str], typer.Argument(metavar="FILE... [key=value]...", help="Parquet or JSONL files, and settings.")
-    ],
+    files: Annotated[list[str], typer.Argument(metavar="FILE|key=value", help="Parquet or JSONL files, and settings.")],
     model: Annotated[str, path_text_option(help="Model folder or hub name.")],
     held_out: Annotated[
         list[str] | None,
@@ -259,13 +267,13 @@ def check(
         list[str] | None, path_text_option(help="Folder with further configuration files; repeatable.")
     ] = None,
 ) -> None:
-    """Check rows as training does: columns, images, lengths, truths, ids, overlap of splits, prompt and reward."""
+    """Check rows as training does. Columns, images, lengths, truths, ids, overlap of splits, prompt and reward."""
     from mars.cli.check import run_check
 
     run_check(files, held_out or [], model, config_dir or [])
 
 
-@app.command()
+@app.command(epilog=example("mars data show rows.jsonl rows.html --rows 20"))
 def show(
     file: Annotated[Path, path_argument(help="Parquet or JSONL file.")],
     out: Annotated[Path, path_argument(metavar="OUT.html", help="File to write.")],
@@ -274,7 +282,7 @@ def show(
     ] = None,
     rows: Annotated[int, typer.Option(min=1, help="Number of rows to show, spread evenly over the file.")] = 12,
 ) -> None:
-    """Write a page of some rows: all images with their boxes; depth images are shown as the model sees them."""
+    """Write a page of some rows with their images and boxes. Depth images are shown as the model sees them."""
     from mars.report.data_page import write_sheet
 
     write_sheet(file, out, image_root, rows)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from mars.cli.examples import example
 from mars.cli.paths import path_argument, path_option, path_text_argument, path_text_option
 
 evaluation = typer.Typer(
@@ -26,7 +27,7 @@ def _known_task(task: str | None) -> str | None:
     return task
 
 
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings to change.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="key=value", help="Settings to change.")]
 ConfigDirs = Annotated[list[str] | None, path_text_option(help="Folder with further configuration files; repeatable.")]
 Task = Annotated[str, typer.Option(help="The built-in reward that fits the truths.", callback=_known_task)]
 Threshold = Annotated[
@@ -49,7 +50,7 @@ ResultFile = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON instead of a table.")]
 
 
-@evaluation.command()
+@evaluation.command(epilog=example("mars eval run runs/mars/policy test.parquet reward=vqa"))
 def run(
     model: Annotated[str, path_text_argument(help="Model folder or hub name.")],
     files: Annotated[str, path_text_argument(metavar="DATA", help="Parquet or JSONL file.")],
@@ -59,7 +60,7 @@ def run(
     out: Annotated[Path | None, path_option(help="Write the result to this file as JSON.")] = None,
     config_dir: ConfigDirs = None,
 ) -> None:
-    """Evaluate a model: Multi, Mono per source, Union and information gain, with intervals."""
+    """Ask a model and score its answers at once. Multi, Mono per source, Union and information gain, with intervals."""
     from mars.errors import ConfigError
     from mars.output.files import check_writable
 
@@ -77,7 +78,7 @@ def run(
     show_tables(run_evaluation(config, name, step, out))
 
 
-@evaluation.command()
+@evaluation.command(epilog=example("mars eval infer runs/mars/policy test.parquet answers --views multi"))
 def infer(
     model: Annotated[str, path_text_argument(help="Model folder or hub name.")],
     questions: Annotated[
@@ -123,7 +124,7 @@ def infer(
     typer.echo("\n".join(map(str, files)))
 
 
-@evaluation.command()
+@evaluation.command(epilog=example("mars eval score answers --task vqa --html answers.html"))
 def score(
     results: ResultFile,
     task: Task,
@@ -133,8 +134,8 @@ def score(
     truth_size: TruthSize = None,
     response_size: ResponseSize = None,
 ) -> None:
-    """Score a result file with the scorers strict and compat: Multi, Mono per source, Union, information gain,
-    conflict rate."""
+    """Score a result file with both scorers. Multi, Mono per source, Union, information gain and conflict rate, strict
+    and compat."""
     from mars.output.files import check_page
     from mars.report.scores import score_file, show_scores, write_scores_page
 
@@ -154,7 +155,7 @@ def score(
             typer.echo(f"page: {html}")
 
 
-@evaluation.command()
+@evaluation.command(epilog=example("mars eval compare answers_a answers_b --task grounding"))
 def compare(
     results: Annotated[
         list[Path], path_argument(help="Two result files or more; the others are compared with the first.")
@@ -165,7 +166,7 @@ def compare(
     truth_size: TruthSize = None,
     response_size: ResponseSize = None,
 ) -> None:
-    """Compare result files: each beside the first, with paired intervals of the differences."""
+    """Compare result files with the first of them. With paired intervals of the differences."""
     from mars.errors import ConfigError
     from mars.evaluation.compare import compare as compare_files
     from mars.evaluation.compare import comparison_table, legend
@@ -185,7 +186,7 @@ def compare(
         typer.echo("\n".join(legend(comparison)))
 
 
-@evaluation.command()
+@evaluation.command(epilog=example("mars eval show answers --questions 3"))
 def show(
     results: ResultFile,
     html: Html = None,
@@ -193,7 +194,7 @@ def show(
         int | None, typer.Option(min=1, help="Show the first N questions. Default: all; 24 with --html.")
     ] = None,
 ) -> None:
-    """Print questions, truths, answers and the rewards stored in the file, or write them as a page (--html)."""
+    """Print the questions and answers of a result file. With truths and stored rewards; as a page with --html."""
     from mars.evaluation.files import read_partial
     from mars.output.files import check_page
     from mars.output.text import visible

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mars.cli.examples import example
 from mars.cli.paths import path_option, path_text_option
 
 ray = typer.Typer(
@@ -36,7 +37,7 @@ WorkerPorts = Annotated[str, typer.Option(metavar="FIRST-LAST", help="Ports of t
 Block = Annotated[bool, typer.Option("--block", help="Stay in the foreground; for Slurm and containers.")]
 
 
-@ray.command()
+@ray.command(epilog=example("mars ray head --num-gpus 8"))
 def head(
     port: Annotated[int, typer.Option(min=1024, max=65535, help="Port that the other nodes connect to.")] = 6379,
     dashboard_host: Annotated[
@@ -61,7 +62,7 @@ def head(
     start_head(options, port, dashboard_host, dashboard_port)
 
 
-@ray.command()
+@ray.command(epilog=example("mars ray worker 10.0.0.1:6379"))
 def worker(
     address: Annotated[str, typer.Argument(help="Of the head: HOST:PORT, or HOST for port 6379.")],
     node_ip: NodeIp = None,
@@ -80,20 +81,20 @@ def worker(
     start_worker(options, address)
 
 
-@ray.command()
+@ray.command(epilog=example("mars ray stop"))
 def stop(temp_dir: TempDir = None) -> None:
-    """Stop the nodes that ray_up.sh has started on this machine with this --temp-dir, and nothing else."""
+    """Stop the nodes that ray_up.sh started on this machine. Only those with this --temp-dir, and nothing else."""
     from mars.cli.ray_nodes import stop_nodes
 
     stop_nodes(temp_dir)
 
 
-@ray.command()
+@ray.command(epilog=example("mars ray submit --env WANDB_API_KEY -- quickstart run.num_steps=5"))
 def submit(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[-- EXPERIMENT key=value ...]",
+            metavar="-- EXPERIMENT key=value",
             help="An experiment, settings, and options of python -m mars.main. With --resume: settings to change.",
         ),
     ] = None,

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from mars.cli.examples import example
 from mars.cli.paths import path_argument, path_option
 
 recipe = typer.Typer(help="List recipes, or begin one of your own.", no_args_is_help=True, rich_markup_mode=None)
@@ -18,7 +19,7 @@ _OWN = Path("recipe")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
-@recipe.command("ls")
+@recipe.command("ls", epilog=example("mars recipe ls"))
 def list_(
     folder: Annotated[Path, path_argument(help="Your own recipes; those of mars are listed too.")] = _OWN,
 ) -> None:
@@ -50,12 +51,12 @@ def first_sentence(readme: str) -> str:
     return re.split(r"(?<=[.!?]) ", text, maxsplit=1)[0]
 
 
-@recipe.command("new")
+@recipe.command("new", epilog=example("mars recipe new my_method --dir recipe"))
 def new(
     name: Annotated[str, typer.Argument(help="Name of the method: small letters, digits and _.")],
     folder: Annotated[Path, path_option("--dir", help="Folder that gets the new folder.")] = _OWN,
 ) -> None:
-    """Write FOLDER/NAME with a README, a hook with settings, and an experiment that uses it."""
+    """Begin a recipe of your own. Writes FOLDER/NAME with a README, a hook with settings, and an experiment."""
     from mars.cli.recipe_files import recipe_files
     from mars.errors import ConfigError
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mars.cli.examples import example
 from mars.cli.paths import path_argument
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _MAX_DEPTH = 4
 _NOT_COMPARED = ("run.dir", "run.resume")
 
 
-@runs.command("ls")
+@runs.command("ls", epilog=example("mars runs ls runs"))
 def list_(
     folder: Annotated[Path, path_argument(help="Look for runs in this folder and those in it.")] = Path("runs"),
     as_json: AsJson = False,
@@ -52,9 +53,9 @@ def list_(
     typer.echo("\n".join(aligned(rows)))
 
 
-@runs.command()
+@runs.command(epilog=example("mars runs show runs/mars --json"))
 def show(run_dir: RunDir, as_json: AsJson = False) -> None:
-    """Show everything of a run: state, settings, attempts, events, checkpoints, evaluations and last metrics."""
+    """Show everything of a run. State, settings, attempts, events, checkpoints, evaluations and last metrics."""
     from mars.output.text import aligned, visible
 
     run = details(_checked(run_dir))
@@ -77,9 +78,9 @@ def show(run_dir: RunDir, as_json: AsJson = False) -> None:
     typer.echo("\n".join(lines))
 
 
-@runs.command()
+@runs.command(epilog=example("mars runs diff runs/mars runs/other"))
 def diff(run_a: RunDir, run_b: RunDir, as_json: AsJson = False) -> None:
-    """Show in what two runs differ: settings, versions and code, last metrics."""
+    """Show in what two runs differ. Settings, versions and code, last metrics."""
     from mars.output.text import aligned
 
     a, b = details(_checked(run_a)), details(_checked(run_b))

@@ -9,6 +9,12 @@ from pathlib import Path
 
 from mars.config.folders import groups, shipped_folder
 
+_WIDTH = 80
+_EXAMPLES = {
+    "train": "experiment=quickstart run.num_steps=5 --dry-run",
+    "sft": "experiment=quickstart_sft run.num_steps=5 --dry-run",
+}
+
 
 @dataclass(frozen=True)
 class CommandLine:
@@ -28,7 +34,7 @@ def parse_command_line(root: str, program: str, argv: Sequence[str]) -> CommandL
     parser = argparse.ArgumentParser(
         prog=program,
         usage=f"{program} [options] [key=value ...]",
-        epilog=_choices(root),
+        epilog=f"{_choices(root)}\n\nExample:\n  {program} {_EXAMPLES[root]}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -51,5 +57,16 @@ def parse_command_line(root: str, program: str, argv: Sequence[str]) -> CommandL
 
 def _choices(root: str) -> str:
     folders: list[Path] = [shipped_folder()]
-    lines = [f"  {group}={'|'.join(choices)}" for group, choices in groups(root, folders).items() if choices]
+    lines = [_wrapped(f"  {group}=", choices) for group, choices in groups(root, folders).items() if choices]
     return "\n".join(["groups:", *lines])
+
+
+def _wrapped(start: str, choices: Sequence[str]) -> str:
+    """The choices with "|" between them, on lines of at most 80 characters."""
+    lines = [start]
+    for choice in choices:
+        word = choice if choice == choices[-1] else f"{choice}|"
+        if len(lines[-1]) + len(word) > _WIDTH:
+            lines.append("    ")
+        lines[-1] += word
+    return "\n".join(lines)

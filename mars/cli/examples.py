@@ -1,0 +1,12 @@
+"""The example with which the help of a command ends."""
+
+from __future__ import annotations
+
+
+def example(*commands: str) -> str:
+    r"""The text below the options; tests/unit/cli/test_help.py parses its commands.
+
+    >>> example("mars runs ls")
+    '\x08\nExample:\n  mars runs ls'
+    """
+    return "\n".join(["\b", "Example:", *(f"  {command}" for command in commands)])
