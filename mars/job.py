@@ -10,7 +10,7 @@ import yaml
 
 from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue
 from mars.checkpoint.changes import accept, changes, read_settings
-from mars.checkpoint.entry import enter
+from mars.checkpoint.entry import check_enterable, enter
 from mars.checkpoint.resume import StartingPoint
 from mars.cluster.restarts import WorkerEvent, WorkerReport
 from mars.config.schema import SftConfig, TrainConfig
@@ -26,6 +26,12 @@ from mars.run_dir.process_list import ProcessList
 POLICY_FOLDER = "policy"
 
 
+def check_run_dir(config: TrainConfig | SftConfig) -> None:
+    """What can be said of `enter_run` without making or changing anything, for dry runs. Raises as it does."""
+    check_enterable(Path(config.run.dir), config.run.resume)
+    _accept_changes(config)
+
+
 def enter_run(config: TrainConfig | SftConfig, lock: RunLock) -> Catalogue:
     """Make and lock run.dir, and return its checkpoints. Of a run to be resumed, compare the settings first.
 
@@ -33,11 +39,16 @@ def enter_run(config: TrainConfig | SftConfig, lock: RunLock) -> Catalogue:
     """
     run_dir = Path(config.run.dir)
     enter(run_dir, lock, config.run.resume)
-    if config.run.resume and (run_dir / CONFIG_FILE).exists():
-        accept(changes(read_settings(run_dir / CONFIG_FILE, type(config)), config.dotted()))
+    _accept_changes(config)
     catalogue = Catalogue(run_dir / CHECKPOINTS_FOLDER, EventLog(run_dir / EVENTS_FILE))
     catalogue.check_writable()
     return catalogue
+
+
+def _accept_changes(config: TrainConfig | SftConfig) -> None:
+    saved = Path(config.run.dir) / CONFIG_FILE
+    if config.run.resume and saved.exists():
+        accept(changes(read_settings(saved, type(config)), config.dotted()))
 
 
 def record_attempt(

@@ -33,6 +33,9 @@ def main(argv: Sequence[str]) -> int:
         return 0
     config = load_config("sft", line.overrides, line.config_dirs)
     if line.dry_run:
+        from mars.job import check_run_dir
+
+        check_run_dir(config)
         from mars.supervised.dry_run import report
 
         report(config)
@@ -45,11 +48,12 @@ def train(config: SftConfig, overrides: Sequence[str]) -> None:
     """Train. overrides: of the command line, for the record of the run."""
     from pathlib import Path
 
-    from mars.checkpoint.entry import enter
+    from mars.checkpoint.entry import check_enterable, enter
     from mars.cluster.environment import gc_paused, prepare_process
     from mars.run_dir.lock import RunLock
 
     run_dir = Path(config.run.dir)
+    check_enterable(run_dir, config.run.resume)
     with RunLock(run_dir) as lock:
         if run_dir.exists():  # a new one is made when rows and model have been checked
             enter(run_dir, lock, config.run.resume)

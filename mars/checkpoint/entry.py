@@ -7,8 +7,9 @@ from pathlib import Path
 
 from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue
 from mars.errors import ConfigError
+from mars.output.files import check_folder
 from mars.process import log_to
-from mars.run_dir.lock import RunLock
+from mars.run_dir.lock import RunLock, refuse_busy
 from mars.tracking.jsonl import METRICS_FILE
 
 
@@ -21,6 +22,18 @@ def enter(run_dir: Path, lock: RunLock, resume: bool) -> None:
     if not resume:
         _refuse_another_run(run_dir)
     log_to(str(run_dir))
+
+
+def check_enterable(run_dir: Path, resume: bool) -> None:
+    """What can be said of `enter` without making or changing anything: for dry runs, and before rows are read.
+
+    Raises SetupError, BusyError and ConfigError as `enter` does.
+    """
+    for folder in (run_dir, run_dir / CHECKPOINTS_FOLDER):
+        check_folder(folder, "run.dir")
+    refuse_busy(run_dir)
+    if not resume:
+        _refuse_another_run(run_dir)
 
 
 def _refuse_another_run(run_dir: Path) -> None:

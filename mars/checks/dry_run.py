@@ -16,6 +16,7 @@ from mars.checks.answers import EMPTY_ANSWER, answered_perfectly
 from mars.checks.gpu_turns import Demand, demands, fit_lines, host_line, sequences_line
 from mars.checks.memory import SHARDED, engine_memory, kv_bytes_per_token, read_shape, trainer_memory
 from mars.checks.model import model_check
+from mars.checks.packages import machine_lines
 from mars.checks.trained import num_trained
 from mars.checks.weights import INDEX, SINGLE
 from mars.config.actor_sections import PolicyTrainingConfig
@@ -53,6 +54,7 @@ def report(config: TrainConfig) -> None:
     load(rewards_of(config), config.reward.scorer)
     checked_hooks(config)
     lines = [*summary(config, inputs), *sample_lines(config, inputs), *memory_lines(config)]
+    lines += machine_lines(config)
     lines.append("dry run: settings, data and model files are in order")
     sys.stdout.write("".join(f"{visible(line)}\n" for line in lines))
 

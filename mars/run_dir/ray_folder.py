@@ -12,6 +12,9 @@ from mars.errors import SetupError
 _MAX_SOCKET_BYTES = 107  # the longest path of a socket (Linux: sockaddr_un)
 _OWN = "/mars-ray-abcdefgh"  # the run's own folder, with a random name
 _SOCKET = "/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"  # the longest name that Ray gives
+_VLLM_SOCKET = "/01234567-89ab-cdef-0123-456789abcdef"  # the name that vLLM gives
+VLLM_VARIABLE = "VLLM_RPC_BASE_PATH"
+"""Names the folder of vLLM's sockets."""
 MAX_PARENT_BYTES = _MAX_SOCKET_BYTES - len(_OWN + _SOCKET)
 """The longest path of a folder for `make_ray_folder`."""
 
@@ -37,6 +40,21 @@ def ray_folder_parent(environment: Mapping[str, str]) -> Path:
             "export RAY_TMPDIR=/tmp, or another short path that you may write to"
         )
     return folder
+
+
+def check_vllm_folder(environment: Mapping[str, str]) -> None:
+    """Raises SetupError if the user has named a folder for vLLM's sockets whose path is too long for them.
+
+    Without the variable a run takes Ray's folder.
+    """
+    folder = environment.get(VLLM_VARIABLE, "")
+    length = len(os.fsencode(os.path.abspath(folder))) if folder else 0
+    most = _MAX_SOCKET_BYTES - len(_VLLM_SOCKET)
+    if length > most:
+        raise SetupError(
+            f"{VLLM_VARIABLE}: vLLM's sockets are in this folder, and the path of a socket has at most "
+            f"{_MAX_SOCKET_BYTES} bytes; got {folder} of {length} bytes, at most {most} are possible; unset it"
+        )
 
 
 def make_ray_folder(environment: Mapping[str, str]) -> Path:

@@ -7,6 +7,7 @@ from statistics import fmean
 
 from mars.checks.dry_run import histogram, opening_lines, rank_fit_lines, rank_memory_lines
 from mars.checks.model import model_check
+from mars.checks.packages import machine_lines
 from mars.config.schema import SftConfig
 from mars.data.prompts.prepare import PromptSet
 from mars.fit import last_step
@@ -22,6 +23,7 @@ def report(config: SftConfig) -> None:
     lines = [*summary(config, rows), *rank_memory_lines(config.model, config.sft, with_reference=False)]
     if config.cluster.device == "cuda":
         lines += rank_fit_lines(config.model, config.sft, config.cluster.gpu_memory_gib)
+    lines += machine_lines(config)
     lines.append("dry run: settings, data and model files are in order")
     sys.stdout.write("".join(f"{visible(line)}\n" for line in lines))
 

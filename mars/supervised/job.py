@@ -16,6 +16,7 @@ from mars.actor.trainer import Rendezvous, SupervisedTrainer
 from mars.build import CACHED_IMAGES, shared_files, tracker_copies
 from mars.checkpoint.resume import StartingPoint, data_fingerprint
 from mars.checks.model import ModelCheck
+from mars.checks.packages import check_packages
 from mars.cluster.node_facts import SharedFiles
 from mars.cluster.restarts import WorkerReport
 from mars.config.schema import SftConfig
@@ -59,6 +60,7 @@ def run(config: SftConfig, overrides: Sequence[str], lock: RunLock) -> None:
     overrides: of the command line, for the record. lock: of run.dir; taken here, unless it is already.
     """
     interrupts.say_consequence(f"to go on: mars resume {shlex.quote(config.run.dir)}")
+    check_packages(config)
     with ModelCheck(config, in_process=config.cluster.kind == "local") as model_check:
         rows = load_rows(config)
         model_check.finish()

@@ -116,8 +116,8 @@ MAY_IMPORT = {
     | {"actor", "batching", "build", "checkpoint", "checks", "cluster", "config", "data.order", "data.pixels"}
     | {"data.prompts", "data.rows", "faults", "fit", "inputs", "interrupts", "job", "output", "report", "run_dir"}
     | {"step_parts", "tracking", "train", "watchdog"},
-    "sft": BASE | {"checkpoint", "cluster", "config", "interrupts", "process", "run_dir", "supervised"},
-    "main": BASE | {"checkpoint", "checks", "cluster", "config", "interrupts", "process", "run", "run_dir"},
+    "sft": BASE | {"checkpoint", "cluster", "config", "interrupts", "job", "process", "run_dir", "supervised"},
+    "main": BASE | {"checkpoint", "checks", "cluster", "config", "interrupts", "job", "process", "run", "run_dir"},
     "chaos": BASE | {"output", "run_dir", "tracking"},
     "cli": READING
     | {"chaos", "checkpoint", "interrupts", "versions"}

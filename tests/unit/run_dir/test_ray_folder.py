@@ -4,11 +4,14 @@ import os
 import socket
 import stat
 import tempfile
+import uuid
 
 import pytest
 
+from mars.checks.packages import machine_lines
+from mars.config.load import load_config
 from mars.errors import SetupError
-from mars.run_dir.ray_folder import MAX_PARENT_BYTES, make_ray_folder, ray_folder_parent
+from mars.run_dir.ray_folder import MAX_PARENT_BYTES, check_vllm_folder, make_ray_folder, ray_folder_parent
 
 # As Ray names them; plasma_store is the longest.
 SOCKET = "ray/session_2026-11-30_06-14-35_384412_4194304/sockets/plasma_store"
@@ -68,3 +71,35 @@ def test_a_folder_that_is_none_is_named(short):
     for path, why in ((f"{short}/none", "is not there"), (file, "is not a folder")):
         with pytest.raises(SetupError, match=f"RAY_TMPDIR: .* it {why}; got {path}; export RAY_TMPDIR=/tmp"):
             make_ray_folder({"RAY_TMPDIR": path})
+
+
+def test_a_folder_for_the_sockets_of_vllm_fits_or_is_refused(short, monkeypatch):
+    longest = of_length(short, 70)
+    check_vllm_folder({"VLLM_RPC_BASE_PATH": longest})
+    path = os.path.join(longest, str(uuid.uuid4()))
+    assert len(path) == 107
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+    with pytest.raises(SetupError, match=r"VLLM_RPC_BASE_PATH: .* of 71 bytes, at most 70 are possible; unset it"):
+        check_vllm_folder({"VLLM_RPC_BASE_PATH": f"{longest}x"})
+    check_vllm_folder({"VLLM_RPC_BASE_PATH": ""})
+    check_vllm_folder({"TMPDIR": f"{longest}x"})  # not read: a run gives vLLM a folder of its own
+
+
+def test_a_cold_start_refuses_it_before_it_reads_rows(mars, short, monkeypatch, tmp_path):
+    monkeypatch.setenv("RAY_TMPDIR", of_length(short, MAX_PARENT_BYTES + 1))
+    settings = ("model.path=/m", "data.train_files=[/no/rows.jsonl]", "cluster=ray", "cluster.device=cpu")
+    result = mars("sft", *settings, f"run.dir={tmp_path}/run")
+    assert (result.returncode, result.stderr.startswith("RAY_TMPDIR: Ray's sockets are below")) == (4, True)
+
+
+def test_a_dry_run_says_that_the_run_would_not_start_here(short, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", of_length(short, MAX_PARENT_BYTES + 1))
+    given = ["model.path=/m", "data.train_files=[/rows.jsonl]", "cluster=ray", "cluster.device=cpu"]
+    [line] = machine_lines(load_config("sft", given, []))
+    assert line.startswith("warning           on this machine the run would not start: RAY_TMPDIR: Ray's sockets")
+    monkeypatch.setenv("RAY_TMPDIR", short)
+    assert machine_lines(load_config("sft", given, [])) == []
+    joined = load_config("sft", [*given, "cluster.address=10.0.0.1:6379"], [])
+    monkeypatch.setenv("RAY_TMPDIR", f"{short}/none")
+    assert machine_lines(joined) == []  # its nodes have folders of their own
