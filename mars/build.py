@@ -83,11 +83,11 @@ class EngineSpec:
                 return HfEngine(
                     self.config, self.rules, process=_processor(self.config, self.rules, decode), fetch=fetch
                 )
-            case "scripted":
+            case "scripted" | "scripted_full_length":
                 from mars.rollout.scripted import ScriptedEngine, full_length_script, random_script
 
                 words = range(min(self.rules.blocked_ids, default=self.rules.image_id))
-                if self.config.rollout.scripted.full_length:
+                if self.config.rollout.engine == "scripted_full_length":
                     script = full_length_script([word for word in words if word not in self.rules.eos_ids])
                 else:
                     script = random_script(words, self.rules.eos_ids[0])

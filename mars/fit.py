@@ -77,7 +77,7 @@ def fit(
 
 
 def restored(hooks: StepHooks, stream: PromptRounds, sampling: SamplingState, schedule: str) -> SamplingState:
-    """The state that a run with `rollout.schedule=schedule` goes on from. Hooks and sampler are restored to it, too.
+    """The state that a run with schedule `schedule` goes on from. Hooks and sampler are restored to it, too.
 
     The checkpoint of an asynchronous run may have a step that was sampled ahead. A synchronous run samples this step
     anew, so the step is left out, and so is what hooks have learnt from it. Raises ConfigError for the state of hooks

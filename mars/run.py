@@ -144,20 +144,19 @@ def run_evaluation(config: TrainConfig, name: str, step: int, out: Path | None) 
 
 
 def _train_step(config: TrainConfig, stream: PromptRounds) -> TrainStep:
-    """The step of `rollout.schedule`."""
+    """The step of the schedule (`rollout.max_staleness`)."""
     bound, is_last = config.rollout.max_staleness, partial(is_finished, config.run, stream)
-    if config.rollout.schedule == "synchronous":
+    if bound == 0:
         return partial(train_step, is_last=is_last)
-    assert bound is not None  # a rule says so
     _warn_of_old_weights(config, bound)
     return partial(train_step_async, overlap=Overlap(bound, is_last))
 
 
 def _warn_of_old_weights(config: TrainConfig, bound: int) -> None:
-    """Warn of what is unexpected for somebody who set only `rollout.schedule` and `rollout.max_staleness`."""
+    """Warn of what is unexpected for somebody who set only `rollout.max_staleness`."""
     if config.algorithm.importance_cap is None:
         logger.warning(
-            "algorithm.importance_cap is null: with rollout.schedule=asynchronous responses come from older weights, "
+            "algorithm.importance_cap is null: with schedule=asynchronous responses come from older weights, "
             "and nothing corrects for that; algorithm.importance_cap=2.0 does"
         )
     if config.algorithm.selection == "nonzero_advantage" and bound == 1:
@@ -166,7 +165,7 @@ def _warn_of_old_weights(config: TrainConfig, bound: int) -> None:
             "step, so they are left out; rollout.max_staleness=2 trains on them"
         )
     logger.warning(
-        "rollout.logprob_diff_alarm=%g: with rollout.schedule=asynchronous it works in the first step only. Later the "
+        "rollout.logprob_diff_alarm=%g: with schedule=asynchronous it works in the first step only. Later the "
         "trainer's weights are newer than the engine's, and the difference of log-probs is not the engine's error",
         config.rollout.logprob_diff_alarm,
     )

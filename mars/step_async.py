@@ -14,7 +14,7 @@ come from the weights that they train. The last step samples nothing ahead.
 During the overlap the main thread has the trainer, and another thread has the engine and the reward processes. What
 shapings ask of the trainer for the responses of step t + 1 (`signals`) is computed in the second of these threads
 when update t has ended.
-docs/step.md explains every line; `rollout.schedule` chooses between the two kinds of step.
+docs/step.md explains every line; `rollout.max_staleness` chooses between the two kinds of step.
 """
 
 from __future__ import annotations

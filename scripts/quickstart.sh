@@ -52,7 +52,7 @@ evaluate() {
     local step
     step=$(tail -n 1 "$out/run/metrics.jsonl" | sed -E 's/.*"step": ?([0-9]+).*/\1/')
     "$mars" eval run "$out/run/policy" "$out/data/test.parquet" experiment=quickstart "run.dir='$out/run'" "$@" \
-        cluster.kind=local actor.num_workers=1 rollout.num_workers=1 rollout.schedule=synchronous rollout.max_staleness=null \
+        cluster.kind=local actor.num_workers=1 rollout.num_workers=1 rollout.max_staleness=0 \
         --name after --step "$step" --out "$out/run/evaluation/after.json"
 }
 

@@ -119,7 +119,7 @@ class FsdpTrainer:
         if self._reference is None and spec.needs_reference:
             raise ConfigError(
                 f"algorithm.kl_coefficient: no reference model was loaded, so {spec.name!r} cannot be computed; "
-                f"got {self._config.algorithm.kl_coefficient}; give a number > 0, or set algorithm.reference_update"
+                f"got {self._config.algorithm.kl_coefficient}; give a number > 0, or set algorithm.reference_every"
             )
         algorithm, seed = self._config.algorithm, self._config.run.seed
         return ResponseScorer(

@@ -43,7 +43,7 @@ class Optimizer:
         self._adamw = torch.optim.AdamW(
             self._parameters,
             lr=settings.learning_rate,
-            betas=(settings.beta1, settings.beta2),
+            betas=(settings.betas[0], settings.betas[1]),
             weight_decay=settings.weight_decay,
             foreach=True,
         )

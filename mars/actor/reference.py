@@ -56,9 +56,9 @@ class ReferenceUpdate:
         differing = sorted(name for name in shapes.keys() | own.keys() if shapes.get(name) != own.get(name))
         if differing:
             raise ConfigError(
-                f"algorithm.reference_update: {_KEY} must have the policy's parameters to be updated; "
+                f"algorithm.reference_every: {_KEY} must have the policy's parameters to be updated; "
                 f"got {differing[0]} of shape {own.get(differing[0])}, the policy's is {shapes.get(differing[0])}; "
-                "give none, or another model"
+                "give null, or another model"
             )
 
     @torch.no_grad()
@@ -78,10 +78,9 @@ class ReferenceUpdate:
 def reference_update(
     algorithm: AlgorithmConfig, policy: PolicyModel, reference: PolicyModel | BaseModel | None
 ) -> ReferenceUpdate | None:
-    """By `algorithm.reference_update`; None if the reference stays as it is."""
-    if algorithm.reference_update == "none" or not isinstance(reference, PolicyModel):
+    """By `algorithm.reference_every`; None if the reference stays as it is."""
+    if algorithm.reference_every is None or not isinstance(reference, PolicyModel):
         return None
-    assert algorithm.reference_every is not None  # by the rules of the settings
     return ReferenceUpdate(policy, reference, algorithm.reference_decay or 0.0, algorithm.reference_every)
 
 

@@ -22,7 +22,7 @@ from mars.errors import ConfigError
 class ScoringPass:
     """One more forward of the responses, whose log-probs come as `TokenFacts.extra[name]`.
 
-    model: "policy", or "reference", which must be loaded (docs/config.md, algorithm.reference_update).
+    model: "policy", or "reference", which must be loaded (docs/config.md, algorithm.reference_every).
     transform: a name of `recipe.transforms`; None: the images as they are. strength: of the transform.
     images: those that are transformed: all of a prompt, or one of them, drawn for each prompt and step. A number is one
         image by its place in the prompt, from 0; a prompt with fewer images is scored as it is.

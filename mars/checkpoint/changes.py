@@ -40,8 +40,8 @@ REFUSED = (
 # Refused if a ramp of `data.weights` changes; changes of other ramps are warned of.
 RAMPS = "ramps"
 
-# Refused only from or to "none": a checkpoint has the weights of the reference model for all other values.
-HAS_STATE = ("algorithm.reference_update",)
+# Refused only from or to null: a checkpoint has the weights of the reference model for all other values.
+HAS_STATE = ("algorithm.reference_every",)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
     found: dict[str, list[str]] = {"free": [], "warned": [], "refused": []}
     for key in sorted({*before, *now} - {"run.resume"}):  # whether an attempt resumes is no setting of the run
         if before.get(key, _UNSET) != now.get(key, _UNSET):
-            refused = _is_in(key, REFUSED) or (key in HAS_STATE and "none" in (before.get(key), now.get(key)))
+            refused = _is_in(key, REFUSED) or (key in HAS_STATE and None in (before.get(key), now.get(key)))
             refused = refused or (key == RAMPS and _of_the_order(before) != _of_the_order(now))
             kind = "refused" if refused else "free" if _is_in(key, FREE) else "warned"
             found[kind].append(f"{key}: {before.get(key, _UNSET)} -> {now.get(key, _UNSET)}")

@@ -76,7 +76,7 @@ def checked_hooks(config: TrainConfig) -> StepHooks:
     read = algorithm.kl_coefficient > 0 or in_passes or in_signals
     if algorithm.loads_reference and not read:
         logger.warning(
-            "algorithm.reference_update: the reference model costs memory and time, and nothing reads it: "
+            "algorithm.reference_every: the reference model costs memory and time, and nothing reads it: "
             "algorithm.kl_coefficient is 0, and no pass of recipe.tokens and no signal of recipe.shaping scores with it"
         )
     if algorithm.loads_reference and reference is not None and reference != config.model.path:

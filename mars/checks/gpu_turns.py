@@ -47,7 +47,7 @@ def demands(
 
     engine: with the smallest cache that is enough: of one sequence for vLLM, of all sequences for the other engines.
     """
-    if rollout.engine == "scripted":
+    if rollout.is_scripted:
         engine = {}
     limit = 1 - _MARGIN
     if rollout.engine == "vllm":

@@ -20,8 +20,9 @@ class OptimizerConfig(Section):
         description="Optimizer steps of linear warm-up; then the rate stays (training) or falls linearly to 0 (sft)."
     )
     weight_decay: NonNegativeFloat = Field(description="AdamW weight decay.")
-    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW decay of the gradient's running mean.")
-    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(description="AdamW decay of the squared gradient's mean.")
+    betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(
+        min_length=2, max_length=2, description="AdamW decays of the running means of gradient and squared gradient."
+    )
     max_grad_norm: PositiveFloat = Field(
         description="Largest norm of the gradient over all trained parameters; a larger gradient is scaled down to it."
     )

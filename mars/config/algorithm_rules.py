@@ -96,32 +96,25 @@ def _scorer_of_parts(scorer: str, weights: Mapping[str, float]) -> tuple[str, st
     return None
 
 
-def _updated_reference(update: str, reference: str | None, lora_rank: int) -> tuple[str, str] | None:
-    if update == "none":
+def _updated_reference(every: int | None, reference: str | None, lora_rank: int) -> tuple[str, str] | None:
+    if every is None:
         return None
     if not reference:
-        return "algorithm.kl_reference is empty: there is no model to update", "set it, or give none"
+        return "algorithm.kl_reference is empty: there is no model to update", "set it, or give null"
     if lora_rank:
-        return "LoRA adapters have no weights of the whole policy to copy", "give none, or actor.lora.rank=0"
+        return "LoRA adapters have no weights of the whole policy to copy", "give null, or actor.lora.rank=0"
     return None
 
 
-def _decay_of_ema(decay: float | None, update: str) -> tuple[str, str] | None:
-    if (decay is None) == (update == "ema"):
-        return f"with algorithm.reference_update={update}", "give a number for ema, such as 0.995, and null otherwise"
-    return None
-
-
-def _interval_of_updates(every: int | None, update: str) -> tuple[str, str] | None:
-    if (every is None) != (update == "none"):
-        return f"with algorithm.reference_update={update}", "give a number for copy and ema, and null for none"
+def _decay_of_updates(decay: float | None, every: int | None) -> tuple[str, str] | None:
+    if decay is not None and every is None:
+        return "has no effect with algorithm.reference_every=null", "set it to null, or reference_every to 1, say"
     return None
 
 
 ALGORITHM_RULES = (
-    Rule(("algorithm.reference_update", "algorithm.kl_reference", "actor.lora.rank"), _updated_reference),
-    Rule(("algorithm.reference_decay", "algorithm.reference_update"), _decay_of_ema),
-    Rule(("algorithm.reference_every", "algorithm.reference_update"), _interval_of_updates),
+    Rule(("algorithm.reference_every", "algorithm.kl_reference", "actor.lora.rank"), _updated_reference),
+    Rule(("algorithm.reference_decay", "algorithm.reference_every"), _decay_of_updates),
     Rule(("algorithm.part_weights",), _weights_of_parts),
     Rule(("algorithm.part_weights", "reward.function", "reward.functions"), _parts_of_built_in),
     Rule(("algorithm.normalize_std", "algorithm.part_weights"), _std_of_parts),

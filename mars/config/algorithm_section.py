@@ -44,21 +44,19 @@ class AlgorithmConfig(Section):
     )
     reduction_tokens: PositiveInt | None = Field(description="Constant divisor of seq_mean_token_sum_norm.")
     kl_coefficient: NonNegativeFloat = Field(
-        description="Weight of the KL to algorithm.kl_reference; 0: none, and no reference without reference_update."
+        description="Weight of the KL to algorithm.kl_reference; 0: none, and no reference without reference_every."
     )
     kl_estimator: Literal["k1", "k2", "k3", "abs"] = Field(description="Estimator of the KL term.")
     kl_reference: str | None = Field(description="Reference model of the KL term: Hugging Face folder or hub name.")
     kl_placement: Literal["loss", "reward"] = Field(
         description="Add the KL to the loss, or subtract it from every reward, also from the anchors'."
     )
-    reference_update: Literal["none", "copy", "ema"] = Field(
-        description="Reference model: stays as it is (none), becomes a copy of the policy, or moves towards it (ema)."
+    reference_every: PositiveInt | None = Field(
+        description="Optimizer steps from one update of the reference model to the next; null: it stays as it is."
     )
     reference_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        description="With reference_update=ema: share of the reference that stays in each of its updates."
-    )
-    reference_every: PositiveInt | None = Field(
-        description="With reference_update=copy and ema: optimizer steps from one update of the reference to the next."
+        description="Share of the reference model that stays in each update (moving average); null: none of it, it "
+        "becomes a copy of the policy."
     )
     entropy_coefficient: NonNegativeFloat = Field(description="Weight of the entropy bonus in the loss; 0: none.")
     importance_cap: PositiveFloat | None = Field(
@@ -92,7 +90,7 @@ class AlgorithmConfig(Section):
 
     @property
     def loads_reference(self) -> bool:
-        return self.kl_coefficient > 0 or self.reference_update != "none"
+        return self.kl_coefficient > 0 or self.reference_every is not None
 
 
 class AnchorConfig(Section):

@@ -154,7 +154,7 @@ def meant(key: str, known: Known) -> list[str]:
     """The keys and groups that the user may have meant by an unknown key."""
     renamed = renamed_key(key, known.keys)
     if renamed is not None:
-        return [renamed]
+        return [renamed.partition(" ")[0]]
     translated = translation(key, known.keys)
     if translated is not None:
         return [word for word in translated.split() if word in known.keys]

@@ -6,18 +6,27 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 KEYS: Mapping[str, str] = {
+    "actor.beta1": "actor.betas ([beta1, beta2])",
+    "actor.beta2": "actor.betas ([beta1, beta2])",
     "actor.clip_norm": "actor.max_grad_norm",
+    "algorithm.reference_update": "algorithm.reference_every (null is none; without a reference_decay it copies)",
     "anchor.mono_samples_per_source": "anchor.samples_per_view",
     "anchor.pooled": "anchor.pooled_statistics",
     "rollout.block_size": "rollout.vllm.block_size",
     "rollout.enforce_eager": "rollout.vllm.enforce_eager",
     "rollout.gpu_memory_utilization": "rollout.vllm.gpu_memory_utilization",
     "rollout.kv_cache_memory_bytes": "rollout.vllm.kv_cache_memory_bytes",
+    "rollout.schedule": "rollout.max_staleness (0 is synchronous; or the group: schedule=asynchronous)",
+    "rollout.scripted.full_length": "rollout.engine (scripted_full_length is true)",
+    "sft.beta1": "sft.betas ([beta1, beta2])",
+    "sft.beta2": "sft.betas ([beta1, beta2])",
     "sft.clip_norm": "sft.max_grad_norm",
     "sft.device": "cluster.device",
     "sft.num_steps": "run.num_steps",
     "sft.num_threads": "cluster.threads_per_worker",
 }
+
+"""Earlier key -> the current one, followed in brackets by how values differ."""
 
 VALUES: Mapping[str, Mapping[str, str]] = {
     "actor.packing": {"naive": "padded"},
@@ -28,13 +37,13 @@ VALUES: Mapping[str, Mapping[str, str]] = {
 
 
 def renamed_key(key: str, known: Collection[str]) -> str | None:
-    """The current name of a renamed `key`, or of the renamed key that ends with `key` ("clip_norm"); else None.
+    """The entry of a renamed `key`, or of the renamed key that ends with `key` ("clip_norm"); else None.
 
-    known: the keys of the configuration; only these are returned.
+    known: the keys of the configuration; only entries of these are returned.
     """
     found = {new for old, new in KEYS.items() if old == key or old.endswith(f".{key}")}
-    candidates = found.intersection(known)
-    return candidates.pop() if len(candidates) == 1 else None
+    candidates = [new for new in found if new.partition(" ")[0] in known]
+    return candidates[0] if len(candidates) == 1 else None
 
 
 def renamed_value(key: str, value: Any) -> str | None:

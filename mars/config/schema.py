@@ -99,15 +99,10 @@ class VllmConfig(Section):
     gpu_memory_utilization: Fraction = Field(description="Share of each GPU's memory that the engine takes.")
 
 
-class ScriptedConfig(Section):
-    full_length: bool = Field(
-        description="Responses of max_response_tokens random tokens without an end token; false: of random length."
-    )
-
-
 class RolloutConfig(Section):
-    engine: Literal["vllm", "hf", "scripted"] = Field(
-        description="vllm: vLLM; hf: transformers, slow, for comparison; scripted: random tokens, for tests."
+    engine: Literal["vllm", "hf", "scripted", "scripted_full_length"] = Field(
+        description="vllm: vLLM; hf: transformers, slow, for comparison; scripted: random tokens, for tests; "
+        "scripted_full_length: so many as max_response_tokens, for benchmarks."
     )
     num_workers: PositiveInt = Field(description="Engine replicas.")
     tensor_parallel_size: PositiveInt = Field(description="GPUs of one engine replica; on CPUs, its processes.")
@@ -121,14 +116,10 @@ class RolloutConfig(Section):
         description="Largest number of sequences that an engine generates at once. It takes up to twice as many, to "
         "read images ahead."
     )
-    schedule: Literal["synchronous", "asynchronous"] = Field(
-        description="synchronous: a step samples and then updates; asynchronous: the next step's responses are sampled "
-        "during the update. The group schedule sets this and what belongs to it."
-    )
-    max_staleness: Annotated[int, Field(ge=1, le=2)] | None = Field(
-        description="With rollout.schedule=asynchronous: how many versions (steps) the weights that sampled a "
-        "response may be behind those that it trains; 2 trains on carried prompts too. null: with "
-        "rollout.schedule=synchronous."
+    max_staleness: Annotated[int, Field(ge=0, le=2)] = Field(
+        description="0: a step samples and then updates (schedule=synchronous). 1 or 2: the next step's responses are "
+        "sampled during the update (schedule=asynchronous), by weights at most so many versions (steps) behind those "
+        "that they train; 2 trains on carried prompts too. The group schedule sets this and what belongs to it."
     )
     weight_transfer: Literal["object_store", "broadcast", "cuda_ipc"] = Field(
         description="How engines get new weights: copied to Ray's object store, sent by rank 0 over NCCL or gloo, or "
@@ -140,10 +131,19 @@ class RolloutConfig(Section):
     )
     logprob_diff_alarm: PositiveFloat = Field(
         description="Warn if the log-probs of a token in engine and trainer differ by more than this, in nats. With "
-        "rollout.schedule=asynchronous only in steps that train on no older responses, such as the first."
+        "schedule=asynchronous only in steps that train on no older responses, such as the first."
     )
     vllm: VllmConfig
-    scripted: ScriptedConfig
+
+    @property
+    def schedule(self) -> Literal["synchronous", "asynchronous"]:
+        """The order of sampling and update, by `max_staleness`."""
+        return "asynchronous" if self.max_staleness else "synchronous"
+
+    @property
+    def is_scripted(self) -> bool:
+        """Whether responses are random tokens, which no weights change."""
+        return self.engine in ("scripted", "scripted_full_length")
 
 
 class RewardConfig(Section):

@@ -56,8 +56,8 @@ def _sent_between_processes(
     if transfer == "cuda_ipc" and (placement != "colocated" or device != "cuda"):
         wrong = "a rank can share only memory of a GPU that the engine has too"
         return wrong, "give object_store or broadcast, or cluster.placement=colocated on GPUs"
-    if engine == "scripted":
-        return "rollout.engine=scripted takes no weights", "give object_store"
+    if engine.startswith("scripted"):
+        return f"rollout.engine={engine} takes no weights", "give object_store"
     if tensor_parallel != 1:
         return f"cannot reach the {tensor_parallel} processes of an engine with tensor parallelism", "give object_store"
     return None

@@ -160,7 +160,7 @@ def _check_signals(named: Named[GroupShaping], transforms: Collection[str], with
         if spec.needs_reference and not with_reference:
             raise ConfigError(
                 f"{where}: {spec.name!r} needs a reference model; none is loaded with algorithm.kl_coefficient=0.0 and "
-                "algorithm.reference_update=none; set one of the two"
+                "algorithm.reference_every=null; set one of the two"
             )
         if spec.transform is not None and spec.transform not in transforms:
             raise ConfigError(

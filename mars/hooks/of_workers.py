@@ -61,6 +61,6 @@ def token_rule(recipe: RecipeConfig, *, with_reference: bool, ramps: Sequence[Ra
         if one.model == "reference" and not with_reference:
             raise ConfigError(
                 f"{key}: pass {one.name!r} scores with the reference model, and none is loaded; "
-                "set algorithm.kl_coefficient above 0, or algorithm.reference_update"
+                "set algorithm.kl_coefficient above 0, or algorithm.reference_every"
             )
     return rule

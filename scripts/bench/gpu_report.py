@@ -96,7 +96,7 @@ def run_report(step: Step, config: TrainConfig, model: Any, rows: Rows, peak: fl
     The scripted engine has no model: with it, nothing is said about generation, log-probs and the weights' transfer.
     """
     seconds = stage_seconds(rows)
-    scripted = config.rollout.engine == "scripted"
+    scripted = config.rollout.is_scripted
     if scripted:
         del seconds["gen"], seconds["sync_weights"]
     if config.cluster.placement == "colocated":

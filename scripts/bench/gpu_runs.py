@@ -35,7 +35,7 @@ EXPERIMENT = "bench_gpu"
 ROLLOUTS: dict[str, tuple[str, ...]] = {
     "vllm": (),
     "hf": ("rollout=hf", "rollout.max_num_seqs=32"),
-    "scripted": ("rollout=scripted", "rollout.scripted.full_length=true"),
+    "scripted": ("rollout=scripted", "rollout.engine=scripted_full_length"),
 }
 # Tokens of a prompt without its images, for the estimate of memory; a run counts its own.
 TEXT_TOKENS = 100

@@ -1,4 +1,4 @@
-"""What sampling ahead gains: steps of rollout.schedule=synchronous and asynchronous, one engine and one rank.
+"""What sampling ahead gains: steps of schedule=synchronous and asynchronous, one engine and one rank.
 
     python scripts/bench.py schedule > bench_schedule.json
     python scripts/bench.py schedule --response-tokens 64 --rounds 5

@@ -12,7 +12,7 @@ SMALL = (
     "actor.num_workers=1", "cluster.object_store_bytes=100000000",
     # The trainer scores what is sampled beside its update, with a reference model that changes in every update.
     f"recipe.shaping=['{Path(__file__).with_name('asking_shaping.py')}:Likelihood']",
-    "algorithm.reference_update=ema", "algorithm.reference_decay=0.5", "algorithm.reference_every=1",
+    "algorithm.reference_decay=0.5", "algorithm.reference_every=1",
 )  # fmt: skip
 UNCOMPARED = ("timing_s/", "perf/")
 

@@ -112,7 +112,7 @@ def rule_updates(world: TinyWorld, rendezvous: Rendezvous, batch: TrainBatch, pa
     )
     settings = {"budget": world.budget, "rules": world.rules, "cache_bytes": 0}
     process = PromptProcessor(str(world.folder), decode=decode, **settings).process
-    moving = {"reference_update": "ema", "reference_decay": 0.5, "reference_every": 1}
+    moving = {"reference_decay": 0.5, "reference_every": 1}
     config = world.config(objective=altered(GRPO, kl_coefficient=0.3, **moving), packing=packing, learning_rate=1e-2)
     trainer = FsdpTrainer(config, world.rules, rendezvous, process, in_memory(), Contrast())
     return dict(trainer.update(replace(batch, step=4)).metrics)

@@ -375,7 +375,7 @@ def test_the_reader_of_settings_sees_what_is_read():
         "def f(config, part: ActorConfig):\n"
         "    data, x = config.data, config.rollout\n"
         "    config.run.seed = 1\n"
-        "    return data.shuffle + x.top_p + part.beta1 + config.model.path + other.dtype\n"
+        "    return data.shuffle + x.top_p + part.betas + config.model.path + other.dtype\n"
         "def g(rollout, run: RunConfig):\n"
         "    settings = rollout.vllm\n"
         "    self._model = model\n"
@@ -387,7 +387,7 @@ def test_the_reader_of_settings_sees_what_is_read():
         read = keys_read(TrainConfig, [path])
     finally:
         del trees()[path]
-    assert read == {"data.shuffle", "rollout.top_p", "actor.beta1", "model.path", "run.name"} | {
+    assert read == {"data.shuffle", "rollout.top_p", "actor.betas", "model.path", "run.name"} | {
         "model.dtype",
         "rollout.vllm.block_size",
         "rollout.vllm.enforce_eager",

@@ -36,10 +36,10 @@ def test_the_engine_is_the_one_that_the_settings_name():
     assert isinstance(engine, ScriptedEngine)
 
 
-@pytest.mark.parametrize("full_length", [False, True])
-def test_scripted_responses_have_the_full_length_if_the_settings_say_so(full_length):
+@pytest.mark.parametrize(("engine", "full_length"), [("scripted", False), ("scripted_full_length", True)])
+def test_scripted_responses_have_the_full_length_if_the_settings_say_so(engine, full_length):
     rules = TokenRules(image_id=5, blocked_ids=(5, 6), eos_ids=(3,), pad_id=0)
-    config = train_config({"rollout.engine": "scripted", "rollout.scripted.full_length": full_length})
+    config = train_config({"rollout.engine": engine})
     request = RolloutRequest("x", None, (1, 2), (), 40, 0, Sampling(1.0, 1.0, 0, 9))
     responses = [
         sample.completion.token_ids

@@ -30,7 +30,7 @@ from tests.unit.test_step import make_table
 
 NOTHING = SamplingState(0, ())
 WAIT_S = 20.0  # for another thread; a test that waits so long fails
-AHEAD = {"cluster.kind": "ray", "rollout.schedule": "asynchronous", "rollout.max_staleness": 1}
+AHEAD = {"cluster.kind": "ray", "rollout.max_staleness": 1}
 OVERLAP = Overlap(max_staleness=1, is_last=lambda step, state: False)
 
 

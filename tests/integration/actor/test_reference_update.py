@@ -16,8 +16,8 @@ from tests.tiny_world import GRPO, full
 KL = {"kl_coefficient": 0.1}
 
 
-def moving(update, decay, every, **more):
-    return altered(GRPO, reference_update=update, reference_decay=decay, reference_every=every, **more)
+def moving(decay, every, **more):
+    return altered(GRPO, reference_decay=decay, reference_every=every, **more)
 
 
 def weights(model):
@@ -34,7 +34,7 @@ def batch(world, pictures):
 
 
 def test_every_second_step_it_moves_by_its_decay(world, batch):
-    trainer = world.trainer(objective=moving("ema", 0.75, 2, **KL), learning_rate=1e-2)
+    trainer = world.trainer(objective=moving(0.75, 2, **KL), learning_rate=1e-2)
     first = weights(trainer._reference)
     trainer.update(batch)
     assert all(torch.equal(value, first[name]) for name, value in weights(trainer._reference).items())
@@ -47,7 +47,7 @@ def test_every_second_step_it_moves_by_its_decay(world, batch):
 
 def test_a_copy_is_the_policy_to_the_bit_and_is_what_the_next_kl_is_measured_to(world, batch):
     """Without a KL term: the model is loaded for its scores."""
-    trainer = world.trainer(objective=moving("copy", None, 1), learning_rate=1e-2)
+    trainer = world.trainer(objective=moving(None, 1), learning_rate=1e-2)
     before = trainer.score_responses(batch, ScoringSpec("ref", "sum", model="reference")).values
     trainer.update(batch)
     policy = weights(trainer._policy)
@@ -57,7 +57,7 @@ def test_a_copy_is_the_policy_to_the_bit_and_is_what_the_next_kl_is_measured_to(
 
 
 def test_a_skipped_update_leaves_it(world, batch):
-    trainer = world.trainer(objective=moving("copy", None, 1), learning_rate=1e-2)
+    trainer = world.trainer(objective=moving(None, 1), learning_rate=1e-2)
     first = weights(trainer._reference)
     trainer._objective.kept_scale = lambda *_: float("nan")
     assert trainer.update(batch).metrics["fault/skipped_updates"] == 1
@@ -65,7 +65,7 @@ def test_a_skipped_update_leaves_it(world, batch):
 
 
 def test_a_resumed_run_has_the_reference_of_its_checkpoint(world, batch, tmp_path):
-    objective = moving("ema", 0.5, 2, **KL)
+    objective = moving(0.5, 2, **KL)
     trainer = world.trainer(objective=objective, learning_rate=1e-2)
     for _ in range(3):
         trainer.update(batch)
@@ -84,6 +84,6 @@ def test_a_resumed_run_has_the_reference_of_its_checkpoint(world, batch, tmp_pat
 def test_a_model_of_other_parameters_cannot_follow(world, tmp_path):
     tied = build_tiny(tmp_path / "tied", seed=41, tie_word_embeddings=True)
     with pytest.raises(
-        ConfigError, match=r"algorithm\.reference_update: algorithm\.kl_reference must have the policy's"
+        ConfigError, match=r"algorithm\.reference_every: algorithm\.kl_reference must have the policy's"
     ):
-        world.trainer(objective=moving("copy", None, 1, kl_reference=str(tied)))
+        world.trainer(objective=moving(None, 1, kl_reference=str(tied)))

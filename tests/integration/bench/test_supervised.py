@@ -35,7 +35,7 @@ def test_the_drivers_ledger_turns_with_each_step_of_a_run(tmp_path, monkeypatch)
     monkeypatch.setattr(supervised, "_ledger", lambda name: SimpleNamespace(turn=lambda: turns.append(name)))
     supervised.main(str(tmp_path))
     config = SimpleNamespace(
-        rollout=SimpleNamespace(schedule="synchronous", max_staleness=None),
+        rollout=SimpleNamespace(schedule="synchronous", max_staleness=0),
         run=SimpleNamespace(num_steps=1, num_epochs=None),
     )
     step = run._train_step(config, SimpleNamespace())

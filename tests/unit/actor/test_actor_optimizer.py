@@ -25,7 +25,7 @@ def test_rate_factors(warmup, total, factors):
 
 
 def settings(**changes):
-    values = {"learning_rate": 0.1, "warmup_steps": 2, "weight_decay": 0.1, "beta1": 0.8, "beta2": 0.9,
+    values = {"learning_rate": 0.1, "warmup_steps": 2, "weight_decay": 0.1, "betas": [0.8, 0.9],
               "max_grad_norm": 1.5}  # fmt: skip
     return OptimizerConfig(**values | changes)
 

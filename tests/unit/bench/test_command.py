@@ -108,7 +108,7 @@ def test_variants_differ_only_where_they_say():
         "rollout.max_model_len": usual["rollout.max_model_len"] - 36,
         "data.prompts_per_step": 2, "actor.prompts_per_update": 1,
     }  # fmt: skip
-    assert usual["rollout.scripted.full_length"]
+    assert usual["rollout.engine"] == "scripted_full_length"
     assert usual["actor.gradient_checkpointing"]
     assert changed == {
         "checkpointing": {},

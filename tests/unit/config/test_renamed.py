@@ -36,7 +36,7 @@ def nested(key, value):
 
 
 def test_the_new_names_exist_and_the_old_ones_do_not():
-    assert set(KEYS.values()) <= ALL_KEYS
+    assert {new.partition(" ")[0] for new in KEYS.values()} <= ALL_KEYS
     assert set(KEYS) & ALL_KEYS == set()
     choices = groups("train", [shipped_folder()])
     for key, values in VALUES.items():
@@ -62,8 +62,9 @@ def test_an_old_key_in_an_experiment(old, new, tmp_path):
 @pytest.mark.parametrize(("old", "new"), [pair for pair in KEYS.items() if root_of(pair[0]) == "train"])
 def test_an_old_key_in_a_choice_of_a_group(old, new, tmp_path):
     group, _, name = old.partition(".")
-    base = {"actor": "fsdp", "anchor": "mono", "rollout": "vllm"}[group]
-    write(tmp_path, f"{group}/mine.yaml", f"defaults: [{base}, _self_]\n{name}: {TYPED.get(old, 1)}\n")
+    base = {"actor": "fsdp", "algorithm": "grpo", "anchor": "mono", "rollout": "vllm", "tracking": "default"}[group]
+    held = nested(name, TYPED.get(old, 1))[1:-1]
+    write(tmp_path, f"{group}/mine.yaml", f"defaults: [{base}, _self_]\n{held}\n")
     (line,) = refusal(f"{group}=mine", dirs=[str(tmp_path)])
     assert line.startswith(f"{old}: renamed; got ")
     assert line.endswith(f"; use {new}")

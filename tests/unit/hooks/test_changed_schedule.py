@@ -1,4 +1,4 @@
-"""Runs with hooks that are resumed with the other `rollout.schedule`: hooks are asked, and told, once of each step."""
+"""Runs with hooks that are resumed with the other schedule: hooks are asked, and told, once of each step."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(schedule, start=START):
     made = hooked(parts(make_table(PROMPTS, random.Random(1))), LAST)
     stream = SampledRounds("own:Hardest", sampler, SETUP)
     ahead = schedule == "asynchronous"
-    config = settings(LAST, **({} if ahead else {"rollout.schedule": schedule, "rollout.max_staleness": None}))
+    config = settings(LAST, **({} if ahead else {"rollout.max_staleness": 0}))
     step = ahead_of(config, stream, max_staleness=2) if ahead else train_step
     fit(made, stream, RecordingTracker(), config, None, checkpoints, start, 0, step)
     batches = [[(p.prompt_id, p.responses) for p in batch.prompts] for batch in made.trainer.batches]

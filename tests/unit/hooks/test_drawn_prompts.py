@@ -21,7 +21,7 @@ from tests.unit.test_fit import without_times
 from tests.unit.test_step import make_table
 from tests.unit.test_step_async import CheckpointsInMemory, saved_and_loaded, settings
 
-SYNCHRONOUS = {"rollout.schedule": "synchronous", "rollout.max_staleness": None}
+SYNCHRONOUS = {"rollout.max_staleness": 0}
 schedules = pytest.mark.parametrize("schedule", [SYNCHRONOUS, {}], ids=["synchronous", "asynchronous"])
 
 

@@ -34,7 +34,7 @@ class Stages:
         return ()
 
 
-SYNCHRONOUS = {"rollout.schedule": "synchronous", "rollout.max_staleness": None}
+SYNCHRONOUS = {"rollout.max_staleness": 0}
 
 
 @pytest.mark.parametrize("schedule", [SYNCHRONOUS, {}])

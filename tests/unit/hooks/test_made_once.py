@@ -84,7 +84,7 @@ def config(tmp_path):
         shaping=[f"{own}:Bonus"], advantage=[f"{own}:Rule"], requests=f"{own}:Asks", tokens=f"{own}:Tokens",
         transforms={"dark": f"{own}:Dark"}, sampler=f"{own}:Sampler", settings={"own": {"power": 0.5}},
     )  # fmt: skip
-    moving = {"reference_update": "ema", "reference_decay": 0.5, "reference_every": 1}
+    moving = {"reference_decay": 0.5, "reference_every": 1}
     given = train_config({"run.dir": str(tmp_path)}, num_steps=7, **moving)
     return given.model_copy(update={"recipe": hooks, "ramps": [ramp]})
 

@@ -128,9 +128,9 @@ def test_a_rule_that_cannot_work_is_refused(recipe, given, message):
 def test_a_reference_that_nothing_reads_is_warned_of(recipe, tmp_path, caplog, tokens, signal, coefficient, warned):
     (tmp_path / "asking.py").write_text(ASKING.replace("MODEL", signal))
     given = recipe(tokens=tokens).model_copy(update={"shaping": [f"{tmp_path}/asking.py:Asking"]})
-    config = train_config(kl_coefficient=coefficient, reference_update="ema", reference_decay=0.5, reference_every=1)
+    config = train_config(kl_coefficient=coefficient, reference_decay=0.5, reference_every=1)
     checked_hooks(config.model_copy(update={"recipe": given}))
-    assert ("algorithm.reference_update: the reference model costs memory" in caplog.text) == warned
+    assert ("algorithm.reference_every: the reference model costs memory" in caplog.text) == warned
 
 
 def test_a_dry_run_refuses_a_pass_of_a_reference_that_is_not_loaded(recipe):

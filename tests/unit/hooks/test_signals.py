@@ -514,14 +514,13 @@ def test_signals_that_can_be_computed_are_not(tmp_path):
     )
 
 
-@pytest.mark.parametrize(("update", "is_loaded"), [("none", False), ("copy", True)])
-def test_a_run_knows_whether_a_reference_is_loaded(tmp_path, update, is_loaded):
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_a_run_knows_whether_a_reference_is_loaded(tmp_path, is_loaded):
     (tmp_path / "own.py").write_text(FILE.replace("SIGNALS", '(Signal(ScoringSpec("a", "kl")),)'))
     config: TrainConfig = train_config(
         {
             "recipe.shaping": [f"{tmp_path}/own.py:Bonus"],
             "algorithm.kl_coefficient": 0.0,
-            "algorithm.reference_update": update,
             "algorithm.reference_every": 1 if is_loaded else None,
         }
     )

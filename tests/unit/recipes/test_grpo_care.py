@@ -129,7 +129,7 @@ class FailingScorer(LocalScorer):
 
 
 def test_without_a_reference_it_is_refused():
-    config = compose(FOLDER, "grpo_care_tiny", "algorithm.reference_update=none", "algorithm.reference_every=null",
+    config = compose(FOLDER, "grpo_care_tiny", "algorithm.reference_every=null",
                      "algorithm.reference_decay=null")  # fmt: skip
     with pytest.raises(ConfigError, match="'confidence' needs a reference model"):
         hooks_of_config(config.model_copy(update={"recipe": resolved(config.recipe)}))
