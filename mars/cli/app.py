@@ -99,6 +99,17 @@ def doctor(
     raise typer.Exit(doctor(folder, as_json))
 
 
+@app.command(epilog=example("mars watch runs/mars"))
+def watch(
+    run_dir: Annotated[Path, path_argument(metavar="RUN", help="Folder of a run (run.dir).")],
+    once: Annotated[bool, typer.Option("--once", help="Print one picture and end, as without a terminal.")] = False,
+) -> None:
+    """Show in the terminal how a run goes, until it ends. Ctrl-C leaves; the run goes on."""
+    from mars.cli.watch import watch
+
+    watch(run_dir, once=once)
+
+
 @app.command(epilog=example("mars report runs/mars"))
 def report(run_dir: Annotated[Path, path_argument(help="Folder of a run (run.dir).")]) -> None:
     """Write a page with curves, evaluations and rollouts of a run. It is RUN_DIR/report.html. Prints the evaluations

@@ -58,7 +58,7 @@ def show(run_dir: RunDir, as_json: AsJson = False) -> None:
     """Show everything of a run. State, settings, attempts, events, checkpoints, evaluations and last metrics."""
     from mars.output.text import aligned, visible
 
-    run = details(_checked(run_dir))
+    run = details(checked_run(run_dir))
     if as_json:
         typer.echo(json.dumps(run, indent=1, default=str))
         return
@@ -83,7 +83,7 @@ def diff(run_a: RunDir, run_b: RunDir, as_json: AsJson = False) -> None:
     """Show in what two runs differ. Settings, versions and code, last metrics."""
     from mars.output.text import aligned
 
-    a, b = details(_checked(run_a)), details(_checked(run_b))
+    a, b = details(checked_run(run_a)), details(checked_run(run_b))
     result = {
         "settings": _differences(a["settings"], b["settings"], _NOT_COMPARED),
         "versions": _differences(_versions(a), _versions(b), ()),
@@ -155,11 +155,11 @@ def _read(run_dir: Path) -> RunRecord:
 def _summary(run_dir: Path, record: RunRecord) -> dict[str, Any]:
     from mars.run_dir.events import EVENTS_FILE, read_events
     from mars.run_dir.lock import held_by
-    from mars.run_dir.outcome import state_of
+    from mars.run_dir.outcome import planned_step, state_of
     from mars.tracking.jsonl import METRICS_FILE
 
     events = read_events(run_dir)
-    planned = [e["details"].get("last_step") for e in events if e["event"] in ("started", "resumed")]
+    planned = planned_step(events)
     signs = [run_dir / METRICS_FILE, run_dir / EVENTS_FILE]
     newest = max((path.stat().st_mtime for path in signs if path.is_file()), default=time.time())
     return {
@@ -167,7 +167,7 @@ def _summary(run_dir: Path, record: RunRecord) -> dict[str, Any]:
         "folder": str(run_dir),
         "state": state_of(events, held_by(run_dir)),
         "step": record.metrics[-1]["step"] if record.metrics else None,
-        "last_step": planned[-1] if planned else record.setting("run.num_steps"),
+        "last_step": planned if planned is not None else record.setting("run.num_steps"),
         "score": _last(record, _SCORE),
         "evaluation": _last(record, _EVALUATION),
         "age_s": round(max(time.time() - newest, 0)),
@@ -178,7 +178,8 @@ def _last(record: RunRecord, metric: str) -> float | None:
     return next((row[metric] for row in reversed(record.metrics) if row.get(metric) is not None), None)
 
 
-def _checked(run_dir: Path) -> Path:
+def checked_run(run_dir: Path) -> Path:
+    """`run_dir` itself. Raises ConfigError if no run is in it."""
     from mars.errors import ConfigError
 
     if list(run_dirs(run_dir, depth=_MAX_DEPTH)) != [run_dir]:

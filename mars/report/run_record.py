@@ -49,7 +49,7 @@ def read_run(run_dir: Path, max_questions: int) -> RunRecord:
     metrics = _read_rows(run_dir / METRICS_FILE, notes)
     evaluations = _read_evaluations(run_dir / EVALUATION_FOLDER, notes)
     questions = _read_rollouts(run_dir / ROLLOUTS_FOLDER, max_questions, notes)
-    config, text = _read_config(run_dir / CONFIG_FILE, notes)
+    config, text = read_config(run_dir / CONFIG_FILE, notes)
     return RunRecord(metrics, evaluations, questions, config, text, notes)
 
 
@@ -82,10 +82,9 @@ def _read_evaluations(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
 
 def _read_rollouts(folder: Path, max_questions: int, notes: list[str]) -> list[list[Answer]]:
     """The answers to the first questions of the last sampled step."""
-    files = [path for path in folder.glob("step_*.jsonl") if re.fullmatch(r"step_\d+\.jsonl", path.name)]
-    if not files:
+    path = newest_rollouts(folder)
+    if path is None:
         return []
-    path = max(files, key=lambda path: int(path.stem.removeprefix("step_")))
     try:
         file = read_answers(path)
     except DataError as error:
@@ -95,7 +94,14 @@ def _read_rollouts(folder: Path, max_questions: int, notes: list[str]) -> list[l
     return by_question(file.answers)[:max_questions]
 
 
-def _read_config(path: Path, notes: list[str]) -> tuple[Any, str | None]:
+def newest_rollouts(folder: Path) -> Path | None:
+    """The file with the rollouts of the last sampled step, None if there is none."""
+    files = [path for path in folder.glob("step_*.jsonl") if re.fullmatch(r"step_\d+\.jsonl", path.name)]
+    return max(files, key=lambda path: int(path.stem.removeprefix("step_")), default=None)
+
+
+def read_config(path: Path, notes: list[str]) -> tuple[Any, str | None]:
+    """A config.yaml, parsed, and its text; None for what is missing or damaged, which the notes then say."""
     if not path.is_file():
         return None, None
     import yaml

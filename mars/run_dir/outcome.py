@@ -60,8 +60,20 @@ def state_of(events: Sequence[Mapping[str, Any]], writer: ProcessId | None) -> S
     """
     if writer is not None:
         return "running"
-    last = next((entry["event"] for entry in reversed(events) if entry["event"] in (*_BEGUN, *_ENDED)), None)
-    return _ENDED.get(str(last), "interrupted")
+    last = last_word(events)
+    return "interrupted" if last is None else _ENDED[last["event"]]
+
+
+def planned_step(events: Sequence[Mapping[str, Any]]) -> int | None:
+    """The last step that the newest attempt was to train, as it said when it began."""
+    planned = [entry["details"].get("last_step") for entry in events if entry["event"] in _BEGUN]
+    return planned[-1] if planned and type(planned[-1]) is int else None
+
+
+def last_word(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The event with which the newest attempt ended; None if it has not, or ended without a word."""
+    last = next((entry for entry in reversed(events) if entry["event"] in (*_BEGUN, *_ENDED)), None)
+    return last if last is not None and last["event"] in _ENDED else None
 
 
 def completed_step(events: Sequence[Mapping[str, Any]], last_step: int) -> int | None:
@@ -80,5 +92,5 @@ def completed_step(events: Sequence[Mapping[str, Any]], last_step: int) -> int |
 
 def finished_step(events: Sequence[Mapping[str, Any]]) -> int | None:
     """The step after which the run's policy was saved, if that is the last thing that happened to the run."""
-    last = next((entry for entry in reversed(events) if entry["event"] in (*_BEGUN, *_ENDED)), None)
+    last = last_word(events)
     return last["step"] if last is not None and last["event"] == "finished" else None

@@ -112,7 +112,7 @@ def read_metrics(path: Path) -> MetricRows:
     rows: dict[int, dict[str, Any]] = {}
     damaged = 0
     for line in path.read_bytes().splitlines():
-        row = _parse(line)
+        row = parse_row(line)
         if row is None:
             damaged += 1
         else:
@@ -120,7 +120,8 @@ def read_metrics(path: Path) -> MetricRows:
     return MetricRows(tuple(rows[step] for step in sorted(rows)), damaged)
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def parse_row(line: bytes) -> dict[str, Any] | None:
+    """A line of metrics.jsonl; None if it is not a JSON object with a step."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
@@ -133,7 +134,7 @@ def _keep_until(path: Path, step: int) -> None:
     if not path.exists():
         return
     lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if (row := _parse(line)) is not None and row["step"] <= step]
+    kept = [line for line in lines if (row := parse_row(line)) is not None and row["step"] <= step]
     if len(kept) < len(lines):
         logger.warning("%s: %d rows after step %d are dropped", path, len(lines) - len(kept), step)
         if kept == lines[: len(kept)]:  # needs no room, on a full disk

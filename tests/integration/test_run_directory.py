@@ -53,6 +53,22 @@ def test_the_folder_records_its_attempt(finished: Path):
     assert alive == []
 
 
+def test_the_run_can_be_watched(finished: Path):
+    """`mars watch` shows the numbers of metrics.jsonl and the newest answers."""
+    before = contents(finished)
+    job = mars(finished, "watch", str(finished), "--once")
+    assert job.returncode == 0, job.stderr
+    assert contents(finished) == before
+    shown = {line.split()[0]: line for line in job.stdout.splitlines() if line.strip()}
+    last = Job(0, "", "", finished).metrics[-1]
+    assert "finished · step 2 of 2" in job.stdout
+    assert "answers of step 1" in job.stdout  # the others are not recorded: tracking.rollouts_every=10
+    for name, key in (("reward", "critic/score/mean"), ("gain", "mars/gain/mean")):
+        assert float(shown[name].split()[1]) == pytest.approx(last[key], rel=0.01)
+    assert shown["gen"].split()[1] == f"{last['timing_s/gen']:.2f}s" or last["timing_s/gen"] >= 10
+    assert job.stdout.splitlines()[-1] == "finished after step 2"
+
+
 def test_a_second_run_in_the_folder_changes_nothing(workshop: Workshop, finished: Path):
     before = contents(finished)
     with RunLock(finished) as lock:

@@ -67,6 +67,7 @@ MAY_IMPORT = {
     | {"watchdog", "weights"},
     "evaluation": READING - {"data.pixels"} | {"quarantine", "algorithms", "answers", "rewards", "rollout"},
     "report": READING | {"answers", "data.prompts", "tracking", "evaluation"},
+    "watch": BASE | {"answers", "output", "report", "run_dir", "tracking"},
     "signals": BASE | {"actor", "hooks"},
     "step_parts": BASE
     | {"quarantine", "algorithms", "answers", "hooks", "rollout", "actor", "rewards", "signals", "turns"},
@@ -133,7 +134,7 @@ MAY_IMPORT = {
         "output",
         "process",
     }
-    | {"actor", "plugin", "report", "rewards", "run", "run_dir", "sft", "supervised", "tracking"},
+    | {"actor", "plugin", "report", "rewards", "run", "run_dir", "sft", "supervised", "tracking", "watch"},
 }
 HEAVY = ("torch", "ray", "vllm", "transformers", "scipy", "pyarrow", "datasets", "matplotlib", "wandb")
 

@@ -1,0 +1,56 @@
+"""Shows a run until it has ended."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from mars.output.text import visible
+from mars.run_dir.outcome import last_word
+from mars.watch.picture import Picture
+from mars.watch.seen import RunReader, Seen
+
+_PAUSE_S = 1.0
+
+
+def show_once(reader: RunReader, console: Console) -> Seen:
+    """Print one picture."""
+    seen = reader.look()
+    console.print(Picture(seen))
+    return seen
+
+
+def follow(reader: RunReader, console: Console, wait: Callable[[float], None] = time.sleep) -> Seen:
+    """Show the run on the whole terminal until it has ended; then print the last picture below what was there before.
+
+    wait: lets so many seconds pass. A KeyboardInterrupt, which it may raise, gives the terminal back and goes on.
+    """
+    seen = reader.look()
+    if seen.state == "running":
+        with Live(Picture(seen), console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
+            while seen.state == "running":
+                wait(_PAUSE_S)
+                seen = reader.look()
+                live.update(Picture(seen), refresh=True)
+    console.print(Picture(seen))
+    return seen
+
+
+def ending(seen: Seen) -> Text:
+    """How the run stands or has ended, and how it can go on, in one line or two."""
+    folder = shlex.quote(str(seen.folder))
+    last = last_word(seen.events)
+    details = {} if last is None else last["details"]
+    code = details.get("exit_code")
+    text = f"{seen.state} after step {seen.step}" + (f" (exit code {code})" if type(code) is int else "")
+    if seen.state in ("failed", "interrupted"):
+        reason = str(details.get("reason") or "")
+        text += f": {reason}" if last is not None else ": the process was killed, or its machine went down"
+        if "mars resume" not in reason:  # an interruption's reason says it already
+            text += f"\nto go on: mars resume {folder}"
+    return Text(visible(text, "\n"))

@@ -1,0 +1,99 @@
+"""A run in one picture for the terminal: progress, curves, stages of a step, workers, last answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.text import Text
+
+from mars.output.text import visible
+from mars.tracking.console import duration
+from mars.watch.answers import answer_table
+from mars.watch.curve import BLOCKS, LETTERS
+from mars.watch.curves import curve_table
+from mars.watch.lines import columns_of_text, one_line
+from mars.watch.seen import Seen
+from mars.watch.stages import stage_table
+
+_ROOMY = 36
+"""Lines of a terminal from which on the first curves are several lines high, and empty lines separate the parts."""
+_MAX_WORKERS = 12
+_ANSWER_LINES = 12  # if the height is not limited
+_FEWEST_ANSWER_LINES = 3
+_STATE_STYLES = {"running": "bold green", "finished": "bold green", "interrupted": "bold yellow", "failed": "bold red"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Fits the width that it gets, and the height if there is one: the answers get the lines that the rest leaves.
+
+    All texts of models, data and files are escaped. A text that may run from right to left is the last of its line,
+    because a terminal that reorders it would else move its neighbours, too.
+    """
+
+    seen: Seen
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        levels = LETTERS if options.ascii_only else BLOCKS
+        height, is_roomy = options.height, options.height is None or options.height >= _ROOMY
+        options = options.update(height=None)
+        upper = [
+            *_spaced(_head(self.seen, options.max_width, levels), is_first=True, is_roomy=is_roomy),
+            *_spaced(curve_table(self.seen.rows, options.max_width, levels, tall=is_roomy), is_roomy=is_roomy),
+            *_spaced(stage_table(self.seen.rows, options.max_width, levels), is_roomy=is_roomy),
+            *_spaced(_workers(self.seen, options.max_width), is_roomy=is_roomy),
+            *_spaced(_notes(self.seen), is_roomy=is_roomy),
+        ]
+        used = len(console.render_lines(Group(*upper), options, pad=False)) + is_roomy
+        room = _ANSWER_LINES if height is None else max(height - used, _FEWEST_ANSWER_LINES)
+        yield from upper
+        yield from _spaced(answer_table(self.seen.questions, options.max_width, room), is_roomy=is_roomy)
+
+
+def _spaced(part: RenderableType | None, *, is_roomy: bool, is_first: bool = False) -> Iterator[RenderableType]:
+    """`part` with an empty line above it, or nothing if there is no part."""
+    if part is not None:
+        if is_roomy and not is_first:
+            yield Text()
+        yield part
+
+
+def _head(seen: Seen, width: int, levels: str) -> RenderableType:
+    state = Text(seen.state, style=_STATE_STYLES[seen.state])
+    name, step = Text(visible(seen.name), style="bold"), Text(f"step {seen.step}")
+    facts = [name, state, step]
+    if seen.last_step is not None:
+        step.append(f" of {seen.last_step}")
+    left = seen.seconds_left
+    if left is not None:
+        facts.append(Text(f"about {duration(left)} left"))
+    line = Text(" · ").join(facts)
+    if not seen.last_step:
+        return line
+    share = min(seen.step / seen.last_step, 1.0)
+    label = f" {share:4.0%}"
+    size = max(width - len(label), 1)
+    done = int(share * size)
+    bar = Text(levels[-1] * done, style="green").append(levels[1] * (size - done), style="dim").append(label)
+    return Group(line, bar)
+
+
+def _workers(seen: Seen, width: int) -> RenderableType | None:
+    """Those with which something is wrong come first."""
+    if not seen.workers:
+        return None
+    in_order = sorted(seen.workers, key=lambda worker: worker.is_fine)
+    rows = [
+        (one_line(worker.name), one_line(worker.place, "dim"), one_line(worker.state, "" if worker.is_fine else "red"))
+        for worker in in_order[:_MAX_WORKERS]
+    ]
+    more = len(in_order) - len(rows)
+    rest = [one_line(f"and {more} more", "dim")] if more else []
+    return Group(one_line("workers", "bold"), columns_of_text(rows, width), *rest)
+
+
+def _notes(seen: Seen) -> RenderableType | None:
+    lines = [Text(visible(f"! {note}"), style="yellow") for note in seen.notes]
+    return Group(*lines) if lines else None

@@ -1,0 +1,68 @@
+"""How the processes of a run's newest attempt are, as far as its folder and this machine tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mars.run_dir.attempt import attempts, read_attempt
+from mars.run_dir.processes import ProcessId, process_from, recorded_workers
+
+DRIVER = "driver"
+_TOLD: Mapping[str, str] = {"worker_lost": "lost", "engine_left_out": "left out"}
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """place: "host:pid". state: in words. is_fine: whether nothing is known to be wrong with it."""
+
+    name: str
+    place: str
+    state: str
+    is_fine: bool
+
+
+def newest_attempt(run_dir: Path) -> Path | None:
+    """The folder of the newest attempt. None without one, or if it cannot be read: only the run's user may."""
+    with suppress(OSError):
+        found = attempts(run_dir)
+        return found[-1][1] if found else None
+    return None
+
+
+def worker_states(attempt: Path, events: Sequence[Mapping[str, Any]]) -> list[WorkerState]:
+    """The driver, then the workers in the order of their names. Of a worker that was replaced, its last process.
+
+    events: of the run. What they say of a worker since the attempt began comes before what its process says.
+    """
+    told = _told(attempt.name, events)
+    driver = process_from(read_attempt(attempt).get("process"))
+    processes = {} if driver is None else {DRIVER: driver}
+    processes |= {name: process for process, name in recorded_workers(attempt)}
+    return [_state(name, process, told.get(name)) for name, process in processes.items()]
+
+
+def _state(name: str, process: ProcessId, told: str | None) -> WorkerState:
+    place = f"{process.host}:{process.pid}"
+    if told is not None:
+        return WorkerState(name, place, told, is_fine=False)
+    if not process.is_here():
+        return WorkerState(name, place, "on another machine", is_fine=True)
+    is_alive = process.is_alive()
+    return WorkerState(name, place, "alive" if is_alive else "has ended", is_alive)
+
+
+def _told(attempt: str, events: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Worker -> what the events say is wrong with it: "lost: its reason". A worker that was replaced is fine again."""
+    begun = [place for place, entry in enumerate(events) if entry["details"].get("attempt") == attempt]
+    told: dict[str, str] = {}
+    for entry in events[begun[-1] :] if begun else ():
+        name, reason = entry["details"].get("worker"), entry["details"].get("reason")
+        if entry["event"] == "worker_replaced":
+            told.pop(str(name), None)
+        elif entry["event"] in _TOLD:
+            told[str(name)] = f"{_TOLD[entry['event']]}: {reason}"
+    return told
