@@ -15,13 +15,12 @@ from typing import Any
 from mars import interrupts, plugin, watchdog
 from mars.added_rows import training_stream
 from mars.answers.files import step_file, write_answers
-from mars.answers.record import reward_input
 from mars.build import build_scorer, build_tracker, evaluation_parts, step_parts, workers
 from mars.checkpoint.resume import StartingPoint, data_fingerprint
-from mars.checks.answers import EMPTY_ANSWER, answered_perfectly
 from mars.checks.dry_run import checked_hooks
 from mars.checks.model import ModelCheck
 from mars.checks.packages import check_packages
+from mars.checks.rewards import try_rewards
 from mars.cluster.environment import gc_paused
 from mars.config.schema import TrainConfig
 from mars.errors import SetupError
@@ -37,7 +36,7 @@ from mars.job import POLICY_FOLDER, enter_run, record_attempt, stall_report, wor
 from mars.output.files import write_atomically
 from mars.report.later_steps import remove_later_steps
 from mars.report.run_record import EVALUATION_FOLDER
-from mars.rewards.contract import RewardScorer, check_parts, self_test
+from mars.rewards.contract import RewardScorer
 from mars.rewards.functions import user_functions
 from mars.rollout.engine import RolloutEngine
 from mars.run_dir.attempt import LOGS_FOLDER
@@ -52,11 +51,8 @@ from mars.step_parts import PromptRounds
 from mars.tracking.multi import MultiTracker
 from mars.tracking.tracker import Tracker
 from mars.train import TrainingJob, start_unless_complete, train
-from mars.types import Prompt
 
 logger = logging.getLogger(__name__)
-
-_SELF_TEST_ROWS = 4
 
 
 def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], lock: RunLock) -> None:
@@ -96,7 +92,7 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
         report, attempt = worker_report(catalogue.events, processes), processes.folder
         scorer = build_scorer(config, processes.update)
         try:
-            _try_rewards(scorer, inputs, inputs.train.prompts)
+            try_rewards(scorer, inputs, inputs.train.prompts)
             with workers(config, inputs, with_trainer=True, log_dir=attempt, report=report) as (engine, trainer):
                 assert trainer is not None  # because of with_trainer=True
                 processes.update()
@@ -184,20 +180,6 @@ def _log_dir(config: TrainConfig) -> Path:
 
 def _model_check(config: TrainConfig) -> ModelCheck:
     return ModelCheck(config, in_process=config.cluster.kind == "local")
-
-
-def _try_rewards(scorer: RewardScorer, inputs: Inputs, prompts: Sequence[Prompt]) -> None:
-    """For every reward, score perfect answers to the first rows that use it. Raises ConfigError as `self_test` does.
-
-    If `algorithm.part_weights` is set, score empty answers too: a reward may give its parts to right answers only.
-    """
-    rewards, part_weights = rewards_of(inputs.config), inputs.config.algorithm.part_weights
-    for name in rewards.names:
-        some = [prompt for prompt in prompts if rewards.of(prompt.data_source) == name][:_SELF_TEST_ROWS]
-        self_test(scorer, [answered_perfectly(prompt, None, name, inputs.frames) for prompt in some], part_weights)
-        if part_weights:
-            empty = [reward_input(prompt, None, EMPTY_ANSWER, inputs.frames) for prompt in some]
-            check_parts(empty, scorer.score(empty), part_weights)
 
 
 def write_result(result: Mapping[str, Any], path: Path) -> None:

@@ -17,6 +17,7 @@ from mars.checks.gpu_turns import Demand, demands, fit_lines, host_line, sequenc
 from mars.checks.memory import SHARDED, engine_memory, kv_bytes_per_token, read_shape, trainer_memory
 from mars.checks.model import model_check
 from mars.checks.packages import machine_lines
+from mars.checks.rewards import try_rewards
 from mars.checks.trained import num_trained
 from mars.checks.weights import INDEX, SINGLE
 from mars.config.actor_sections import PolicyTrainingConfig
@@ -34,7 +35,6 @@ from mars.hooks.of_workers import image_transforms, token_rule
 from mars.hooks.step_hooks import StepHooks
 from mars.inputs import Inputs, load_inputs, prompt_processor, rewards_of
 from mars.output.text import visible
-from mars.rewards.contract import check_parts
 from mars.rewards.functions import load_list_reward, load_reward
 from mars.types import RewardResult
 
@@ -144,7 +144,8 @@ def opening_lines(encoder: PromptEncoder) -> list[str]:
 def sample_lines(config: TrainConfig, inputs: Inputs) -> list[str]:
     """Some rows taken all the way: decoded, processed, counted, and scored on a perfect and an empty answer.
 
-    Raises DataError if the model's processor makes a different number of prompt tokens than mars counted.
+    Raises DataError if the model's processor makes a different number of prompt tokens than mars counted, and as
+    `try_rewards` does.
     """
     from mars.build import build_scorer
 
@@ -166,15 +167,14 @@ def sample_lines(config: TrainConfig, inputs: Inputs) -> list[str]:
                     "report this as a bug of mars"
                 )
             perfect = answered_perfectly(prompt, None, rewards.of(prompt.data_source), frames)
-            answers = [perfect, reward_input(prompt, None, EMPTY_ANSWER, frames)]
-            scores = scorer.score(answers)
-            check_parts(answers, scores, config.algorithm.part_weights)
+            scores = scorer.score([perfect, reward_input(prompt, None, EMPTY_ANSWER, frames)])
             shown = " + ".join(f"{w}x{h}: {n}" for (w, h), n in zip((i.size for i in images), counted, strict=True))
             lines += [
                 f"sample            {prompt.row}",
                 f"                  {made} prompt tokens, images {shown or 'none'}",
                 *[f"                  {name} answer: {_score(r)}" for name, r in zip(_ANSWERS, scores, strict=True)],
             ]
+        try_rewards(scorer, inputs, prompts)
         return lines
     finally:
         scorer.close()

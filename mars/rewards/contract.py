@@ -124,12 +124,14 @@ def failed_result(reason: str) -> RewardResult:
     return RewardResult(score=0.0, accuracy=0.0, parts={}, failed=reason)
 
 
-def self_test(scorer: RewardScorer, items: Sequence[RewardInput], part_weights: Collection[str]) -> None:
-    """Scores a few real items before a run starts. Raises ConfigError if all of them fail, and as `check_parts` does.
+def check_self_test(
+    items: Sequence[RewardInput], results: Sequence[RewardResult], part_weights: Collection[str]
+) -> None:
+    """Judges a reward by its results for a few real items, before a run starts. Raises ConfigError if all of them
+    failed, and as `check_parts` does.
 
     A function that fails on only some items is accepted: the run masks and counts those.
     """
-    results = scorer.score(items)
     remedy = f"try it with one row of {items[0].data_source}" if items else ""
     plugin.self_test("reward.function", [result.failed for result in results], remedy)
     check_parts(items, results, part_weights)

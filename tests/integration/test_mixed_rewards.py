@@ -12,6 +12,7 @@ from mars.build import evaluation_parts
 from mars.checks.answers import answered_perfectly
 from mars.checks.data import check, check_lines
 from mars.checks.dry_run import report
+from mars.checks.rewards import try_rewards
 from mars.config.load import load_config
 from mars.errors import ConfigError, DataError
 from mars.evaluation.ask import evaluate
@@ -20,7 +21,6 @@ from mars.rewards.contract import failed_result
 from mars.rewards.functions import RewardsBySet
 from mars.rewards.local import LocalScorer
 from mars.rewards.pool import RewardPool
-from mars.run import _try_rewards
 from mars.step import train_step
 from mars.step_parts import SamplingState
 from mars.types import RewardInput, RewardResult
@@ -217,6 +217,9 @@ def test_the_rewards_reach_the_worker_processes(tmp_path):
         pool.close()
 
 
+EMPTY = "<answer></answer>"
+
+
 class Half:
     """Fails on one set."""
 
@@ -225,15 +228,18 @@ class Half:
 
     def score(self, items):
         self.asked.append([item.data_source for item in items])
-        return [failed_result("no") if i.data_source == "questions" else RewardResult(1, 1, {}) for i in items]
+        return [
+            failed_result("no") if i.data_source == "questions" else RewardResult(float(EMPTY not in i.response), 1, {})
+            for i in items
+        ]
 
 
 def test_every_reward_is_tried_before_the_run(configure):
     inputs = load_inputs(configure(BY_SET), with_training_set=True)
     scorer = Half()
     with pytest.raises(ConfigError, match=r"failed on each of the 3 items of its self-test.* one row of questions"):
-        _try_rewards(scorer, inputs, inputs.train.prompts)
-    assert scorer.asked == [["scenes"] * 3, ["questions"] * 3]
+        try_rewards(scorer, inputs, inputs.train.prompts)
+    assert scorer.asked == [["scenes"] * 6, ["questions"] * 6]
     inputs = load_inputs(configure(BY_SET, "algorithm.part_weights={accuracy: 1.0}"), with_training_set=True)
     with pytest.raises(ConfigError, match=r"the reward of data_source 'scenes' has no part accuracy; got none"):
-        _try_rewards(Half(), inputs, inputs.train.prompts)
+        try_rewards(Half(), inputs, inputs.train.prompts)

@@ -10,6 +10,7 @@ import pytest
 from mars.build import evaluation_parts
 from mars.checks.answers import answered_perfectly
 from mars.checks.data import check, check_lines
+from mars.checks.rewards import try_rewards
 from mars.cli.check import run_check
 from mars.config.load import load_config
 from mars.errors import ConfigError
@@ -17,7 +18,6 @@ from mars.evaluation.ask import evaluate
 from mars.inputs import load_inputs, rewards_of
 from mars.rewards.built_in import BUILT_IN
 from mars.rewards.local import LocalScorer
-from mars.run import _try_rewards
 from tests.fakes.count_reward import COUNT
 from tests.fakes.engine import RecordingEngine
 from tests.unit.evaluation.result_files import vqa_text
@@ -104,7 +104,7 @@ def test_the_self_test_answers_perfectly(configure):
             return super().score(self.seen)
 
     scorer = Watched("count", "strict")
-    _try_rewards(scorer, inputs, inputs.train.prompts)
+    try_rewards(scorer, inputs, inputs.train.prompts)
     assert item in scorer.seen
 
 
