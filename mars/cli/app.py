@@ -110,20 +110,20 @@ def watch(
     watch(run_dir, once=once)
 
 
-@app.command(epilog=example("mars report runs/mars"))
-def report(run_dir: Annotated[Path, path_argument(help="Folder of a run (run.dir).")]) -> None:
+@app.command(epilog=example("mars report runs/mars", "mars report runs/mars --follow"))
+def report(
+    run_dir: Annotated[Path, path_argument(help="Folder of a run (run.dir).")],
+    follow: Annotated[bool, typer.Option("--follow", help="Write it anew as the run goes on, until it ends.")] = False,
+    every: Annotated[int, typer.Option(min=1, help="With --follow: seconds between two looks at the run.")] = 30,
+) -> None:
     """Write a page with curves, evaluations and rollouts of a run. It is RUN_DIR/report.html. Prints the evaluations
     too."""
-    from mars.data.pixels.images import decode_image
-    from mars.evaluation.tables import evaluation_table, print_table
-    from mars.report.run_page import write_report
-    from mars.report.run_record import read_evaluations
+    from mars.cli.report import follow_run, report_run
 
-    path = write_report(run_dir, None, decode_image)
-    results = read_evaluations(run_dir)
-    if results:
-        print_table(evaluation_table(results))
-    typer.echo(f"report: {path}")
+    if follow:
+        follow_run(run_dir, every)
+    else:
+        report_run(run_dir)
 
 
 @reward.command(

@@ -281,9 +281,12 @@ def show(
         Path | None, path_option(help="Folder that image paths are relative to, as data.image_root.")
     ] = None,
     rows: Annotated[int, typer.Option(min=1, help="Number of rows to show, spread evenly over the file.")] = 12,
+    first: Annotated[int | None, typer.Option("--from", min=0, help="Only rows from this number on.")] = None,
+    last: Annotated[int | None, typer.Option("--to", min=0, help="Only rows up to this number.")] = None,
 ) -> None:
-    """Write a page of some rows with their images and boxes. Depth images are shown as the model sees them."""
+    """Write a page of some rows with their images and boxes. Depth images are shown as the model sees them. Rows count
+    from 0."""
     from mars.report.data_page import write_sheet
 
-    write_sheet(file, out, image_root, rows)
+    write_sheet(file, out, image_root, rows, first or 0, last)
     typer.echo(f"sheet: {out}")

@@ -131,22 +131,28 @@ def score(
     threshold: Threshold = None,
     as_json: AsJson = False,
     html: Html = None,
+    questions: Annotated[
+        int | None, typer.Option(min=1, help="With --html: questions on the page. Default: 24.")
+    ] = None,
     truth_size: TruthSize = None,
     response_size: ResponseSize = None,
 ) -> None:
     """Score a result file with both scorers. Multi, Mono per source, Union, information gain and conflict rate, strict
     and compat."""
+    from mars.errors import ConfigError
     from mars.output.files import check_page
     from mars.report.scores import score_file, show_scores, write_scores_page
 
     limit = _threshold(threshold)
     if html is not None:
         check_page(html, "--html")
+    elif questions is not None:
+        raise ConfigError(f"--questions: only a page shows questions; got {questions} without --html; give --html FILE")
     scored, result = score_file(results, task, limit, _frames(truth_size, response_size))
     if html is not None:
         from mars.data.pixels.images import decode_image
 
-        write_scores_page(html, result, scored, decode_image)
+        write_scores_page(html, result, scored, questions, decode_image)
     if as_json:
         typer.echo(json.dumps(result, indent=2, allow_nan=False))
     else:
@@ -191,7 +197,8 @@ def show(
     results: ResultFile,
     html: Html = None,
     questions: Annotated[
-        int | None, typer.Option(min=1, help="Show the first N questions. Default: all; 24 with --html.")
+        int | None,
+        typer.Option(min=1, help="The first N questions; with --html N from everywhere. Default: all; 24 with --html."),
     ] = None,
 ) -> None:
     """Print the questions and answers of a result file. With truths and stored rewards; as a page with --html."""

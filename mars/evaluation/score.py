@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mars.algorithms.tolerance import SCORE_TOLERANCE
 from mars.answers.record import Answer, Size, by_question
 from mars.errors import ConfigError
 from mars.evaluation.files import Results
@@ -97,29 +96,6 @@ def result_of(scored: Scored, threshold: float) -> dict[str, Any]:
         "dropped": dict(results.dropped),
         "unreadable": dict(results.unreadable),
     }
-
-
-def worst_questions(scored: Scored, count: int) -> list[list[Answer]]:
-    """The answers to the `count` questions most worth looking at.
-
-    Questions are sorted by how far their best single view beats the multi view, the largest difference first. Equal
-    ones are sorted by multi accuracy, the lowest first, and then by their order.
-    """
-
-    def rank(answers: Sequence[Answer]) -> tuple[int, int, int]:
-        multi = [_worth(answer) for answer in answers if answer.view is None]
-        mono = [_worth(answer) for answer in answers if answer.view is not None]
-        mean = sum(multi) / len(multi) if multi else 0.0
-        # Rounded to multiples of the tolerance, so that rounding errors do not decide the order.
-        beaten = round((mean - max(mono, default=mean)) / SCORE_TOLERANCE)
-        return beaten, round(mean / SCORE_TOLERANCE), answers[0].number
-
-    return sorted(by_question(scored.answers), key=rank)[:count]
-
-
-def _worth(answer: Answer) -> float:
-    reward = _reward_of(answer)
-    return 0.0 if reward.failed is not None else reward.accuracy
 
 
 def _reward_of(answer: Answer) -> RewardResult:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mars.output.files import write_atomically
 from mars.output.text import shorten, visible
+from mars.report.choice import coarse_to_fine
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -21,7 +23,8 @@ IMAGE_BYTES = 7_000_000  # most bytes of all images on a page
 FULL = "a page has at most 10 MB"
 PICTURE_SIDE = 340  # pixels, as wide as the pages draw an image
 TINY_SIDE = 160  # images up to this size are drawn enlarged, and JPEG would blur them
-_FRAME_BYTES = 1_000_000  # reserved for the rest: style, headings, the settings of a run
+_FRAME_BYTES = 1_000_000  # reserved for the rest: style, script, headings, the most important settings of a run
+_HERE = Path(__file__).parent
 
 Item = TypeVar("Item")
 
@@ -29,11 +32,12 @@ Item = TypeVar("Item")
 class Page:
     """The parts of one page, rendered until it is full.
 
-    Every part whose number or size depends on data is rendered by `parts`, so that the page stays within its limit.
+    Every part whose number or size depends on data is rendered by `parts` or `spread`, and every image is embedded by
+    `embed` or `picture`, so that the page stays within its limit.
     macros: the file that has the macros of the parts. folder: of the templates; that of this file by default.
     """
 
-    def __init__(self, macros: str, folder: Path = Path(__file__).parent) -> None:
+    def __init__(self, macros: str, folder: Path = _HERE) -> None:
         self._environment = _environment(folder)
         self._macros: Any = self._environment.get_template(macros).module
         self._bytes_left = MAX_PAGE_BYTES - _FRAME_BYTES
@@ -58,29 +62,51 @@ class Page:
             rendered.append(part)
         return rendered
 
-    def picture(self, image: Image, *, lossless: bool = False) -> str | None:
-        """A data URI of the image, made small; None if the page has no room for it. Resizes `image` in place."""
-        image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-        lossless = lossless or max(image.size) <= TINY_SIDE
-        stored = io.BytesIO()
-        image.convert("RGB").save(stored, format="PNG" if lossless else "JPEG", quality=85)
-        uri = data_uri("image/png" if lossless else "image/jpeg", stored.getvalue())
+    def spread(self, macro: str, items: Sequence[Item], make: Callable[[Item], Any]) -> list[Markup]:
+        """As `parts`, but if the page gets full, the parts are those of items from everywhere in `items`."""
+        order = coarse_to_fine(len(items))
+        rendered = self.parts(macro, order, lambda place: make(items[place]))
+        return [part for _, part in sorted(zip(order, rendered, strict=False), key=lambda pair: pair[0])]
+
+    def embed(self, media_type: str, content: bytes) -> str | None:
+        """A data URI of an image; None if the page has no room for it."""
+        uri = f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
         if len(uri) > self._image_bytes_left:
             self._is_full = True
             return None
         self._image_bytes_left -= len(uri)
         return uri
 
-    def write(self, path: Path, template: str, **content: Any) -> None:
+    def picture(self, image: Image, *, lossless: bool = False) -> str | None:
+        """A data URI of the image, made small; None if the page has no room for it. Resizes `image` in place."""
+        image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+        lossless = lossless or max(image.size) <= TINY_SIDE
+        stored = io.BytesIO()
+        image.convert("RGB").save(stored, format="PNG" if lossless else "JPEG", quality=85)
+        return self.embed("image/png" if lossless else "image/jpeg", stored.getvalue())
+
+    def write(self, path: Path, template: str, *, script: str | None = None, **content: Any) -> None:
         """Render `template`, a file in the templates' folder, and write the page. Raises SetupError if that fails.
 
+        script: a file beside this one; the page's only script, which its policy admits by its hash.
         content: results of `parts`, and a few short values. Lists of texts from data or models must go through `parts`.
         """
-        write_atomically(path, self._environment.get_template(template).render(**content))
+        from markupsafe import Markup
+
+        code = None if script is None else (_HERE / script).read_text(encoding="utf-8")
+        html = self._environment.get_template(template).render(
+            **content, policy=Markup(_policy(code)), script=None if code is None else Markup(code)
+        )
+        write_atomically(path, html)
 
 
-def data_uri(media_type: str, content: bytes) -> str:
-    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
+def _policy(script: str | None) -> str:
+    """The Content-Security-Policy of a page: it loads nothing and runs nothing but `script`."""
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    if script is None:
+        return policy
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    return f"{policy}; script-src 'sha256-{digest}'"
 
 
 def _environment(folder: Path) -> Any:
@@ -91,8 +117,11 @@ def _environment(folder: Path) -> Any:
     def shown(text: Any, limit: int = MAX_CHARACTERS) -> str:
         return visible(shorten(str(text), limit), keep="\n\t")
 
+    def count(number: int) -> str:
+        return f"{number:,}"
+
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader([folder, _HERE]), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["shown"] = shown
+    environment.filters |= {"shown": shown, "count": count}
     return environment

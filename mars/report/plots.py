@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mars.output.text import shorten, visible
@@ -26,15 +27,25 @@ _SMOOTH_FROM = 40
 # The stage figure has at most this many bars; longer runs are averaged in bins.
 _MAX_BARS = 100
 _FONT = "DejaVu Sans"  # comes with matplotlib
+_WIDTH, _HEIGHT = 4.6, 2.9  # inches: letters of 9 points can be read where a figure is as wide as a phone
 _LABEL_CHARACTERS = 60
-_LINE_CHARACTERS = 84  # of a line of the legend
+_LINE_CHARACTERS = 68  # of a line of the legend
 _MAX_LINES = 12  # of a figure: more could not be told apart
 _LARGEST = 1e100  # of a drawn value: axes overflow near the largest float, and cannot show NaN and infinity
 _ANCHOR = re.compile(r"mars/anchor/(.+)/mean")
 
 
-def draw_figures(rows: Rows) -> list[tuple[str, bytes]]:
-    """(caption, SVG) of every figure for which the rows of metrics.jsonl have values."""
+@dataclass(frozen=True)
+class Figure:
+    """caption: below the figure. description: in words, for those who cannot see it. svg: the drawing."""
+
+    caption: str
+    description: str
+    svg: bytes
+
+
+def draw_figures(rows: Rows) -> list[Figure]:
+    """Every figure for which the rows of metrics.jsonl have values."""
     multi = _series(rows, "critic/score/mean")
     anchors = {key: _series(rows, f"mars/anchor/{key}/mean") for key in _anchor_names(rows)}
     gains = {"over the mean of the sources": _series(rows, "mars/gain/mean")}
@@ -55,7 +66,8 @@ def draw_figures(rows: Rows) -> list[tuple[str, bytes]]:
     figures = [_lines(caption, series, unit) for caption, series, unit in lines if any(series.values())]
     stages = [*STAGES, "driver"]
     if any(f"timing_s/{stage}" in row for row in rows for stage in stages):
-        figures.append(("Seconds per stage of a step.", _stage_figure(rows, stages)))
+        described = f"Stacked bars, one colour for each stage, over steps {rows[0]['step']} to {rows[-1]['step']}."
+        figures.append(Figure("Seconds per stage of a step.", described, _stage_figure(rows, stages)))
     return figures
 
 
@@ -82,13 +94,16 @@ def _trailing_means(values: Sequence[float], window: int) -> list[float]:
     return [sum(part) / len(part) for part in parts]
 
 
-def _lines(caption: str, lines: Mapping[str, Series], unit: str) -> tuple[str, bytes]:
+def _lines(caption: str, lines: Mapping[str, Series], unit: str) -> Figure:
     """A figure of the first lines, with a caption that says how many are left out."""
     found = {name: series for name, series in lines.items() if series}
     shown = dict(list(found.items())[:_MAX_LINES])
     left_out = len(found) - len(shown)
     more = f" {left_out} more lines are not drawn; metrics.jsonl has their values." if left_out else ""
-    return caption + more, _line_figure(shown, unit)
+    steps = [step for series in shown.values() for step, _ in series]
+    last = "; ".join(f"{name} {series[-1][1]:.3g}" for name, series in shown.items())
+    described = f"Lines over steps {min(steps)} to {max(steps)}, in {unit}. Last values: {last}."
+    return Figure(caption + more, described, _line_figure(shown, unit))
 
 
 def _line_figure(lines: Mapping[str, Series], unit: str) -> bytes:
@@ -162,7 +177,7 @@ def _svg(draw: Any) -> bytes:
         "axes.unicode_minus": True,
     }
     with rc_context(settings):
-        figure = Figure(figsize=(5.6, 3.1), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
         axes = figure.subplots()
         draw(axes)
         axes.set_xlabel("step")
@@ -174,7 +189,7 @@ def _svg(draw: Any) -> bytes:
         longest = max((len(label) for label in labels), default=1)
         columns = max(1, min(4, _LINE_CHARACTERS // (longest + 6)))
         # Room for the legend: the axes stay as high as they are with a legend of one line.
-        figure.set_figheight(3.1 + 0.18 * (-(-len(labels) // columns) - 1))
+        figure.set_figheight(_HEIGHT + 0.18 * (-(-len(labels) // columns) - 1))
         figure.legend(loc="outside upper left", ncols=columns, frameon=False, fontsize=8)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mars.answers.record import Answer
-from mars.errors import DataError, MarsError
+from mars.errors import DataError
 from mars.evaluation.tables import evaluation_rows
-from mars.report.answers import reward_texts
-from mars.report.boxes import Box, find_boxes
-from mars.report.page import FULL, Page, data_uri
+from mars.report.page import FULL, Page
+from mars.report.questions import DecodeImage, shown_question, view_of
 from mars.report.run_record import REPORT_FILE, read_run
 from mars.tracking.jsonl import METRICS_FILE
 from mars.tracking.rollouts import ROLLOUTS_FOLDER
-from mars.types import ImageRef
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-DecodeImage = Callable[[ImageRef], "Image"]
-
-_QUESTIONS = 6
-_ANSWERS = 64  # most answers to one question
+_QUESTIONS = 24
+_VIEWS = 100  # most views to choose from
+_SCRIPT = "answers.js"  # the filter, and loading again
 
 _SUMMARY_KEYS = (
     "run.num_steps",
@@ -46,47 +41,65 @@ _SUMMARY_KEYS = (
 )
 
 
-def write_report(run_dir: Path, out_path: Path | None, decode_image: DecodeImage) -> Path:
+@dataclass(frozen=True)
+class Standing:
+    """How a run stands when its report is written.
+
+    state: as `mars runs ls` shows it, such as "running". last_step: the last step that is planned, None if not known.
+    reload_s: after how many seconds the page loads itself again; None if nobody writes it anew.
+    """
+
+    state: str
+    last_step: int | None = None
+    reload_s: int | None = None
+
+
+class NothingToReport(DataError):
+    """The folder has nothing that a report could show, yet."""
+
+
+def write_report(
+    run_dir: Path, out_path: Path | None, decode_image: DecodeImage, standing: Standing | None = None
+) -> Path:
     """Write the report of `run_dir` to `out_path`, by default <run_dir>/report.html, and return the path.
 
     Reads metrics.jsonl, evaluation/*.json, the last rollouts/step_*.jsonl and config.yaml, as far as they are there.
-    The report's notes name what cannot be read. Text of models and data is escaped; the page has no script and loads
-    nothing.
+    The report's notes name what cannot be read. Text of models and data is escaped; the page loads nothing, and its
+    only script filters the rollouts and loads the page again.
 
     decode_image: the project's decoder (mars/data/pixels/images.py), so that the page shows what the model saw.
+    standing: read before this call, so that the page of a run that has ended is complete. None: not known.
 
-    Raises DataError: `run_dir` holds none of these files.
+    Raises NothingToReport: `run_dir` holds none of these files.
     """
     run_dir = Path(run_dir)
     run = read_run(run_dir, _QUESTIONS)
     if not (run.metrics or run.evaluations or run.questions):
-        raise DataError(
+        raise NothingToReport(
             f"{run_dir}: nothing to report; got no {METRICS_FILE}, evaluation/*.json or {ROLLOUTS_FOLDER}/*.jsonl "
             f"with content; give the folder of a run (run.dir)"
         )
     page = Page("run_parts.html.j2")
     out_path = Path(out_path) if out_path is not None else run_dir / REPORT_FILE
-    notes, evaluations, figures = (
-        page.parts("note", run.notes),
-        page.parts("table", _evaluations(run.evaluations)),
-        page.parts("figure", _figures(run.metrics)),
-    )
-    page.write(
+    step = run.metrics[-1]["step"] if run.metrics else None
+    _write(
+        page,
         out_path,
-        "run_page.html.j2",
         kind="report",
         name=run.setting("run.name") or run_dir.resolve().name,
         model=run.setting("model.path") or (run.evaluations[-1]["model"] if run.evaluations else None),
-        steps=run.metrics[-1]["step"] if run.metrics else None,
+        steps=step,
+        written=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
+        standing=standing,
         settings=[(key, value) for key in _SUMMARY_KEYS if (value := run.setting(key)) not in (None, {})],
-        config_text=run.config_text,
-        figures=figures,
-        evaluations=evaluations,
+        config=page.parts("config", [] if run.config_text is None else [run.config_text]),
+        notes=page.parts("note", run.notes),
+        evaluations=page.parts("table", _evaluations(run.evaluations)),
+        figures=page.parts("figure", _figures(run.metrics, page)),
         samples=f"Sample rollouts of step {run.questions[0][0].step}" if run.questions else None,
-        num_questions=len(run.questions),
-        questions=page.parts("question", run.questions, lambda answers: _question(answers, page, decode_image)),
-        full=FULL,
-        notes=notes,
+        choice=_choice(len(run.questions), run.num_questions),
+        questions=run.questions,
+        decode_image=decode_image,
     )
     return out_path
 
@@ -97,6 +110,7 @@ def write_answers_page(
     model: str,
     tables: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
     samples: str,
+    choice: str | None,
     questions: Sequence[Sequence[Answer]],
     notes: Sequence[str],
     decode_image: DecodeImage,
@@ -104,37 +118,73 @@ def write_answers_page(
     """Write a page of answers. As in a run's report, text is escaped and the page loads nothing.
 
     tables: (title, results of `evaluation.summary.summarize`); a result is a column. samples: the heading above the
-    answers. questions: the answers to each question, shown in this order. notes: lines at the top.
+    answers. choice: which questions these are, of how many. questions: the answers to each question, shown in this
+    order. notes: lines at the top.
     """
     page = Page("run_parts.html.j2")
     made = [_table(title, part, [str(result["name"]) for result in part]) for title, part in tables]
-    shown_notes, shown_tables = page.parts("note", notes), page.parts("table", made)
-    page.write(
+    _write(
+        page,
         path,
-        "run_page.html.j2",
         kind="answers",
         name=name,
         model=model,
         steps=None,
+        written=None,
+        standing=None,
         settings=[],
-        config_text=None,
+        config=[],
+        notes=page.parts("note", notes),
+        evaluations=page.parts("table", made),
         figures=[],
-        evaluations=shown_tables,
         samples=samples,
-        num_questions=len(questions),
-        questions=page.parts("question", questions, lambda answers: _question(answers, page, decode_image)),
-        full=FULL,
-        notes=shown_notes,
+        choice=choice,
+        questions=questions,
+        decode_image=decode_image,
     )
 
 
-def _figures(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+def _write(
+    page: Page, path: Path, *, questions: Sequence[Sequence[Answer]], decode_image: DecodeImage, **content: Any
+) -> None:
+    """Write the page with `questions` after all other content, because they may fill the page."""
+    views = list(dict.fromkeys(view_of(answer) for answers in questions for answer in answers))
+    page.write(
+        path,
+        "run_page.html.j2",
+        script=_SCRIPT,
+        views=page.parts("view", views[:_VIEWS]),
+        num_questions=len(questions),
+        questions=page.spread("question", questions, lambda answers: shown_question(answers, page, decode_image)),
+        full=FULL,
+        **content,
+    )
+
+
+def _choice(shown: int, among: int) -> str | None:
+    """What a report says of its choice of questions; None if it has all that the run has kept."""
+    if shown == among:
+        return None
+    return (
+        f"{shown} of the {among:,} questions of this step, from everywhere among them; mars eval show "
+        f"{ROLLOUTS_FOLDER}/step_….jsonl --html page.html --questions N shows more."
+    )
+
+
+def _figures(rows: Sequence[Mapping[str, Any]], page: Page) -> list[dict[str, str | None]]:
     if not rows:
         return []
     from mars.report.plots import draw_figures
 
     # As <img>, not inline: an SVG in an <img> cannot run scripts, and its labels come from the data.
-    return [{"caption": caption, "uri": data_uri("image/svg+xml", svg)} for caption, svg in draw_figures(rows)]
+    return [
+        {
+            "caption": figure.caption,
+            "description": figure.description,
+            "uri": page.embed("image/svg+xml", figure.svg),
+        }
+        for figure in draw_figures(rows)
+    ]
 
 
 def _evaluations(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -162,66 +212,3 @@ def _table(title: str, results: Sequence[Mapping[str, Any]], columns: Sequence[s
         "columns": columns,
         "rows": evaluation_rows(results),
     }
-
-
-def _question(answers: Sequence[Answer], page: Page, decode_image: DecodeImage) -> dict[str, Any]:
-    """One question for the template: its messages and answers, and its images with boxes.
-
-    Each image shows the boxes of the truth, of the multi answers, and of the answers to this image alone.
-    """
-    first = answers[0]
-    truth = find_boxes(first.truth, first.truth_size)
-    to_views = [answer for answer in answers if answer.extra is None]
-    multi = [box for answer in to_views if answer.view is None for box in _boxes(answer)]
-    pictures = []
-    for source in first.sources:
-        own = [box for answer in to_views if answer.view == (source.name,) for box in _boxes(answer)]
-        boxes = {"truth": truth, "multi": multi, "mono": own}
-        pictures.append({"name": source.name, "boxes": boxes, "picture": _picture(source.image, page, decode_image)})
-    return {
-        "prompt_id": first.prompt_id,
-        "row": first.row,
-        "data_source": first.data_source,
-        "messages": first.question,
-        "truth": first.truth,
-        "pictures": pictures,
-        "has_boxes": any(any(picture["boxes"].values()) for picture in pictures),
-        "num_answers": len(answers),
-        "answers": [_shown_answer(answer) for answer in answers[:_ANSWERS]],
-    }
-
-
-def _boxes(answer: Answer) -> list[Box]:
-    return find_boxes(answer.text, answer.response_size)
-
-
-def _shown_answer(answer: Answer) -> dict[str, Any]:
-    score, parts = reward_texts(answer)
-    return {
-        "view": answer.label,
-        "score": score,
-        "parts": parts,
-        "failed": None if answer.reward is None else answer.reward.failed,
-        "length": "–" if answer.response_tokens is None else answer.response_tokens,
-        "finish_reason": answer.finish_reason or "stop",
-        "text": answer.text,
-    }
-
-
-@dataclass(frozen=True)
-class _Picture:
-    """uri is None where the image is not shown; `problem` says why."""
-
-    width: int
-    height: int
-    uri: str | None
-    problem: str | None
-
-
-def _picture(ref: ImageRef, page: Page, decode_image: DecodeImage) -> _Picture:
-    width, height = ref.size
-    try:
-        uri = page.picture(decode_image(ref).convert("RGB"))
-    except (MarsError, OSError, ValueError) as error:
-        return _Picture(width, height, None, str(error))
-    return _Picture(width, height, uri, f"left out: {FULL}" if uri is None else None)

@@ -14,6 +14,7 @@ from mars.answers.record import Answer, by_question
 from mars.errors import DataError
 from mars.evaluation.tables import by_scorer, evaluation_rows
 from mars.output.files import read_regular
+from mars.report.choice import evenly
 from mars.tracking.jsonl import METRICS_FILE, read_metrics
 from mars.tracking.rollouts import ROLLOUTS_FOLDER
 
@@ -25,12 +26,13 @@ CONFIG_FILE = "config.yaml"
 @dataclass(frozen=True)
 class RunRecord:
     """metrics: rows of metrics.jsonl, in the order of steps. evaluations: results, in the order of steps. questions:
-    sampled rollouts of the last step that has any, one list for each question. config: config.yaml, parsed.
-    config_text: its text. notes: what is missing or damaged."""
+    sampled rollouts of the last step that has any, one list for each question. num_questions: of that step; `questions`
+    may be some of them. config: config.yaml, parsed. config_text: its text. notes: what is missing or damaged."""
 
     metrics: Sequence[Mapping[str, Any]]
     evaluations: Sequence[Mapping[str, Any]]
     questions: Sequence[Sequence[Answer]]
+    num_questions: int
     config: Any
     config_text: str | None
     notes: Sequence[str]
@@ -44,13 +46,15 @@ class RunRecord:
 
 
 def read_run(run_dir: Path, max_questions: int) -> RunRecord:
-    """Everything a report shows of the run in `run_dir`, with the rollouts of at most `max_questions` questions."""
+    """Everything a report shows of the run in `run_dir`, with the rollouts of at most `max_questions` questions, which
+    are from everywhere among those of the last step."""
     notes: list[str] = []
     metrics = _read_rows(run_dir / METRICS_FILE, notes)
     evaluations = _read_evaluations(run_dir / EVALUATION_FOLDER, notes)
-    questions = _read_rollouts(run_dir / ROLLOUTS_FOLDER, max_questions, notes)
+    questions = _read_rollouts(run_dir / ROLLOUTS_FOLDER, notes)
     config, text = read_config(run_dir / CONFIG_FILE, notes)
-    return RunRecord(metrics, evaluations, questions, config, text, notes)
+    some = evenly(questions, max_questions)
+    return RunRecord(metrics, evaluations, some, len(questions), config, text, notes)
 
 
 def _read_rows(path: Path, notes: list[str]) -> Sequence[dict[str, Any]]:
@@ -80,8 +84,8 @@ def _read_evaluations(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
     return sorted(results, key=lambda result: (result["step"], result["name"] != "before", result["name"]))
 
 
-def _read_rollouts(folder: Path, max_questions: int, notes: list[str]) -> list[list[Answer]]:
-    """The answers to the first questions of the last sampled step."""
+def _read_rollouts(folder: Path, notes: list[str]) -> list[list[Answer]]:
+    """The answers to each question of the last sampled step."""
     path = newest_rollouts(folder)
     if path is None:
         return []
@@ -91,7 +95,7 @@ def _read_rollouts(folder: Path, max_questions: int, notes: list[str]) -> list[l
         notes.append(str(error))
         return []
     notes += file.notes
-    return by_question(file.answers)[:max_questions]
+    return by_question(file.answers)
 
 
 def newest_rollouts(folder: Path) -> Path | None:

@@ -10,11 +10,14 @@ from rich.text import Text
 
 from mars.answers.record import by_question
 from mars.evaluation.files import Results, read_results
-from mars.evaluation.score import Frames, Scored, Task, result_of, score_results, worst_questions
+from mars.evaluation.score import Frames, Scored, Task, result_of, score_results
 from mars.evaluation.tables import by_scorer, evaluation_table, print_table
 from mars.output.console import VisibleConsole
 from mars.output.text import visible
-from mars.report.run_page import DecodeImage, write_answers_page
+from mars.report.choice import evenly
+from mars.report.examples import choose_examples
+from mars.report.questions import DecodeImage
+from mars.report.run_page import write_answers_page
 
 # Questions with their images on a page: enough to look at, small enough to mail.
 _QUESTIONS = 24
@@ -42,16 +45,18 @@ def show_tables(result: Mapping[str, Any]) -> None:
         print_table(evaluation_table(by_scorer(part), title))
 
 
-def write_scores_page(path: Path, result: Mapping[str, Any], scored: Scored, decode_image: DecodeImage) -> None:
-    """Write the tables and the worst questions, with images, boxes and answers, as one HTML file.
+def write_scores_page(
+    path: Path, result: Mapping[str, Any], scored: Scored, max_questions: int | None, decode_image: DecodeImage
+) -> None:
+    """Write the tables and some questions, with images, boxes and answers, as one HTML file.
 
+    max_questions: how many questions the page shows at most (`choose_examples`); None: 24.
     Raises SetupError where it cannot be written.
     """
     tables = [(title, by_scorer(part)) for title, part in _parts(result)]
     name, model = str(result["name"]), str(result["model"])
-    samples = "Samples: first where a single source did better, then the lowest accuracy"
-    questions, facts = worst_questions(scored, _QUESTIONS), _facts(result)
-    write_answers_page(path, name, model, tables, samples, questions, facts, decode_image)
+    questions, choice = choose_examples(scored.answers, max_questions or _QUESTIONS)
+    write_answers_page(path, name, model, tables, "Samples", choice, questions, _facts(result), decode_image)
 
 
 def write_results_page(
@@ -59,12 +64,13 @@ def write_results_page(
 ) -> None:
     """Write the answers of a file, scored or not, to the HTML page `path`. Raises SetupError if that fails.
 
-    max_questions: how many questions the page shows at most; None: 24.
+    max_questions: how many questions the page shows at most, from everywhere in the file; None: 24.
     """
     questions = by_question(results.answers)
-    shown = questions[: max_questions or _QUESTIONS]
-    samples = f"Answers to {len(shown)} of {len(questions)} questions"
-    write_answers_page(path, results.name, results.model, [], samples, shown, notes, decode_image)
+    shown = evenly(questions, max_questions or _QUESTIONS)
+    samples = f"Answers to {len(shown):,} of {len(questions):,} questions"
+    choice = None if len(shown) == len(questions) else "They are from everywhere in the file; --questions N shows more."
+    write_answers_page(path, results.name, results.model, [], samples, choice, shown, notes, decode_image)
 
 
 def _parts(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

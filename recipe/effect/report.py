@@ -11,7 +11,7 @@ from typing import NoReturn
 from mars import interrupts
 from mars.errors import DataError
 from mars.output.files import cannot_write, replacing
-from mars.report.page import Page, data_uri
+from mars.report.page import FULL, Page
 from recipe.effect.analysis import Row, comparisons, planned_primary
 from recipe.effect.decided import additions, check_decided
 from recipe.effect.figures import draw_study
@@ -63,7 +63,9 @@ def write_study_report(out: Path, *, again: bool = False) -> Path:
         summary=_summary(study, found),
         primary=_primary(study),
         family=len(planned_primary(study)),
-        figure=data_uri("image/png", picture),
+        figure=page.embed("image/png", picture),
+        picture=PICTURE,
+        full=FULL,
         notes=page.parts("note", notes(study, found, additions(study, out))),
         primary_tables=page.parts("table", primary_tables(study, found.rows, compared)),
         control_tables=page.parts("table", control_tables(study, compared)),

@@ -66,7 +66,7 @@ MAY_IMPORT = {
     | {"run_dir", "turns", "versions"}
     | {"watchdog", "weights"},
     "evaluation": READING - {"data.pixels"} | {"quarantine", "algorithms", "answers", "rewards", "rollout"},
-    "report": READING | {"answers", "data.prompts", "tracking", "evaluation"},
+    "report": READING | {"algorithms", "answers", "data.prompts", "tracking", "evaluation"},
     "watch": BASE | {"answers", "output", "report", "run_dir", "tracking"},
     "signals": BASE | {"actor", "hooks"},
     "step_parts": BASE

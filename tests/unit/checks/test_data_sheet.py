@@ -77,7 +77,7 @@ def test_the_sheet_shows_every_source_with_its_boxes(folder, capsys):
     assert "12 of 32 usable rows of 33" in page
     assert page.count("<img ") == 1 + 11  # the first row has two, the last none
     assert page.count("<rect ") == 12
-    assert '<rect x="0.015625" y="0.041' in page  # 1 of 64, 2 of 48
+    assert '<rect class="truth" x="0.015625" y="0.041' in page  # 1 of 64, 2 of 48
     assert "image_missing" in page
     app(["data", "show", file, str(folder / "all.html"), "--rows", "40"], standalone_mode=False)
     page = (folder / "all.html").read_text()

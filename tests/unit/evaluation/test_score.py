@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mars.errors import ConfigError, DataError
-from mars.evaluation.score import worst_questions
 from mars.evaluation.summary import mean_interval
+from mars.report.examples import choose_examples
 from mars.report.scores import score_file
 from mars.rewards.built_in import BUILT_IN
 from tests.unit.evaluation.result_files import boxes_text, line, vqa_text, write_folder, write_public
@@ -78,7 +78,7 @@ def test_boxes_are_scaled_from_the_frame_of_each_answer(tmp_path):
     assert score(folder)["multi"]["mean"] == pytest.approx(1.0)
 
 
-def test_worst_questions_first_and_rounding_orders_nothing(tmp_path):
+def test_conflicts_first_and_rounding_orders_nothing(tmp_path):
     """a, b and c are answered perfectly in frames of many sizes; in d a single view is better, e is all wrong."""
     truth = [[3, 1, 10, 8]]
     lines = []
@@ -93,7 +93,8 @@ def test_worst_questions_first_and_rounding_orders_nothing(tmp_path):
     scored, result = score_file(write_folder(tmp_path / "m", lines), "grounding", 0.5, None)
     assert len({record.accuracy for record in scored.records if record.prompt_id in "abc"}) > 1, "they do differ"
     assert result["conflict_rate"]["mean"] == 1 / 5
-    assert [answers[0].prompt_id for answers in worst_questions(scored, 5)] == ["d", "e", "a", "b", "c"]
+    chosen, _ = choose_examples(scored.answers, 5)
+    assert [answers[0].prompt_id for answers in chosen] == ["d", "e", "a", "b", "c"]
 
 
 def test_the_public_format_is_scored_as_it_is(tmp_path, caplog):

@@ -1,0 +1,46 @@
+"""Choose some of many items from everywhere among them, always the same ones, so that a page of a few is typical."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+def evenly(items: Sequence[Item], number: int) -> list[Item]:
+    """`number` items at equal distances, the first and the last included; all if there are no more.
+
+    Example: 3 of 0 … 10 -> 0, 5, 10.
+    """
+    if len(items) <= number:
+        return list(items)
+    last = len(items) - 1
+    return [items[last if number == 1 else i * last // (number - 1)] for i in range(number)]
+
+
+def coarse_to_fine(number: int) -> list[int]:
+    """The numbers 0 … number - 1, sorted by their reversed bits: the first few are spread over the whole range.
+
+    >>> coarse_to_fine(6)
+    [0, 4, 2, 1, 5, 3]
+    """
+    width = max(number - 1, 1).bit_length()
+    reversed_bits = (int(f"{place:0{width}b}"[::-1], 2) for place in range(2**width))
+    return [place for place in reversed_bits if place < number]
+
+
+def shares(sizes: Sequence[int], number: int) -> list[int]:
+    """How many of `number` items each group of `sizes` items gives: the same number each; what small groups lack, the
+    others give, the first ones one more.
+
+    >>> shares([2, 100, 50], 24)
+    [2, 11, 11]
+    """
+    given, left = [0] * len(sizes), min(number, sum(sizes))
+    while left:
+        for group, size in enumerate(sizes):
+            if left and given[group] < size:
+                given[group] += 1
+                left -= 1
+    return given

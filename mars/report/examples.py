@@ -1,0 +1,66 @@
+"""Choose the questions that a page about an evaluation shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mars.algorithms.tolerance import SCORE_TOLERANCE
+from mars.answers.record import Answer, by_question
+from mars.report.choice import evenly, shares
+
+_RIGHT = 0.5  # least accuracy of an answer that the page calls right: for boxes, half the true area
+
+
+def choose_examples(answers: Sequence[Answer], count: int) -> tuple[list[list[Answer]], str]:
+    """The scored answers to at most `count` questions, and a sentence that says how they were chosen.
+
+    Three groups give the same number of questions each, as far as they have so many: conflicts, those with the largest
+    difference first; then the others with a mean accuracy below 50 %, and the rest, both from everywhere in the file.
+    The choice depends on nothing but the answers. Conflict: see `is_conflict`. Accuracy: of the answers to all images,
+    or, if no question has any, of the best single source.
+    """
+    questions = by_question(answers)
+    conflicts = sorted((group for group in questions if is_conflict(group)), key=_rank)
+    others = [group for group in questions if not is_conflict(group)]
+    wrong = [group for group in others if _accuracy(group) < _RIGHT - SCORE_TOLERANCE]
+    right = [group for group in others if _accuracy(group) >= _RIGHT - SCORE_TOLERANCE]
+    numbers = shares([len(conflicts), len(wrong), len(right)], count)
+    chosen = [*conflicts[: numbers[0]], *evenly(wrong, numbers[1]), *evenly(right, numbers[2])]
+    said = (
+        f"{len(chosen):,} of {len(questions):,} questions: {numbers[0]:,} of {len(conflicts):,} in which a single "
+        f"source does better than all together, the largest differences first; {numbers[1]:,} of the {len(wrong):,} "
+        f"others with an accuracy below 50 %; {numbers[2]:,} of the {len(right):,} with one of at least 50 %."
+    )
+    return chosen, said + (" --questions N shows more." if len(chosen) < len(questions) else "")
+
+
+def is_conflict(answers: Sequence[Answer]) -> bool | None:
+    """Whether the best single source has a higher mean accuracy than all images together; None if one has no scored
+    answer. `answers`: all to one question. Failed rewards count as wrong, answers to extra requests do not count."""
+    multi, mono = _means(answers)
+    return None if multi is None or mono is None else multi < mono - SCORE_TOLERANCE
+
+
+def _rank(answers: Sequence[Answer]) -> tuple[int, int, int]:
+    multi, mono = _means(answers)
+    assert multi is not None
+    assert mono is not None
+    # Rounded to multiples of the tolerance, so that rounding errors do not decide the order.
+    return round((multi - mono) / SCORE_TOLERANCE), round(multi / SCORE_TOLERANCE), answers[0].number
+
+
+def _accuracy(answers: Sequence[Answer]) -> float:
+    multi, mono = _means(answers)
+    return next((value for value in (multi, mono) if value is not None), 0.0)
+
+
+def _means(answers: Sequence[Answer]) -> tuple[float | None, float | None]:
+    """(mean accuracy of the answers to all images, that of the view of single sources with the highest one)."""
+    by_view: dict[object, list[float]] = {}
+    for answer in answers:
+        if answer.extra is None and answer.reward is not None:
+            worth = 0.0 if answer.reward.failed is not None else answer.reward.accuracy
+            by_view.setdefault(answer.view, []).append(worth)
+    means = {view: sum(values) / len(values) for view, values in by_view.items()}
+    multi = means.pop(None, None)
+    return multi, max(means.values(), default=None)
