@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from mars.cli.ckpt import ckpt
+from mars.cli.config import config
 from mars.cli.data import app as data
 from mars.cli.eval import evaluation
 from mars.cli.examples import example
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 reward = typer.Typer(help="Try a reward on responses.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(config, name="config")
 app.add_typer(data, name="data")
 app.add_typer(runs, name="runs")
 app.add_typer(recipe, name="recipe")

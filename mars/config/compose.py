@@ -12,7 +12,9 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -30,12 +32,14 @@ class Composition:
     """Hydra's configuration from the files and the valid overrides.
 
     config: neither resolved nor checked; None where the files cannot be composed.
+    words: what Hydra was given: where to look for files, and the valid overrides. Empty for a saved configuration.
     given: keys that an accepted override sets. doubtful: keys, sections and groups that a refused override should have
     set, so that their values are not what the user wants. has_unknown_option: an option was refused, which may have
     been meant to set any key.
     """
 
     config: DictConfig | None
+    words: tuple[str, ...]
     known: Known
     given: frozenset[str]
     doubtful: frozenset[str]
@@ -56,14 +60,15 @@ def compose_files(root: str, schema: type[Root], overrides: Sequence[str], confi
     checked = check_overrides(overrides, known)
     problems = [*folder_problems([shipped_folder(), *folders]), *checked.problems]
     doubtful = set(checked.doubtful)
-    config, problem = _compose(root, folders, [*checked.accepted, *checked.choices])
+    words = (_searchpath(folders), *checked.accepted, *checked.choices)
+    config, problem = _compose(root, folders, words[1:])
     if problem is not None:
         # A file of the user is wrong: compose without these files, so that the overrides are still checked.
         problems.append(problem)
         doubtful.add(EXPERIMENT)
         config, _ = _compose(root, [], checked.accepted)
     return Composition(
-        config, known, frozenset(checked.given), frozenset(doubtful), tuple(problems), checked.has_unknown_option
+        config, words, known, frozenset(checked.given), frozenset(doubtful), tuple(problems), checked.has_unknown_option
     )
 
 
@@ -88,6 +93,7 @@ def compose_saved(root: str, schema: type[Root], content: Mapping[str, Any], ove
         OmegaConf.update(config, key, value, merge=key in known.sections)
     return Composition(
         config,
+        (),
         known,
         frozenset(checked.given),
         frozenset(checked.doubtful),
@@ -107,11 +113,26 @@ def _literal(value: Any) -> Any:
     return value
 
 
+def merged_files(root: str, words: Sequence[str]) -> list[tuple[str, str]]:
+    """(file, section) of the files that Hydra merges for these `Composition.words`, in this order: a later one wins.
+
+    Example: ("rollout/vllm", "rollout"), ("train", ""), ("experiment/quickstart", "").
+    """
+    with initialize_config_dir(str(shipped_folder()), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        merged = loader.compute_defaults_list(root, list(words), RunMode.RUN).defaults
+    files = [(entry.config_path, entry.package or "") for entry in merged if entry.config_path is not None]
+    return [(file, section) for file, section in files if not file.startswith("hydra/")]
+
+
+def _searchpath(folders: Sequence[Path]) -> str:
+    return f"hydra.searchpath=[{','.join(quoted(str(folder)) for folder in folders if folder.is_dir())}]"
+
+
 def _compose(root: str, folders: Sequence[Path], overrides: Sequence[str]) -> tuple[DictConfig | None, Problem | None]:
-    searchpath = f"hydra.searchpath=[{','.join(quoted(str(folder)) for folder in folders if folder.is_dir())}]"
     try:
         with initialize_config_dir(str(shipped_folder()), version_base="1.3"):
-            return compose(root, [searchpath, *overrides]), None
+            return compose(root, [_searchpath(folders), *overrides]), None
     # Hydra itself raises a ValueError for a file that is not text and for defaults that are not a list, and a
     # RecursionError for files that name each other.
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, RecursionError) as error:

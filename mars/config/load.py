@@ -51,7 +51,7 @@ def load_config(root: RootName, overrides: Sequence[str], config_dirs: Sequence[
     if config is not None:
         problems += unused_adapter_settings(composition.given, config.dotted(), _shipped_adapters(root))
     if config is None or problems:
-        raise _refusal(problems)
+        raise refusal(problems)
     return config
 
 
@@ -86,6 +86,19 @@ def experiment_sets(key: str, overrides: Sequence[str], config_dirs: Sequence[st
 def load_saved_config(path: Path, overrides: Sequence[str]) -> TrainConfig | SftConfig:
     """The configuration in the config.yaml of a run or of a cold start, changed by `overrides` of keys, checked as by
     `load_config`. Raises ConfigError."""
+    root, content = read_saved(path)
+    composition = compose_saved(root, SCHEMAS[root], content, overrides)
+    problems = list(composition.problems)
+    assert composition.config is not None  # the shipped files
+    config, found = _validate(composition, composition.config, SCHEMAS[root], saved=True)
+    problems += found
+    if not isinstance(config, TrainConfig | SftConfig) or problems:
+        raise refusal(problems)
+    return config
+
+
+def read_saved(path: Path) -> tuple[RootName, dict[str, Any]]:
+    """(kind, content) of the config.yaml of a run or of a cold start. Raises ConfigError."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
@@ -94,15 +107,7 @@ def load_saved_config(path: Path, overrides: Sequence[str]) -> TrainConfig | Sft
         ) from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: not the settings of a run; restore the file")
-    root: RootName = "sft" if "sft" in content else "train"
-    composition = compose_saved(root, SCHEMAS[root], content, overrides)
-    problems = list(composition.problems)
-    assert composition.config is not None  # the shipped files
-    config, found = _validate(composition, composition.config, SCHEMAS[root], saved=True)
-    problems += found
-    if not isinstance(config, TrainConfig | SftConfig) or problems:
-        raise _refusal(problems)
-    return config
+    return "sft" if "sft" in content else "train", content
 
 
 def composed_yaml(root: RootName, overrides: Sequence[str], config_dirs: Sequence[str]) -> str:
@@ -112,10 +117,10 @@ def composed_yaml(root: RootName, overrides: Sequence[str], config_dirs: Sequenc
     """
     composition = compose_files(root, SCHEMAS[root], overrides, config_dirs)
     if composition.config is None or composition.problems:
-        raise _refusal(composition.problems)
+        raise refusal(composition.problems)
     unresolved = resolved_leaves(composition.config, composition.known.mappings)[1]
     if unresolved:
-        raise _refusal(unresolved)
+        raise refusal(unresolved)
     return OmegaConf.to_yaml(composition.config, resolve=True)
 
 
@@ -124,7 +129,8 @@ def _problems_of(schema: type[Root], values: Mapping[str, Any]) -> list[Problem]
     return [*check_fields(schema, values)[1], *broken_rules(schema.RULES, values)]
 
 
-def _refusal(problems: Sequence[Problem]) -> ConfigError:
+def refusal(problems: Sequence[Problem]) -> ConfigError:
+    """All problems as one error, a line each."""
     return ConfigError("\n".join(dict.fromkeys(str(problem) for problem in problems)))
 
 

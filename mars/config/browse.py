@@ -1,0 +1,224 @@
+"""Look at a configuration: what each setting means, which value it has, and where the value comes from."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from mars.config.compose import Composition, compose_files, compose_saved, merged_files, resolved_leaves
+from mars.config.folders import groups, shipped_folder
+from mars.config.keys import expected, leaves, sections_of
+from mars.config.load import SCHEMAS, RootName, read_saved, refusal
+from mars.config.overrides import EXPERIMENT, unknown_key
+from mars.config.paths import given_path
+from mars.config.problem import Problem
+from mars.errors import ConfigError
+
+NOT_SET = "???"
+"""The value of a setting without one, as in a file."""
+
+_SAVED = "config.yaml"
+_WIDTH = 80
+
+
+@dataclass(frozen=True)
+class Named:
+    """A configuration that a user has named.
+
+    title: for a heading. values: dotted key -> value, interpolations resolved; NOT_SET for what is not set.
+    sources: dotted key -> the file or the override that sets it.
+    """
+
+    title: str
+    root: RootName
+    values: Mapping[str, Any]
+    sources: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """default: as it is written, None if there is none. value: None if it is not set, and then there is no source.
+    Both are YAML on one line.
+    """
+
+    key: str
+    meaning: str
+    takes: str
+    default: str | None
+    value: str | None
+    source: str | None
+
+
+def named(words: Sequence[str], config_dirs: Sequence[str], root: RootName) -> Named:
+    """The configuration of `words`: a run directory or the name of an experiment, then overrides; all may be left out.
+
+    root: which defaults count, unless the first word is a run directory. Raises ConfigError.
+
+    Examples: [], ["anchor=none"], ["quickstart", "anchor=none"], ["runs/mars"].
+    """
+    first = words[0] if words and "=" not in words[0] else None
+    if first is not None and (Path(given_path(first)) / _SAVED).is_file():
+        return _saved(Path(given_path(first)) / _SAVED, words)
+    folders = [shipped_folder(), *(Path(given_path(folder, "--config-dir")) for folder in config_dirs)]
+    overrides = list(words)
+    if first is not None:
+        experiments = groups(root, folders)[EXPERIMENT]
+        if first not in experiments:
+            do = f"give one of {', '.join(experiments)}, a folder with a {_SAVED}, or key=value"
+            raise ConfigError(str(Problem("CONFIG", "neither an experiment nor a run directory", do, got=first)))
+        overrides[0] = f"{EXPERIMENT}={first}"
+    composition = compose_files(root, SCHEMAS[root], overrides, config_dirs)
+    values = _values(composition)
+    return Named(
+        " ".join(overrides) or "the defaults", root, values, _sources(root, composition, folders, values, overrides)
+    )
+
+
+def settings(chosen: Named) -> list[Setting]:
+    """All settings, in the order of docs/config.md."""
+    defaults = compose_files(chosen.root, SCHEMAS[chosen.root], [], []).config
+    assert defaults is not None  # the shipped files
+    found = []
+    for key, field in leaves(SCHEMAS[chosen.root]).items():
+        value = chosen.values.get(key, NOT_SET)
+        shown, source = (None, None) if value == NOT_SET else (on_one_line(value), chosen.sources.get(key))
+        meaning, default = " ".join((field.description or "").split()), written_default(defaults, key)
+        found.append(Setting(key, meaning, expected(field), default, shown, source))
+    return found
+
+
+def search(text: str, chosen: Named, config_dirs: Sequence[str] = ()) -> list[Setting]:
+    """The setting named `text`; if there is none, those with all words of `text` in their name or meaning.
+
+    Settings with a word in their name come first. Raises ConfigError, with a suggestion, if nothing is found.
+    """
+    every, words = settings(chosen), text.lower().split()
+    exact = [setting for setting in every if setting.key == text.strip()]
+    found = [one for one in every if all(word in f"{one.key} {one.meaning}".lower() for word in words)]
+    found.sort(key=lambda one: not any(word in one.key.lower() for word in words))
+    if exact or (found and words):
+        return exact or found
+    known = compose_files(chosen.root, SCHEMAS[chosen.root], [], config_dirs).known
+    problem = unknown_key(text, None, known)
+    raise ConfigError(f"TEXT: no setting has this in its name or description; got {text!r}; {problem.do}")
+
+
+def differences(a: Named, b: Named) -> dict[str, dict[str, Any]]:
+    """Dotted key -> {"a": value, "b": value} of each setting that differs. Raises ConfigError for two kinds of jobs."""
+    if a.root != b.root:
+        raise ConfigError(
+            f"A, B: one is a training and one a cold start; got {a.title} and {b.title}; give two of one kind"
+        )
+    keys = [*a.values, *(key for key in b.values if key not in a.values)]
+    pairs = {key: {"a": a.values.get(key, NOT_SET), "b": b.values.get(key, NOT_SET)} for key in keys}
+    return {key: pair for key, pair in pairs.items() if pair["a"] != pair["b"]}
+
+
+def described(chosen: Named) -> str:
+    """YAML of all settings; above each, as a comment, what it means and takes."""
+    lines: list[str] = []
+    opened: list[str] = []
+    for setting in settings(chosen):
+        *sections, name = setting.key.split(".")
+        for depth, section in enumerate(sections):
+            if opened[: depth + 1] != sections[: depth + 1]:
+                lines.append(f"{'  ' * depth}{section}:")
+        opened, indent = sections, "  " * len(sections)
+        comment = f"{indent}# "
+        lines += textwrap.wrap(
+            f"{setting.meaning} ({setting.takes})", _WIDTH, initial_indent=comment, subsequent_indent=comment
+        )
+        lines.append(f"{indent}{name}: {NOT_SET if setting.value is None else setting.value}")
+    return "\n".join([*lines, ""])
+
+
+def undescribed(chosen: Named) -> str:
+    """YAML of all settings, those too that mars does not know, which only the file of an older run has."""
+    nested: dict[str, Any] = {}
+    for key, value in chosen.values.items():
+        *sections, name = key.split(".")
+        place = nested
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[name] = value
+    return yaml.safe_dump(nested, sort_keys=False, allow_unicode=True)
+
+
+def written_default(config: DictConfig, key: str) -> str | None:
+    """A default as it is written in its file, with unresolved interpolations; None if there is none.
+
+    config: composed without overrides.
+    """
+    value: Any = OmegaConf.to_container(config, resolve=False)
+    for name in key.split("."):
+        value = value[name]
+    return None if value == NOT_SET else on_one_line(value)
+
+
+def on_one_line(value: Any) -> str:
+    """YAML.
+
+    >>> on_one_line([1, None]), on_one_line("off")
+    ('[1, null]', "'off'")
+    """
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
+
+
+def _saved(path: Path, words: Sequence[str]) -> Named:
+    root, content = read_saved(path)
+    composition = compose_saved(root, SCHEMAS[root], content, words[1:])
+    values = _values(composition)
+    sources = {
+        key: str(path) if _holds(content, key) else "the default, because the run has no value" for key in values
+    }
+    return Named(" ".join(words), root, values, sources | _given(composition, words[1:], values))
+
+
+def _values(composition: Composition) -> dict[str, Any]:
+    """Raises ConfigError for what cannot be composed or resolved."""
+    if composition.config is None or composition.problems:
+        raise refusal(composition.problems)
+    values, problems = resolved_leaves(composition.config, composition.known.mappings)
+    if problems:
+        raise refusal(problems)
+    return {**dict.fromkeys(composition.known.keys, NOT_SET), **values}
+
+
+def _sources(
+    root: RootName, composition: Composition, folders: Sequence[Path], keys: Mapping[str, Any], overrides: Sequence[str]
+) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, section in merged_files(root, composition.words):
+        file = next(path for folder in folders if (path := folder / f"{name}.yaml").is_file())
+        content: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for part in reversed(section.split(".") if section else []):
+            content = {part: content}
+        shown = file.relative_to(shipped_folder().parent) if file.is_relative_to(shipped_folder()) else file
+        found |= {key: str(shown) for key in keys if _holds(content, key)}
+    return found | _given(composition, overrides, keys)
+
+
+def _given(composition: Composition, overrides: Sequence[str], keys: Mapping[str, Any]) -> dict[str, str]:
+    """Key -> the override that sets it or a value in it. An override of a section sets the keys in the section."""
+    found: dict[str, str] = {}
+    for text in overrides:
+        name = text.lstrip("+~").partition("=")[0]
+        set_here = [key for key in composition.given if key == name or key.startswith(f"{name}.")]
+        inside = {part for key in set_here for part in (key, *sections_of(key))}
+        found |= {key: f"the override {text}" for key in keys if key in inside}
+    return found
+
+
+def _holds(content: Any, key: str) -> bool:
+    """Whether a file's content sets the dotted `key`."""
+    for name in key.split("."):
+        if not isinstance(content, Mapping) or name not in content:
+            return False
+        content = content[name]
+    return True
