@@ -43,7 +43,7 @@ def test_the_source_is_the_last_file_or_override_that_sets_a_key(folder):
     mine = f"{folder}/experiment/mine.yaml"
     assert {key: (found.values[key], found.sources.get(key)) for key in (
         "rollout.top_k", "rollout.top_p", "rollout.temperature", "anchor.kind", "run.num_steps", "run.seed",
-        "recipe.settings", "reward.functions", "data.eval_files", "cluster.kind", "rollout.schedule",
+        "recipe.settings", "reward.functions", "data.eval_files", "cluster.kind", "rollout.max_staleness",
     )} == {
         "rollout.top_k": (5, "the override rollout.top_k=5"),
         "rollout.top_p": (0.8, mine),
@@ -55,7 +55,7 @@ def test_the_source_is_the_last_file_or_override_that_sets_a_key(folder):
         "reward.functions": ({"a": "vqa"}, "the override reward.functions={a: vqa}"),
         "data.eval_files": (["runs/quickstart/data/test.parquet"], "configs/experiment/quickstart.yaml"),
         "cluster.kind": ("ray", "configs/cluster/ray.yaml"),
-        "rollout.schedule": ("synchronous", "configs/schedule/synchronous.yaml"),
+        "rollout.max_staleness": (0, "configs/schedule/synchronous.yaml"),
     }  # fmt: skip
 
 
