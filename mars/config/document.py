@@ -1,20 +1,20 @@
-"""Generate docs/config.md from the schema and the composed default values.
+"""Generate docs/config.md from the schema and the composed default values, and the table of docs/coming_from.md.
 
-python -m mars.config.document           writes it
-python -m mars.config.document --check   ends with 1 if it is stale
+python -m mars.config.document           writes both
+python -m mars.config.document --check   ends with 1 if one is stale
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from mars.config.browse import written_default
 from mars.config.compose import compose_files
 from mars.config.folders import shipped_folder
 from mars.config.keys import expected, leaves, sections_of
 from mars.config.load import SCHEMAS, RootName
+from mars.config.names_table import with_table
 
 _INTRODUCTION = """\
 # Settings
@@ -28,6 +28,7 @@ the composed configuration, and `mars config find` searches the settings ([comma
 """
 _PROGRAMS: dict[RootName, str] = {"train": "python -m mars.main", "sft": "python -m mars.sft"}
 DOCUMENT = shipped_folder().parent / "docs" / "config.md"
+NAMES_DOCUMENT = DOCUMENT.with_name("coming_from.md")
 
 
 def document() -> str:
@@ -54,15 +55,18 @@ def _program(root: RootName, program: str) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    if list(argv) == ["--check"]:
-        stale = not DOCUMENT.is_file() or DOCUMENT.read_text(encoding="utf-8") != document()
-        if stale:
-            sys.stderr.write(f"{DOCUMENT} is stale; run python -m mars.config.document\n")
-        return int(stale)
-    if argv:
+    if argv and list(argv) != ["--check"]:
         sys.stderr.write(f"{__doc__}\n")
         return 2
-    Path(DOCUMENT).write_text(document(), encoding="utf-8")
+    names = NAMES_DOCUMENT.read_text(encoding="utf-8")
+    texts = {DOCUMENT: document(), NAMES_DOCUMENT: with_table(names, [*leaves(SCHEMAS["train"])])}
+    if argv:
+        stale = [path for path, text in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+        for path in stale:
+            sys.stderr.write(f"{path} is stale; run python -m mars.config.document\n")
+        return int(bool(stale))
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from mars.config.keys import nearest, sections_of
 from mars.config.problem import Problem
 from mars.config.renamed import renamed_key, renamed_value
-from mars.config.verl_names import translation
+from mars.config.verl_names import library, translation
 
 EXPERIMENT = "experiment"
 _KEY = re.compile(r"[+~]*([\w./]+)")
@@ -137,9 +137,10 @@ def unknown_key(key: str, value: Any, known: Known) -> Problem:
             return Problem(key, f"one entry of {mapping}", f"write {mapping}={{{name}: ...}}", got=value)
     translated = translation(key, known.keys)
     if translated is not None and translated.startswith("- "):
-        return Problem(key, "verl's name, and mars has no such setting", f"leave it out: {translated[2:]}", got=value)
+        wrong = f"{library(key)}'s name, and mars has no such setting"
+        return Problem(key, wrong, f"leave it out: {translated[2:]}", got=value)
     if translated is not None:
-        return Problem(key, "verl's name", f"use {translated}", got=value)
+        return Problem(key, f"{library(key)}'s name", f"use {translated}", got=value)
     likely = _likely(key, known)
     if likely:
         return Problem(key, "unknown key", f"did you mean {' or '.join(likely)}?", got=value)

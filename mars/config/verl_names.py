@@ -1,14 +1,17 @@
-"""verl's and EasyR1's names of settings and mars' names for them, used in error messages.
+"""verl's, EasyR1's and TRL's names of settings and mars' names for them, in error messages and docs/coming_from.md.
 
 An entry is mars' key or keys, followed in brackets by how values differ; or "-" and why there is no such key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+
+from mars.config.trl_names import TRL
 
 _GPUS = "- set the number of workers over all nodes instead: actor.num_workers and rollout.num_workers"
-_SAVING = "- the policy is saved when the run ends, in run.dir"
+_SAVING = "checkpoint.every (0 is at the end of the run only, not -1)"
+_RESUMING = "run.resume (true goes on from the newest checkpoint in run.dir; mars resume does the same)"
 _OFFLOAD = "actor.offload (cpu is true; it moves weights, gradients, optimizer states alike)"
 _MICRO_BATCH = "actor.tokens_per_forward (micro-batches are counted in padded tokens, not rows)"
 _ADVANTAGE = "algorithm.estimator (grpo is group_norm, rloo is leave_one_out)"
@@ -112,7 +115,9 @@ _VERL = {
     "reward_model.reward_manager": "reward.function",
     "trainer.default_local_dir": "run.dir",
     "trainer.log_val_generations": "tracking.rollout_prompts (every tracking.rollouts_every steps)",
-    "trainer.resume_mode": _SAVING,
+    "trainer.max_actor_ckpt_to_keep": "checkpoint.keep_last",
+    "trainer.resume_from_path": _RESUMING,
+    "trainer.resume_mode": _RESUMING,
     "trainer.rollout_data_dir": "tracking.rollouts_every (they are written in run.dir)",
     "trainer.test_freq": "evaluation.every (0 is never, not -1)",
     "trainer.total_training_steps": "run.num_steps",
@@ -127,9 +132,10 @@ _EASY_R1 = {
     "data.max_pixels": "data.max_image_pixels",
     "data.min_pixels": "data.min_image_pixels",
     "data.rollout_batch_size": "data.prompts_per_step",
-    "trainer.load_checkpoint_path": _SAVING,
+    "trainer.load_checkpoint_path": _RESUMING,
     "trainer.max_steps": "run.num_steps",
     "trainer.save_checkpoint_path": "run.dir",
+    "trainer.save_limit": "checkpoint.keep_last",
     "trainer.total_episodes": "run.num_epochs",
     "trainer.val_freq": "evaluation.every (0 is never, not -1)",
     "trainer.val_generations_to_log": "tracking.rollout_prompts (every tracking.rollouts_every steps)",
@@ -165,7 +171,17 @@ _EASY_R1 = {
     "worker.rollout.val_override_config.top_p": "evaluation.top_p",
 }
 
-NAMES = {**_SHARED, **_VERL, **_EASY_R1}
+LIBRARIES: Mapping[str, Mapping[str, str]] = {
+    "verl": {**_SHARED, **_VERL},
+    "EasyR1": {**_SHARED, **_EASY_R1},
+    "TRL": TRL,
+}
+NAMES = {name: entry for names in LIBRARIES.values() for name, entry in names.items()}
+
+
+def library(key: str) -> str:
+    """Whose name a translated `key` is: "TRL", or "verl", also for EasyR1, which is made from it."""
+    return "TRL" if key in TRL else "verl"
 
 
 def translation(key: str, known: Collection[str]) -> str | None:

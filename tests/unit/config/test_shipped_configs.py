@@ -86,10 +86,16 @@ def test_the_config_reference_is_up_to_date():
 
 
 def test_a_stale_config_reference_is_noticed(tmp_path, monkeypatch):
+    names = tmp_path / "coming_from.md"
+    names.write_bytes(DOCUMENT.with_name(names.name).read_bytes())
     monkeypatch.setattr("mars.config.document.DOCUMENT", tmp_path / "config.md")
+    monkeypatch.setattr("mars.config.document.NAMES_DOCUMENT", names)
     assert main(["--check"]) == 1
     assert main([]) == 0
     assert main(["--check"]) == 0
     (tmp_path / "config.md").write_text(document().replace("0.9", "0.8", 1))
+    assert main(["--check"]) == 1
+    assert main([]) == 0
+    names.write_text(names.read_text(encoding="utf-8").replace("| num_generations |", "| generations |"))
     assert main(["--check"]) == 1
     assert main(["--chek"]) == 2
