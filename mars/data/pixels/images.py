@@ -91,7 +91,7 @@ def probe_size(source: str | bytes, encoding: str, name: str) -> tuple[int, int]
 @contextmanager
 def _opened(source: str | bytes, encoding: str, name: str) -> Iterator[ImageFile]:
     """The opened and checked image. Any failure of a decoder inside the block becomes a BadImage."""
-    from PIL import Image
+    from PIL import Image, ImageFile
 
     if encoding not in ENCODINGS:
         raise DataError(f"{name}: unknown image encoding; got {encoding!r}; use one of {', '.join(ENCODINGS)}")
@@ -99,6 +99,7 @@ def _opened(source: str | bytes, encoding: str, name: str) -> Iterator[ImageFile
         check_file(source, name)
     elif not source:
         raise BadImage("empty", f"{name}: the image has 0 bytes")
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # a user's file may have set it, for all that this process decodes
     Image.init()  # registers WEBP and TIFF, which Pillow loads late
     try:
         with Image.open(source if isinstance(source, str) else io.BytesIO(source), formats=FORMATS) as image:

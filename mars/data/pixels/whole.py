@@ -1,10 +1,12 @@
 """Load all pixels of an image file, and refuse a file that holds too few of them. Time is linear in the file's size.
 
-Pillow accepts such files: pixels that are missing are grey in a JPEG and black in a PNG.
+Pillow accepts such files: pixels that are missing are grey in a JPEG and black in a PNG. What damage is found in each
+format and what is not: docs/data.md, section "Damaged images".
 """
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING
 
 from mars.data.pixels.jpeg import load_jpeg
@@ -15,7 +17,12 @@ if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
 _COMPRESSION, _BITS, _SIZES_OF_PARTS, _OFFSETS_OF_PARTS, _TABLES = 259, 258, (279, 325), (273, 324), 347
-_RAW, _JPEG = 1, 7
+_RAW, _JPEG, _DEFLATE = 1, 7, (8, 32946)
+_BLOCK = 2**18
+_MAX_PART_BYTES = 2**28  # of a strip or tile, unpacked; an image has at most 2**25 pixels
+
+# Of so many bytes "\n" by chance, not all follow a "\r": the probability is 2**-128.
+_FEW_LINES = 16
 
 
 def load_whole(image: ImageFile) -> Image.Image:
@@ -23,6 +30,8 @@ def load_whole(image: ImageFile) -> Image.Image:
 
     Raises what a decoder raises, ValueError and OSError among others, for a file that is damaged or lacks pixels.
     """
+    if image.format != "PNG":  # its signature shows it
+        _check_line_ends(_content(image))
     if image.format in ("JPEG", "MPO"):
         return load_jpeg(_content(image))
     if image.format == "PNG":
@@ -38,10 +47,21 @@ def _content(image: ImageFile) -> bytes:
     return image.fp.read()
 
 
+def _check_line_ends(data: bytes) -> None:
+    """Raises ValueError for a file that was copied as text, with "\r\n" for each "\n": its pixels are shifted.
+
+    Decoders notice it by chance only: those of JPEG, BMP and PPM hardly ever.
+    """
+    lines = data.count(b"\n")
+    if lines >= _FEW_LINES and lines == data.count(b"\r\n"):
+        raise ValueError("the file was copied as text: each of its line ends has become two bytes")
+
+
 def _check_tiff(image: ImageFile) -> None:
     """Raises if strips or tiles of the first image lack pixels, which Pillow would fill in.
 
-    Only uncompressed and JPEG strips and tiles are checked, because the decoders of the other compressions raise.
+    Uncompressed, JPEG and Deflate strips and tiles are checked. The decoder of Deflate stops at the last pixel and does
+    not read the checksum behind it. The decoders of the other compressions raise.
     """
     tags = image.tag_v2
     sizes, offsets = (
@@ -56,3 +76,19 @@ def _check_tiff(image: ImageFile) -> None:
         for offset, size in zip(offsets, sizes, strict=True):
             image.fp.seek(offset)
             load_jpeg(tables.removesuffix(b"\xff\xd9") + image.fp.read(size)[2:])
+    elif tags[_COMPRESSION] in _DEFLATE:
+        for offset, size in zip(offsets, sizes, strict=True):
+            image.fp.seek(offset)
+            _check_deflated(image.fp.read(size))
+
+
+def _check_deflated(part: bytes) -> None:
+    """Raises ValueError or zlib.error unless the stream is whole; its end has a checksum of what it unpacks to."""
+    unpack, number = zlib.decompressobj(), 0
+    while not unpack.eof:
+        block = unpack.decompress(part, _BLOCK)
+        part, number = unpack.unconsumed_tail, number + len(block)
+        if not block and not unpack.eof:
+            raise ValueError("a part of the TIFF file is cut off")
+        if number > _MAX_PART_BYTES:
+            raise ValueError(f"a part of the TIFF file unpacks to more than {_MAX_PART_BYTES} bytes")

@@ -7,10 +7,12 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
+from mars.data.pixels.images import _decoded, _opened
 from mars.data.pixels.jpeg import load_jpeg
 from mars.data.pixels.png import load_png
+from mars.data.pixels.stored import BadImage
 from mars.data.pixels.whole import load_whole
 
 
@@ -22,6 +24,12 @@ def stored(image, kind, **options):
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def probe(data):
+    """Decode as a run does."""
+    with _opened(data, "rgb", "x") as image:
+        return _decoded(image, "rgb")
 
 
 def by_pillow(data):
@@ -118,3 +126,55 @@ def test_tiffs_that_lack_pixels():
         short = data[: place + 8] + struct.pack(width, size // 2) + data[place + 8 + struct.calcsize(width) :]
         with pytest.raises((OSError, ValueError)), Image.open(io.BytesIO(short)) as image:
             load_whole(image)
+
+
+@pytest.mark.parametrize("tag", [8, 32946])
+def test_the_checksum_of_a_deflated_tiff_counts(tag):
+    """Damage by which the stream still gives enough pixels: libtiff stops there."""
+    name = "tiff_adobe_deflate" if tag == 8 else "tiff_deflate"
+    data = stored(noise(128, 96), "TIFF", compression=name)
+    places = range(len(data) // 4, len(data) - 600, 997)
+    assert len(places) > 20
+    for at in places:
+        with pytest.raises(BadImage, match=r"^x: cannot be decoded: "):
+            probe(data[:at] + bytes(512) + data[at + 512 :])
+    assert probe(data).tobytes() == by_pillow(data).tobytes()
+
+
+def test_several_deflated_strips_are_all_read(monkeypatch):
+    monkeypatch.setattr("PIL.TiffImagePlugin.STRIP_SIZE", 3 * 60 * 8)
+    data = stored(noise(60, 40), "TIFF", compression="tiff_adobe_deflate")
+    with Image.open(io.BytesIO(data)) as image:
+        assert len(image.tag_v2[273]) == 5
+        assert load_whole(image).tobytes() == by_pillow(data).tobytes()
+        last = image.tag_v2[273][-1] + image.tag_v2[279][-1]
+    bad = data[: last - 1] + bytes([data[last - 1] ^ 1]) + data[last:]  # the last byte of the last checksum
+    with Image.open(io.BytesIO(bad)) as image, pytest.raises(zlib.error, match="incorrect data check"):
+        load_whole(image)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "BMP", "PPM", "PNG", "GIF", "WEBP", "TIFF"])
+def test_files_that_were_copied_as_text_are_refused(kind):
+    """As by a version control or a transfer that takes them for text."""
+    data = stored(noise(90, 120), kind)
+    assert b"\n" in data.replace(b"\r\n", b"")
+    with pytest.raises(BadImage, match=r"^x: cannot be decoded: "):
+        probe(data.replace(b"\n", b"\r\n"))
+    probe(data)
+
+
+def test_few_line_ends_are_no_sign_of_a_copy_as_text():
+    for number in (0, 1, 15):
+        data = stored(Image.new("RGB", (40, 30), (200, 100, 50)), "BMP")
+        image = data[:200] + b"\r\n" * number + data[200 + 2 * number :]
+        probe(image)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "BMP", "PPM", "PNG", "GIF", "WEBP", "TIFF"])
+def test_a_users_file_cannot_make_decoding_lenient(monkeypatch, kind):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    data = stored(noise(90, 60), kind)
+    for share in (0.5, 0.97):
+        with pytest.raises(BadImage, match=r"^x: cannot be decoded: "):
+            probe(data[: int(len(data) * share)])
+        monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
