@@ -58,12 +58,21 @@ def resolve(setting: str, text: str, wanted: str) -> str:
 
 
 def find(path: str) -> Path:
-    """The absolute path of a user's file. A relative one starts at the current folder. If there is no such file, it
-    starts at the folder that has mars' own recipe/ (a checkout, or the package if it is installed there).
+    """The absolute path of a user's file. A relative one starts at the current folder, else at mars' own recipes
+    (`shipped`).
     """
-    here = Path(os.path.expanduser(path)).absolute()
-    shipped = [home / path for home in (_PACKAGE, _PACKAGE.parent) if path.startswith("recipe/")]
-    return next((file for file in [here, *shipped] if file.is_file()), here)
+    return Path(shipped(os.path.expanduser(path))).absolute()
+
+
+def shipped(path: str) -> str:
+    """The file or folder of mars' own recipe/ that `path` names, such as "recipe/papo"; else `path` as it is.
+
+    It is looked for if `path` begins with "recipe" and is not there in the current folder. recipe/ is inside the
+    package if mars is installed, and next to it in a checkout.
+    """
+    if Path(path).parts[:1] != ("recipe",) or os.path.lexists(path):
+        return path
+    return next((str(home / path) for home in (_PACKAGE, _PACKAGE.parent) if (home / path).exists()), path)
 
 
 @dataclass(frozen=True)

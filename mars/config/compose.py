@@ -25,6 +25,7 @@ from mars.config.paths import given_path
 from mars.config.problem import Problem
 from mars.config.renamed import renamed_value
 from mars.config.section import Root
+from mars.plugin import shipped
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Composition:
 
 def compose_files(root: str, schema: type[Root], overrides: Sequence[str], config_dirs: Sequence[str]) -> Composition:
     """Compose configs/<root>.yaml. Mistakes of the user are not raised but returned in `problems`."""
-    folders = [Path(os.path.realpath(given_path(folder, "--config-dir"))) for folder in config_dirs]
+    folders = [Path(os.path.realpath(shipped(given_path(folder, "--config-dir")))) for folder in config_dirs]
     known = Known(
         tuple(leaves(schema)), groups(root, [shipped_folder(), *folders]), mappings(schema), nested_mappings(schema)
     )

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mars.config.problem import Problem
 from mars.errors import ConfigError
+from mars.plugin import shipped
 
 PATH_KEYS = (
     "run.dir", "model.path", "algorithm.kl_reference", "data.image_root", "data.train_files", "data.eval_files",
@@ -20,15 +21,20 @@ PATH_KEYS = (
 )  # fmt: skip
 """Keys with a path, or a list of paths. Functions in users' files are paths too: mars/plugin.py expands those."""
 
+_OF_RECIPES = ("data.image_root", "data.train_files", "data.eval_files")
+"""Keys with paths that recipes have: those in recipe/ are mars' own, if the current folder has none."""
+
 _VARIABLE = re.compile(r"\$\w|\$\{")
 
 
 def with_homes(values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` (dotted key -> value) with "~" and "~name" at the beginning of a path replaced by that user's home.
 
+    Rows of mars' own recipes get the folder of the recipes (`mars.plugin.shipped`).
     Example, for the home /home/ann: {"run.dir": "~/runs/1"} -> {"run.dir": "/home/ann/runs/1"}.
     """
-    return {key: _expanded(value) if key in PATH_KEYS else value for key, value in values.items()}
+    homes = {key: _each(os.path.expanduser, value) if key in PATH_KEYS else value for key, value in values.items()}
+    return {key: _each(shipped, value) if key in _OF_RECIPES else value for key, value in homes.items()}
 
 
 def path_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
@@ -56,10 +62,11 @@ def given_path(text: str, name: str = "path") -> str:
     return path
 
 
-def _expanded(value: Any) -> Any:
+def _each(change: Callable[[str], str], value: Any) -> Any:
+    """The path, or each path of the list, changed. What is no text stays."""
     if isinstance(value, list):
-        return [_expanded(item) for item in value]
-    return os.path.expanduser(value) if isinstance(value, str) else value
+        return [_each(change, item) for item in value]
+    return change(value) if isinstance(value, str) else value
 
 
 def _wrong(path: str) -> tuple[str, str] | None:

@@ -12,7 +12,7 @@ import pytest
 
 from mars import plugin
 from mars.errors import ConfigError
-from mars.plugin import find, is_spec, load, record, resolve, self_test
+from mars.plugin import find, is_spec, load, record, resolve, self_test, shipped
 
 WANTED = "(number)"
 
@@ -54,6 +54,18 @@ def test_own_recipes_are_found_from_any_folder_and_a_users_file_comes_first(tmp_
     (tmp_path / "recipe" / "vlm_r1" / "functions.py").touch()
     assert find("recipe/vlm_r1/functions.py") == tmp_path / "recipe" / "vlm_r1" / "functions.py"
     assert find("mars/plugin.py") == tmp_path / "mars" / "plugin.py", "only recipes are looked for"
+
+
+def test_folders_and_rows_of_recipes_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipes = Path(plugin.__file__).parents[1] / "recipe"
+    assert shipped("recipe/papo") == str(recipes / "papo")
+    assert shipped("./recipe/papo/tiny.jsonl") == str(recipes / "papo" / "tiny.jsonl")
+    for path in ("recipe/none", "recipes/papo", "/recipe/papo", "configs", ""):
+        assert shipped(path) == path
+    (tmp_path / "recipe" / "papo").mkdir(parents=True)
+    assert shipped("recipe/papo") == "recipe/papo", "one's own comes first"
+    assert shipped("recipe/papo/tiny.jsonl") == str(recipes / "papo" / "tiny.jsonl")
 
 
 def test_a_loaded_function_tells_what_it_takes(tmp_path):

@@ -1,11 +1,14 @@
 """Paths in settings as users write them: homes, shell variables, and what a list of files leaves at their ends."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
 from mars.config.load import load_config, load_saved_config
 from mars.errors import ConfigError
 
+ROOT = Path(__file__).parents[3]
 FILES = "data.train_files=[/d/train.parquet]"
 
 
@@ -36,6 +39,14 @@ def test_a_home_is_found_in_every_setting_that_is_a_path(home):
     assert config.data.eval_files == [f"{home}/d e.parquet"]
     assert (config.data.image_root, config.data.template) == (home, f"{home}/t.jinja")
     assert (config.algorithm.kl_reference, config.run.name) == (f"{home}/reference", "~/not_a_path")
+
+
+def test_recipes_of_mars_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load_config("train", ["model.path=recipe/papo", "experiment=papo_tiny"], ["recipe/papo"])
+    assert config.data.train_files == [str(ROOT / "recipe/papo/tiny.jsonl")]
+    assert config.data.image_root == "runs/quickstart/data", "no path of a recipe"
+    assert config.model.path == "recipe/papo", "recipes have no models"
 
 
 def test_a_home_in_a_file_of_settings_is_found_too(home, tmp_path):
