@@ -28,8 +28,8 @@ def chromium() -> str:
     return found
 
 
-def measure(pages: Mapping[str, Path], probe: str, folder: Path, *, width: int, dark: bool) -> dict[str, Any]:
-    """What `probe`, the body of a JavaScript function, returns in each page once it has loaded.
+def measure(pages: Mapping[str, Path], probe: str, folder: Path, *, width: int, dark: bool) -> dict[str, list[Any]]:
+    """What `probe`, the body of a JavaScript function, returns in each page: one value for each time it has loaded.
 
     The pages are shown in frames of `width` pixels: a browser's window has at least 500. Each page's own policy holds,
     with the probe's hash added to the scripts that it admits.
@@ -40,7 +40,7 @@ def measure(pages: Mapping[str, Path], probe: str, folder: Path, *, width: int, 
         copy.write_text(_with_probe(path.read_text(encoding="utf-8"), name, probe), encoding="utf-8")
         frames.append(f'<iframe src="{copy.name}" width="{width}" height="800" style="border:0"></iframe>')
     listener = (
-        "const found = {}; addEventListener('message', (event) => { found[event.data[0]] = event.data[1];"
+        "const found = {}; addEventListener('message', (event) => { (found[event.data[0]] ??= []).push(event.data[1]);"
         " document.getElementById('found').textContent = JSON.stringify(found); });"
     )
     frame = folder / "frames.html"

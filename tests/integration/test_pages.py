@@ -61,7 +61,7 @@ def noise(ref):
     return Image.effect_noise(ref.size, 80).convert("RGB")
 
 
-def report(folder):
+def report(folder, standing=Standing("running", 100)):  # noqa: B008, it is frozen
     """A report with two evaluations, curves, and the rollouts of two prompts: p1 has a conflict, p2 has none."""
     rows = [
         {"step": step, "critic/score/mean": step / 50, "mars/anchor/visible/mean": 0.1, "mars/gain/mean": 0.2}
@@ -94,7 +94,7 @@ def report(folder):
         )
     ]
     RolloutFiles(folder / "rollouts", lambda prompt, view: (None, None), lambda _: 9).log_rollouts(items, 50)
-    return write_report(folder, None, noise, Standing("running", 100))
+    return write_report(folder, None, noise, standing)
 
 
 def sheet(folder):
@@ -144,12 +144,16 @@ def pages(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def on_a_phone(pages, tmp_path_factory):
-    return measure(pages, PROBE, tmp_path_factory.mktemp("light"), width=PHONE, dark=False)
+    return first(measure(pages, PROBE, tmp_path_factory.mktemp("light"), width=PHONE, dark=False))
 
 
 @pytest.fixture(scope="module")
 def in_the_dark(pages, tmp_path_factory):
-    return measure(pages, PROBE, tmp_path_factory.mktemp("dark"), width=PHONE, dark=True)
+    return first(measure(pages, PROBE, tmp_path_factory.mktemp("dark"), width=PHONE, dark=True))
+
+
+def first(found):
+    return {name: values[0] for name, values in found.items()}
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -206,3 +210,21 @@ def test_the_filter_of_the_rollouts(on_a_phone):
     said, address = on_a_phone["report"]["filter"]["view=multi&from=0.5"][2:]
     assert said == "2 of 12 answers, 1 of 2 questions"
     assert address == "#view=multi&from=0.5"
+
+
+def test_a_followed_report_loads_itself_again_and_keeps_its_filter(tmp_path):
+    chromium()
+    followed = report(tmp_path, Standing("running", 100, reload_s=1))
+    once = tmp_path / "once"
+    once.mkdir()
+    probe = """
+      const form = document.getElementById("filter"), kept = form.elements.view.value;
+      if (!kept) {
+        form.elements.view.value = "infrared";
+        form.elements.view.dispatchEvent(new Event("input", {bubbles: true}));
+      }
+      return [kept, [...document.querySelectorAll("tr[data-view]")].filter((row) => !row.hidden).length];
+    """
+    found = measure({"followed": followed, "once": report(once)}, probe, tmp_path, width=PHONE, dark=False)
+    assert found["once"] == [["", 4]]
+    assert found["followed"][:2] == [["", 4], ["infrared", 4]]

@@ -79,6 +79,8 @@ def test_the_sheet_shows_every_source_with_its_boxes(folder, capsys):
     assert page.count("<rect ") == 12
     assert '<rect class="truth" x="0.015625" y="0.041' in page  # 1 of 64, 2 of 48
     assert "image_missing" in page
+    app(["data", "show", file, str(folder / "part.html"), "--from", "3", "--to", "4"], standalone_mode=False)
+    assert "2 of 2 usable rows of 33, only those from 3 to 4" in (folder / "part.html").read_text()
     app(["data", "show", file, str(folder / "all.html"), "--rows", "40"], standalone_mode=False)
     page = (folder / "all.html").read_text()
     assert "<script" not in page

@@ -51,6 +51,16 @@ def test_the_page_shows_pictures_boxes_and_escaped_text(folder, tmp_path):
     assert "run, compat" in html
 
 
+def test_the_number_of_questions_on_the_page(tmp_path):
+    lines = [line(name, None, vqa_text("yes"), "yes") for name in "abcd"]
+    folder, page = write_folder(tmp_path / "m", lines), tmp_path / "page.html"
+    call("score", folder, "--task", "vqa", "--html", page, "--questions", 2)
+    assert page.read_text().count("<article") == 2
+    assert "2 of 4 questions: 0 of 0 in which" in page.read_text()
+    error = call("score", folder, "--task", "vqa", "--questions", 2).exception
+    assert str(error).startswith("--questions: only a page shows questions; got 2 without --html")
+
+
 def test_several_data_sources_have_tables_of_their_own(tmp_path):
     lines = [line("a", None, vqa_text("yes"), "yes"), line("b", None, vqa_text("no"), "yes", data_source="night")]
     done = call("score", write_folder(tmp_path / "m", lines), "--task", "vqa")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import random
 import re
@@ -131,6 +132,37 @@ def test_boxes_are_drawn_in_their_own_frames(tmp_path: Path) -> None:
     boxes = list(zip(page.of("rect", "class"), page.of("rect", "x"), page.of("rect", "width"), strict=True))
     one_picture = [("truth", "0.25", "0.25"), ("multi", "0.25", "0.25"), ("multi", "0.25", "0.25")]
     assert boxes == [*one_picture, ("mono", "0.25", "0.25")] * 2
+
+
+def test_the_only_script_is_admitted_by_its_hash(tmp_path: Path) -> None:
+    write_rollouts(tmp_path, 1, "yes")
+    html = write_report(tmp_path, None, decode).read_text()
+    (script,) = re.findall("<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in html
+    assert f"script-src 'sha256-{digest}'\"" in html
+
+
+def test_what_stands_in_the_place_of_images(tmp_path: Path) -> None:
+    write_rows(tmp_path, metric_rows(50))
+    write_rollouts(tmp_path, 1, '[{"bbox_2d": [20, 10, 40, 20]}]', sources=("visible",))
+    assert read(tmp_path).of("img", "alt") == [
+        "Lines over steps 1 to 50, in mean score. Last values: multi 1; anchor: visible 0.1.",
+        "Lines over steps 1 to 50, in difference of scores. Last values: over the mean of the sources 0.9; "
+        "over visible 0.9.",
+        "Lines over steps 1 to 50, in tokens. Last values: mean 20.",
+        "Stacked bars, one colour for each stage, over steps 1 to 50.",
+        "visible image of the question, with boxes: 1 truth, 2 multi, 1 mono",
+    ]
+
+
+def test_a_report_says_which_of_many_questions_it_shows(tmp_path: Path) -> None:
+    items = [make_rollouts(make_prompt(f"p{i:02}", [], (), "q", truth="yes"), [RewardResult(1.0, 1.0, {})], text="yes")
+             for i in range(47)]  # fmt: skip
+    RolloutFiles(tmp_path / "rollouts", lambda prompt, view: (None, None), lambda request: 9).log_rollouts(items, 3)
+    page = read(tmp_path)
+    assert re.findall(r"· p(\d\d)", page.text) == [f"{i:02}" for i in range(0, 47, 2)]
+    assert "24 of the 47 questions of this step, from everywhere among them" in page.text
 
 
 def test_text_answers_have_no_boxes_but_all_else(tmp_path: Path) -> None:
