@@ -70,8 +70,9 @@ def test_the_wheel_has_what_a_run_reads(installed):
     recipes |= {path.relative_to(ROOT).as_posix() for path in ROOT.glob("recipe/*/*.jinja")}
     configs = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("configs/**/*") if path.is_file()}
     assert {f"mars/{name}" for name in recipes | configs} <= names
-    pages = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("mars/**/*.j2")}
-    assert pages
+    parts = [path for kind in ("j2", "css", "js") for path in ROOT.glob(f"mars/**/*.{kind}")]
+    pages = {path.relative_to(ROOT).as_posix() for path in parts}
+    assert len(pages) > 5, "templates, style and script of the pages"
     assert pages <= names
     assert not [name for name in names if not name.startswith(("mars/", "mars-")) or name.endswith(".pyc")]
     assert installed.wheel.stat().st_size < 3_000_000, "bytes: neither models nor images"
