@@ -26,7 +26,7 @@ SECTIONS = {section for key in KEYS for section in sections_of(key)}
 FILE_ENDINGS = {"md", "py", "yaml", "json", "jsonl", "parquet", "sh", "log", "html"}
 HOMES = ("mars", "docs", "tests", "scripts", "configs", "recipe", "examples")
 
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)  # indented: in an item of a list
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE_SPAN = re.compile(r"`([^`]+)`")
 ROOT_SECTIONS = "|".join(sorted(section for section in SECTIONS if "." not in section))
@@ -106,11 +106,15 @@ def commands_exist(page):
     for words in command_lines(page):
         if words[0].endswith("bin/mars"):
             words = ["mars", *words[1:]]
-        if words[0] != "mars" or len(words) == 1:
+        message = any(word.endswith(":") for word in words)  # `mars data check: no file given`
+        if words[0] != "mars" or len(words) == 1 or message:
             continue
         command, path = typer.main.get_command(app), words[1:]
         while path and hasattr(command, "commands") and not path[0].startswith("-"):
-            command = command.commands.get(path.pop(0))
+            name = path.pop(0)
+            command = command.commands.get(name)
+            if command is None and name.isupper():  # `mars data convert SET SRC OUT`: any of them
+                break
             if command is None:
                 unknown.append(" ".join(words))
                 break
