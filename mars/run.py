@@ -39,6 +39,7 @@ from mars.report.run_record import EVALUATION_FOLDER
 from mars.rewards.contract import RewardScorer
 from mars.rewards.functions import user_functions
 from mars.rollout.engine import RolloutEngine
+from mars.run_dir.activity import ActivityFile
 from mars.run_dir.attempt import LOGS_FOLDER
 from mars.run_dir.bad_prompts import BadPromptEvents
 from mars.run_dir.events import EventLog
@@ -103,11 +104,10 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
                 evaluate = _evaluation(config, inputs, engine, scorer, catalogue.events)
                 settings = {"config": config, "evaluate": evaluate, "num_dropped": sum(inputs.train.dropped.values())}
                 loop = partial(fit, parts, stream, **settings, train_step=_train_step(config, stream))
-                job = TrainingJob(
-                    config, trainer, config.actor.num_workers, loop, open_tracker, catalogue, prompts, data
-                )
+                ranks = config.actor.num_workers
+                job = TrainingJob(config, trainer, ranks, loop, open_tracker, catalogue, prompts, data)
                 stalled = stall_report(catalogue.events, run_dir)
-                with watchdog.watched(config.cluster.watchdog_s, attempt, stalled):
+                with watchdog.watched(config.cluster.watchdog_s, attempt, stalled, ActivityFile(attempt).write):
                     end = train(job, start)
                 interrupts.hold()
                 trainer.save(str((run_dir / POLICY_FOLDER).absolute()))
@@ -208,7 +208,8 @@ def _evaluation(
 
     def at_step(step: int) -> dict[str, float]:
         name = "before" if step == 0 else f"step {step}"
-        evaluation = _evaluate(config, inputs, engine, scorer, name, step)
+        with watchdog.stage("evaluation"):
+            evaluation = _evaluate(config, inputs, engine, scorer, name, step)
         unreadable = evaluation.result["unreadable"]
         if unreadable:
             events.log("evaluation_incomplete", step, unreadable=unreadable)

@@ -1,7 +1,8 @@
 """Ends a run that makes no progress: the stacks of all its processes go to the log, then it exits with code 8.
 
 Progress is a sample that arrives, an answer that is scored, a call to a worker that returns, a stage of a step that
-begins or ends: whoever does such work calls `beat`.
+begins or ends: whoever does such work calls `beat` or `stage`. What is known of it from these calls is noted every few
+seconds (`Activity`).
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import faulthandler
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mars import interrupts
@@ -20,10 +23,26 @@ from mars.errors import StalledError
 logger = logging.getLogger(__name__)
 
 _LOOKS_PER_LIMIT = 20
+_NOTE_S = 5.0
+"""Longest time between two notes of what the run does."""
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What a run does at a moment, in seconds before it.
+
+    stages: (name, since when) of the stages that are not over, in the order in which they began. There are two at once
+    if one is inside the other, or if rollouts are sampled during an update.
+    progress_s: since the last progress. answered_s: worker -> since a call to it returned or it sent a sample.
+    """
+
+    stages: tuple[tuple[str, float], ...]
+    progress_s: float
+    answered_s: Mapping[str, float]
 
 
 class Watchdog:
-    """Knows when there was progress last. clock: seconds, monotonic.
+    """Knows when there was progress last, and in what. clock: seconds, monotonic. Any thread may call it.
 
     >>> now = 0.0
     >>> watchdog = Watchdog(limit_s=10.0, clock=lambda: now)
@@ -39,9 +58,40 @@ class Watchdog:
         self.limit_s = limit_s
         self._clock = clock
         self._last = clock()
+        self._stages: list[tuple[str, float]] = []
+        self._answered: dict[str, float] = {}
 
-    def beat(self) -> None:
+    def beat(self, worker: str | None = None) -> None:
+        """worker: the one that has answered, if it was one."""
         self._last = self._clock()
+        if worker is not None:
+            self._answered[worker] = self._last
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """The block is a stage of the run's work."""
+        self.beat()
+        entry = (name, self._last)
+        self._stages.append(entry)
+        try:
+            yield
+        finally:
+            self._stages.remove(entry)
+            self.beat()
+
+    def activity(self) -> Activity:
+        """
+        >>> now = 0.0
+        >>> watchdog = Watchdog(limit_s=10.0, clock=lambda: now)
+        >>> watchdog.beat("engine-0")
+        >>> with watchdog.stage("gen"):
+        ...     now = 3.0
+        ...     watchdog.activity()
+        Activity(stages=(('gen', 3.0),), progress_s=3.0, answered_s={'engine-0': 3.0})
+        """
+        stages, answered, now = list(self._stages), dict(self._answered), self._clock()
+        since = {worker: now - last for worker, last in answered.items()}
+        return Activity(tuple((name, now - begun) for name, begun in stages), now - self._last, since)
 
     def overdue(self) -> bool:
         return self._clock() - self._last > self.limit_s
@@ -51,10 +101,20 @@ _watching: Watchdog | None = None
 _dumps: list[Callable[[], None]] = []
 
 
-def beat() -> None:
-    """There was progress. Does nothing outside `watched`."""
+def beat(worker: str | None = None) -> None:
+    """There was progress; worker: the one that has answered, if it was one. Does nothing outside `watched`."""
     if _watching is not None:
-        _watching.beat()
+        _watching.beat(worker)
+
+
+def stage(name: str) -> AbstractContextManager[None]:
+    """The block is a stage of the run's work: its begin and its end are progress. Does nothing outside `watched`."""
+    return nullcontext() if _watching is None else _watching.stage(name)
+
+
+def activity() -> Activity | None:
+    """What the run does now; None outside `watched`."""
+    return None if _watching is None else _watching.activity()
 
 
 @contextmanager
@@ -68,21 +128,39 @@ def on_stall(dump: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def watched(limit_s: float, log_dir: Path, report: Callable[[str], None] = lambda reason: None) -> Iterator[None]:
-    """End the process with StalledError if nobody calls `beat` for `limit_s` seconds inside the block.
+def watched(
+    limit_s: float,
+    log_dir: Path,
+    report: Callable[[str], None] = lambda reason: None,
+    note: Callable[[Activity], None] = lambda activity: None,
+) -> Iterator[None]:
+    """End the process with StalledError if there is no progress (`beat`, `stage`) for `limit_s` seconds in the block.
 
     The stacks of this process go to <log_dir>/stacks.txt. report: called with the error's text before the end.
+    note: called at the begin, every few seconds and at the end, in another thread; it must not raise.
     """
     global _watching
     _watching = Watchdog(limit_s)
     over = threading.Event()
-    thread = threading.Thread(target=_watch, args=(_watching, over, log_dir, report), name="watchdog", daemon=True)
-    thread.start()
+    works = {
+        "watchdog": partial(_watch, _watching, over, log_dir, report),
+        "activity": partial(_keep_noting, _watching, over, note),
+    }
+    for name, work in works.items():
+        threading.Thread(target=work, name=name, daemon=True).start()
     try:
         yield
     finally:
         over.set()
         _watching = None
+
+
+def _keep_noting(watchdog: Watchdog, over: threading.Event, note: Callable[[Activity], None]) -> None:
+    """In a thread of its own: where `note` waits for a disk, a stall is found all the same."""
+    note(watchdog.activity())
+    while not over.wait(_NOTE_S):
+        note(watchdog.activity())
+    note(watchdog.activity())
 
 
 def _watch(watchdog: Watchdog, over: threading.Event, log_dir: Path, report: Callable[[str], None]) -> None:

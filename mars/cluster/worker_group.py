@@ -134,9 +134,10 @@ class WorkerGroup:
                 if not ready:
                     raise GetTimeoutError
             for reference in ready:
-                with self._named(call, deadline, [waiting.pop(reference)]):
+                index = waiting.pop(reference)
+                with self._named(call, deadline, [index]):
                     found[place[reference]] = ray.get(reference)
-                watchdog.beat()
+                watchdog.beat(self.name(index))
         return [found[i] for i in range(len(place))]
 
     def _ready(
@@ -156,8 +157,7 @@ class WorkerGroup:
             if ready:
                 return ready
             for index in dict.fromkeys(waiting.values()):
-                process = self._process(index)
-                if process is not None and has_died(process):
+                if (process := self._process(index)) is not None and has_died(process):
                     reason = f"a worker process died (process {process.pid})"
                     raise WorkerDied(self._describe(call, reason, [index]), index)
             if not left:
@@ -177,8 +177,7 @@ class WorkerGroup:
     def dump_stacks(self) -> None:
         """Make the workers on this machine write their stacks to <log_dir>/<name>.stacks.txt, whatever they do."""
         for index in range(len(self.workers)):
-            process = self._process(index)
-            if process is not None:
+            if (process := self._process(index)) is not None:
                 signal_process(process, STACKS_SIGNAL)
 
     def lost(self) -> list[str]:
@@ -222,6 +221,7 @@ class WorkerGroup:
                     with self._named(call, self._timeout_s, [index]):
                         found[index] = ray.get(reference)
                     del waiting[reference]
+                    watchdog.beat(self.name(index))
             except WorkerError as error:
                 index = error.index if isinstance(error, WorkerDied) else index
                 found[index] = error
@@ -265,7 +265,7 @@ class WorkerGroup:
                             deadlines.answered(index)
                             continue
                         deadlines.answered(index)
-                        watchdog.beat()
+                        watchdog.beat(self.name(index))
                         with deadlines.elsewhere():
                             yield index, item
                 except WorkerError as error:

@@ -25,6 +25,7 @@ from mars.fit import last_step
 from mars.inputs import prompt_processor
 from mars.job import POLICY_FOLDER, enter_run, record_attempt, stall_report, worker_report
 from mars.report.later_steps import remove_later_steps
+from mars.run_dir.activity import ActivityFile
 from mars.run_dir.lock import RunLock
 from mars.run_dir.outcome import failures_logged
 from mars.supervised.batches import Batches
@@ -100,7 +101,8 @@ def run(config: SftConfig, overrides: Sequence[str], lock: RunLock) -> None:
             loop = partial(fit_supervised, parts, config=config, num_dropped=sum(rows.train.dropped.values()))
             number = config.sft.num_workers
             job = TrainingJob(config, trainer, number, loop, open_tracker, catalogue, prompts, data)
-            with watchdog.watched(config.cluster.watchdog_s, attempt, stall_report(catalogue.events, run_dir)):
+            stalled, note = stall_report(catalogue.events, run_dir), ActivityFile(attempt).write
+            with watchdog.watched(config.cluster.watchdog_s, attempt, stalled, note):
                 end = train(job, start)
             interrupts.hold()
             trainer.save(str((run_dir / POLICY_FOLDER).absolute()))

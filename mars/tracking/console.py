@@ -7,9 +7,10 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from mars import watchdog
 from mars.output.text import visible
 from mars.tracking.jsonl import finite_or_none
 from mars.tracking.timer import STAGES
@@ -17,6 +18,7 @@ from mars.types import PromptRollouts
 
 # The remaining time is extrapolated from the mean duration of this many steps.
 _PACE_STEPS = 20
+_REFRESHES = 2.0  # of the bar, in a second
 
 _FIELDS = (
     ("sft/loss", "loss {:.3f}"),
@@ -58,8 +60,20 @@ def duration(seconds: float) -> str:
     return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
 
 
+class _Stages(ProgressColumn):
+    """The stages that the run is in, and for how long: a step may take long, and its line comes at its end."""
+
+    max_refresh = 0.5  # seconds
+
+    def render(self, task: Task) -> Text:
+        activity = watchdog.activity()
+        stages = () if activity is None else activity.stages
+        return Text(", ".join(f"{name} {duration(seconds)}" for name, seconds in stages), no_wrap=True)
+
+
 class ConsoleTracker:
-    """Prints one line per step above a progress bar with the remaining time; without a terminal, plain lines.
+    """Prints one line per step above a progress bar with the remaining time and the stage that the run is in; without a
+    terminal, plain lines.
 
     num_steps: last step of the run. The remaining time is the mean duration of the last 20 steps times the steps left.
     It is shown from the second step on, because the first one includes the start of the workers.
@@ -72,8 +86,8 @@ class ConsoleTracker:
         self._times: deque[tuple[int, float]] = deque(maxlen=_PACE_STEPS + 1)  # step, when it was logged
         self._progress: Progress | None = None
         if console.is_terminal and not console.is_dumb_terminal:
-            columns = (BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("{task.description}"))
-            self._progress = Progress(*columns, console=console, transient=True)
+            columns = (BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("{task.description}"), _Stages())
+            self._progress = Progress(*columns, console=console, transient=True, refresh_per_second=_REFRESHES)
             self._task = self._progress.add_task("", total=num_steps)
             self._progress.start()
 

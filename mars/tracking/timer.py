@@ -51,7 +51,8 @@ class StepTimer:
         self._seconds.setdefault(name, 0.0)
         self._open.append(name)
         try:
-            yield
+            with watchdog.stage(name):
+                yield
         finally:
             self._settle()
             self._open.pop()

@@ -20,6 +20,9 @@ from mars.watch.stages import stage_table
 _ROOMY = 36
 """Lines of a terminal from which on the first curves are several lines high, and empty lines separate the parts."""
 _MAX_WORKERS = 12
+_SILENT_S = 60.0
+"""A driver notes what it does every few seconds; after so many it does not any more: it saves the policy, hangs, or is
+on a machine that is lost."""
 _ANSWER_LINES = 12  # if the height is not limited
 _FEWEST_ANSWER_LINES = 3
 _STATE_STYLES = {"running": "bold green", "finished": "bold green", "interrupted": "bold yellow", "failed": "bold red"}
@@ -66,18 +69,31 @@ def _head(seen: Seen, width: int, levels: str) -> RenderableType:
     facts = [name, state, step]
     if seen.last_step is not None:
         step.append(f" of {seen.last_step}")
+    now = one_line(_now(seen)) if seen.state == "running" else None
     left = seen.seconds_left
     if left is not None:
         facts.append(Text(f"about {duration(left)} left"))
     line = Text(" · ").join(facts)
     if not seen.last_step:
-        return line
+        return line if now is None else Group(line, now)
     share = min(seen.step / seen.last_step, 1.0)
     label = f" {share:4.0%}"
     size = max(width - len(label), 1)
     done = int(share * size)
     bar = Text(levels[-1] * done, style="green").append(levels[1] * (size - done), style="dim").append(label)
-    return Group(line, bar)
+    return Group(line, bar) if now is None else Group(line, bar, now)
+
+
+def _now(seen: Seen) -> str:
+    """What the driver does: "gen for 12s; last progress 0s ago"."""
+    if seen.activity is None:
+        return "the workers are starting"
+    age, activity = max(seen.time - seen.activity.time, 0.0), seen.activity.activity
+    if age > _SILENT_S:
+        return f"the driver has written nothing for {duration(age)}"
+    stages = ", ".join(f"{name} for {duration(seconds + age)}" for name, seconds in activity.stages)
+    progress = f"last progress {duration(activity.progress_s + age)} ago"
+    return f"{stages}; {progress}" if stages else progress
 
 
 def _workers(seen: Seen, width: int) -> RenderableType | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from mars.answers.files import read_answers
 from mars.answers.record import Answer, by_question
 from mars.errors import DataError
 from mars.report.run_record import CONFIG_FILE, newest_rollouts, read_config
+from mars.run_dir.activity import NotedActivity, read_activity
 from mars.run_dir.events import EVENTS_FILE, read_events
 from mars.run_dir.lock import held_by
 from mars.run_dir.outcome import State, planned_step, state_of
@@ -30,8 +32,9 @@ _KEPT = ("critic/score/", "mars/gain/", "mars/anchor/", "response_length/", "sft
 @dataclass(frozen=True)
 class Seen:
     """name: of the run. last_step: the planned end; None if it is not known. rows: of metrics.jsonl, in the order of
-    steps, with the metrics that are shown. workers: of a run that runs, else (). questions: the answers to each
-    question of the newest rollouts. notes: what cannot be read."""
+    steps, with the metrics that are shown. workers, activity: of a run that runs, else () and None; activity is None
+    also until the workers have started. questions: the answers to each question of the newest rollouts. notes: what
+    cannot be read. time: of the look, in seconds since 1970."""
 
     name: str
     folder: Path
@@ -40,8 +43,10 @@ class Seen:
     rows: Sequence[Mapping[str, Any]]
     events: Sequence[Mapping[str, Any]]
     workers: Sequence[WorkerState]
+    activity: NotedActivity | None
     questions: Sequence[Sequence[Answer]]
     notes: Sequence[str]
+    time: float
 
     @property
     def step(self) -> int:
@@ -59,10 +64,11 @@ class Seen:
 
 
 class RunReader:
-    """Looks at the run in `run_dir` again and again. Writes nothing there."""
+    """Looks at the run in `run_dir` again and again. Writes nothing there. clock: seconds since 1970."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, clock: Callable[[], float] = time.time) -> None:
         self._run_dir = run_dir
+        self._clock = clock
         self._metrics = MetricsTail(run_dir / METRICS_FILE, lambda key: key.startswith(_KEPT))
         self._read: dict[str, tuple[object, Any]] = {}  # part -> (the file's mark, what was read)
         self._notes: list[str] = []
@@ -77,6 +83,7 @@ class RunReader:
         settings, planned = self._settings(), planned_step(events)
         steps = planned if planned is not None else settings.get("num_steps")
         attempt = newest_attempt(self._run_dir) if state == "running" else None
+        activity, now = None if attempt is None else read_activity(attempt), self._clock()
         return Seen(
             name=str(settings.get("name") or self._run_dir.resolve().name),
             folder=self._run_dir,
@@ -84,9 +91,11 @@ class RunReader:
             last_step=steps if type(steps) is int else None,
             rows=self._rows(),
             events=events,
-            workers=() if attempt is None else worker_states(attempt, events),
+            workers=() if attempt is None else worker_states(attempt, events, activity, now),
+            activity=activity,
             questions=self._questions(),
             notes=self._notes,
+            time=now,
         )
 
     def _rows(self) -> Sequence[Mapping[str, Any]]:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mars.run_dir.activity import NotedActivity
 from mars.run_dir.attempt import attempts, read_attempt
 from mars.run_dir.processes import ProcessId, process_from, recorded_workers
+from mars.tracking.console import duration
 
 DRIVER = "driver"
 _TOLD: Mapping[str, str] = {"worker_lost": "lost", "engine_left_out": "left out"}
@@ -33,26 +35,32 @@ def newest_attempt(run_dir: Path) -> Path | None:
     return None
 
 
-def worker_states(attempt: Path, events: Sequence[Mapping[str, Any]]) -> list[WorkerState]:
+def worker_states(
+    attempt: Path, events: Sequence[Mapping[str, Any]], activity: NotedActivity | None, now: float
+) -> list[WorkerState]:
     """The driver, then the workers in the order of their names. Of a worker that was replaced, its last process.
 
     events: of the run. What they say of a worker since the attempt began comes before what its process says.
+    activity: of the attempt: when each worker has last answered. now: seconds since 1970.
     """
     told = _told(attempt.name, events)
     driver = process_from(read_attempt(attempt).get("process"))
     processes = {} if driver is None else {DRIVER: driver}
     processes |= {name: process for process, name in recorded_workers(attempt)}
-    return [_state(name, process, told.get(name)) for name, process in processes.items()]
+    answered = {} if activity is None else activity.activity.answered_s
+    noted = 0.0 if activity is None else max(now - activity.time, 0.0)  # the clocks of two machines may differ
+    ages = {name: f", answered {duration(seconds + noted)} ago" for name, seconds in answered.items()}
+    return [_state(name, process, told.get(name), ages.get(name, "")) for name, process in processes.items()]
 
 
-def _state(name: str, process: ProcessId, told: str | None) -> WorkerState:
+def _state(name: str, process: ProcessId, told: str | None, age: str) -> WorkerState:
     place = f"{process.host}:{process.pid}"
     if told is not None:
         return WorkerState(name, place, told, is_fine=False)
     if not process.is_here():
-        return WorkerState(name, place, "on another machine", is_fine=True)
+        return WorkerState(name, place, "on another machine" + age, is_fine=True)
     is_alive = process.is_alive()
-    return WorkerState(name, place, "alive" if is_alive else "has ended", is_alive)
+    return WorkerState(name, place, ("alive" if is_alive else "has ended") + age, is_alive)
 
 
 def _told(attempt: str, events: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -59,7 +59,8 @@ def test_the_run_can_be_watched(finished: Path):
     job = mars(finished, "watch", str(finished), "--once")
     assert job.returncode == 0, job.stderr
     assert contents(finished) == before
-    shown = {line.split()[0]: line for line in job.stdout.splitlines() if line.strip()}
+    lines = [line for line in job.stdout.splitlines() if line.strip()]
+    shown = {line.split()[0]: line for line in reversed(lines)}  # "reward" is a curve, and further down a stage
     last = Job(0, "", "", finished).metrics[-1]
     assert "finished · step 2 of 2" in job.stdout
     assert "answers of step 1" in job.stdout  # the others are not recorded: tracking.rollouts_every=10

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mars.run_dir.activity import read_activity
 from mars.run_dir.attempt import recorded_processes
 from tests.integration.workshop import LOCAL, Job, Workshop, run
 from tests.unit.test_docs_metrics import undocumented
@@ -84,6 +85,10 @@ def test_workers_log_to_their_attempt(ray_job: Job):
     names = [name for _, name in recorded_processes(attempt)]
     assert any("raylet" in name for name in names)
     assert names[:4] == ["mars", "actor-0", "actor-1", "engine-0"]
+    noted = read_activity(attempt)
+    assert noted is not None
+    assert noted.activity.stages == ()  # the last step is over
+    assert sorted(noted.activity.answered_s) == ["actor-0", "actor-1", "engine-0"]
 
 
 def test_the_saved_policy_is_evaluated_in_a_fresh_process(workshop: Workshop, ray_job: Job, tmp_path: Path):

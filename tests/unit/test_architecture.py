@@ -59,7 +59,7 @@ MAY_IMPORT = {
     "rollout": BASE | {"answers", "config", "families", "faults", "hooks", "offload"},
     "actor": BASE | {"algorithms", "config", "families", "faults", "image_transform", "offload", "output", "weights"},
     "turns": BASE | {"actor", "algorithms", "rollout", "tracking"},
-    "run_dir": BASE | {"quarantine", "interrupts", "output", "tracking", "versions", "actor"},
+    "run_dir": BASE | {"quarantine", "interrupts", "output", "tracking", "versions", "actor", "watchdog"},
     "cluster": BASE
     | {"actor", "algorithms", "answers", "config", "data.pixels", "faults", "interrupts", "output", "rewards"}
     | {"background", "rollout"}

@@ -6,6 +6,7 @@ import io
 import pytest
 from rich.console import Console
 
+from mars import watchdog
 from mars.evaluation.summary import EvalRecord, summarize
 from mars.evaluation.tables import evaluation_rows, evaluation_table
 from mars.output import text as text_module
@@ -13,6 +14,7 @@ from mars.output.text import shorten, visible
 from mars.rewards.contract import MEAN_IOU
 from mars.tracking import console as console_module
 from mars.tracking.console import ConsoleTracker, duration, step_line
+from mars.watchdog import Watchdog
 
 
 def plain(width: int = 200) -> Console:
@@ -75,6 +77,18 @@ def test_on_a_terminal_the_bar_ends_with_the_run() -> None:
     assert "score 0.500" in shown
     assert "3/3" in shown
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1  # the cursor is given back
+
+
+def test_the_bar_names_the_stage_that_the_run_is_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    watching = Watchdog(1000.0, lambda: now[0])
+    monkeypatch.setattr(watchdog, "_watching", watching)
+    console = terminal()
+    with watching.stage("update_actor"), watching.stage("gen"):
+        now[0] = 72.0
+        tracker = ConsoleTracker(3, console)
+        tracker.close()
+    assert "update_actor 1m12s, gen 1m12s" in console.file.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
+from mars.run_dir.activity import ACTIVITY_FILE, ActivityFile
 from mars.run_dir.lock import RunLock
 from mars.run_dir.processes import ProcessId, this_process
 from mars.tracking.jsonl import METRICS_FILE
@@ -20,6 +21,7 @@ from mars.tracking.rollouts import ROLLOUTS_FOLDER
 from mars.watch.answers import answer_table
 from mars.watch.picture import Picture
 from mars.watch.seen import RunReader
+from mars.watchdog import Activity
 from tests.unit.watch.run_folder import RunFolder, answer
 
 TIMES = {"timing_s__gen": 6.0, "timing_s__update_actor": 3.0, "timing_s__driver": 1.0, "timing_s__step": 10.0}
@@ -30,10 +32,13 @@ def console(width: int, encoding: str = "utf-8") -> Console:
     return Console(file=file, width=width, record=True, force_terminal=False)
 
 
+NOW = 1000.0
+
+
 def shown(run: Path, width: int = 80, encoding: str = "utf-8") -> list[str]:
-    """The lines of the picture, each of which must fit."""
+    """The lines of the picture at NOW, each of which must fit."""
     recording = console(width, encoding)
-    recording.print(Picture(RunReader(run).look()))
+    recording.print(Picture(RunReader(run, lambda: NOW).look()))
     lines = recording.export_text().splitlines()
     assert max(map(cell_len, lines)) <= width, "\n".join(lines)
     return [line.rstrip() for line in lines]
@@ -55,6 +60,7 @@ def run(tmp_path) -> RunFolder:
 
 
 def test_a_running_run_at_80_characters(run):
+    note(run, 2.0, Activity((("gen", 10.0), ("reward", 1.0)), 0.5, {"driver": 1.0, "engine-0": 3.0}))
     with RunLock(run.path) as lock:
         lock.take()
         lines = shown(run.path)
@@ -62,6 +68,7 @@ def test_a_running_run_at_80_characters(run):
     assert lines == [
         "one · running · step 3 of 4 · about 10s left",
         "█" * 56 + "▁" * 19 + "  75%",
+        "gen for 12s, reward for 3s; last progress 2s ago",
         "",
         "reward                0.3   █ 0.1 to 0.3",
         "                           ▅█",
@@ -78,7 +85,7 @@ def test_a_running_run_at_80_characters(run):
         "driver        1.00s  10% " + "█" * 5,
         "",
         "workers",
-        f"driver {me.host}:{me.pid} alive",
+        f"driver {me.host}:{me.pid} alive, answered 3s ago",
         "",
         "answers of step 3",
         "truth       a truth",
@@ -86,6 +93,25 @@ def test_a_running_run_at_80_characters(run):
         "multi   1   multi answer 1",
         "visible 0.5 of one source",
     ]
+
+
+def note(run: RunFolder, seconds_ago: float, activity: Activity) -> None:
+    ActivityFile(run.attempt, lambda: NOW - seconds_ago).write(activity)
+
+
+@pytest.mark.parametrize(
+    ("seconds_ago", "line"),
+    [(0.0, "last progress 7s ago"), (-3.0, "last progress 7s ago"), (61.0, "the driver has written nothing for 1m01s")],
+)
+def test_what_the_driver_does(run, seconds_ago, line):
+    """-3: the clock of the driver's machine is ahead."""
+    with RunLock(run.path) as lock:
+        lock.take()
+        assert shown(run.path)[2] == "the workers are starting"
+        note(run, seconds_ago, Activity((), 7.0, {}))
+        assert shown(run.path)[2] == line
+        (run.attempt / ACTIVITY_FILE).write_text('{"time": 1}')
+        assert shown(run.path)[2] == "the workers are starting"
 
 
 def test_the_same_run_at_40_characters(run):

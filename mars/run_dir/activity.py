@@ -1,0 +1,71 @@
+"""activity.json of an attempt: what its driver does, written every few seconds.
+
+{"time": 1769860800.0, "stages": [["gen", 12.5]], "progress_s": 0.3, "answered_s": {"engine-0": 0.3}}
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mars.output.files import replacing
+from mars.watchdog import Activity
+
+logger = logging.getLogger(__name__)
+
+ACTIVITY_FILE = "activity.json"
+
+
+class ActivityFile:
+    """Writes the file of one attempt. folder: that of the attempt. clock: seconds since 1970."""
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
+        self._path = folder / ACTIVITY_FILE
+        self._clock = clock
+        self._failing = False
+
+    def write(self, activity: Activity) -> None:
+        """Replace the file. A failure is logged once and tried again at the next call: the run does not need the file.
+
+        It is not forced to the disk: after a crash of the machine nobody asks what the driver does.
+        """
+        stages = [(name, round(seconds, 1)) for name, seconds in activity.stages]
+        answered = {worker: round(seconds, 1) for worker, seconds in activity.answered_s.items()}
+        content = {
+            "time": round(self._clock(), 1),
+            "stages": stages,
+            "progress_s": round(activity.progress_s, 1),
+            "answered_s": answered,
+        }
+        try:
+            with replacing(self._path) as draft:
+                draft.write_text(json.dumps(content) + "\n", encoding="ascii")
+        except OSError as error:
+            if not self._failing:
+                logger.warning("%s: %s; the run goes on without this record", self._path, error.strerror or error)
+            self._failing = True
+        else:
+            self._failing = False
+
+
+@dataclass(frozen=True)
+class NotedActivity:
+    """time: when `activity` was noted, in seconds since 1970, by the clock of the driver's machine."""
+
+    time: float
+    activity: Activity
+
+
+def read_activity(folder: Path) -> NotedActivity | None:
+    """What the file of an attempt says; None without a file, or if it is damaged."""
+    try:
+        content = json.loads((folder / ACTIVITY_FILE).read_bytes())
+        stages = tuple((str(name), float(seconds)) for name, seconds in content["stages"])
+        answered = {str(worker): float(seconds) for worker, seconds in content["answered_s"].items()}
+        return NotedActivity(float(content["time"]), Activity(stages, float(content["progress_s"]), answered))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
