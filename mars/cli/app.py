@@ -8,11 +8,12 @@ from typing import Annotated, Literal
 import typer
 
 from mars.cli.ckpt import ckpt
+from mars.cli.completion import complete_choice
 from mars.cli.config import config
 from mars.cli.data import app as data
 from mars.cli.eval import evaluation
 from mars.cli.examples import example
-from mars.cli.paths import path_argument, path_option
+from mars.cli.paths import RunDir, path_argument, path_option
 from mars.cli.ray import ray
 from mars.cli.recipe import recipe
 from mars.cli.runs import runs
@@ -20,7 +21,6 @@ from mars.cli.runs import runs
 app = typer.Typer(
     help="Train vision-language models on questions about several images of one scene.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -35,7 +35,8 @@ app.add_typer(reward, name="reward")
 app.add_typer(ray, name="ray")
 
 # `train` and `sft` pass all options on to mars.main and mars.sft, which have their own --help.
-_PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+_PASS_ON = {"ignore_unknown_options": True, "help_option_names": []}
+_PassedOn = Annotated[list[str] | None, typer.Argument(metavar="option|key=value", autocompletion=complete_choice)]
 
 
 @app.command(epilog=example("mars init my_project"))
@@ -63,27 +64,30 @@ def quickstart(
 
 
 @app.command(context_settings=_PASS_ON)
-def train(context: typer.Context) -> None:
+def train(words: _PassedOn = None) -> None:
     """Train a policy. Same as python -m mars.main."""
     from mars.main import main
 
-    raise typer.Exit(main(context.args))
+    raise typer.Exit(main(words or []))
 
 
 @app.command(context_settings=_PASS_ON)
-def sft(context: typer.Context) -> None:
+def sft(words: _PassedOn = None) -> None:
     """Supervised cold start. Same as python -m mars.sft."""
     from mars.sft import main
 
-    raise typer.Exit(main(context.args))
+    raise typer.Exit(main(words or []))
 
 
 @app.command(epilog=example("mars resume runs/mars run.num_steps=400"))
 def resume(
-    run_dir: Annotated[Path, path_argument(help="Folder of a run (run.dir).")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="key=value", help="Settings to change.")] = None,
+    run_dir: RunDir,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="key=value", help="Settings to change.", autocompletion=complete_choice),
+    ] = None,
 ) -> None:
-    """Go on with a run from its newest checkpoint. The settings are those in RUN_DIR/config.yaml."""
+    """Go on with a run from its newest checkpoint. The settings are those in RUN/config.yaml."""
     from mars.cli.resume import resume
 
     resume(run_dir, overrides or [])
@@ -91,7 +95,10 @@ def resume(
 
 @app.command(epilog=example("mars chaos --minutes 2 anchor=none"))
 def chaos(
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="key=value", help="Settings of both runs.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="key=value", help="Settings of both runs.", autocompletion=complete_choice),
+    ] = None,
     minutes: Annotated[float, typer.Option(help="Minutes of training in which processes are killed.")] = 5.0,
     mtbf: Annotated[float, typer.Option(help="Mean seconds between two kills.")] = 20.0,
     seed: Annotated[int, typer.Option(help="Of the times and the processes.")] = 0,
@@ -117,7 +124,7 @@ def doctor(
 
 @app.command(epilog=example("mars watch runs/mars"))
 def watch(
-    run_dir: Annotated[Path, path_argument(metavar="RUN", help="Folder of a run (run.dir).")],
+    run_dir: RunDir,
     once: Annotated[bool, typer.Option("--once", help="Print one picture and end, as without a terminal.")] = False,
 ) -> None:
     """Show in the terminal how a run goes, until it ends. Ctrl-C leaves; the run goes on."""
@@ -128,11 +135,11 @@ def watch(
 
 @app.command(epilog=example("mars report runs/mars", "mars report runs/mars --follow"))
 def report(
-    run_dir: Annotated[Path, path_argument(help="Folder of a run (run.dir).")],
+    run_dir: RunDir,
     follow: Annotated[bool, typer.Option("--follow", help="Write it anew as the run goes on, until it ends.")] = False,
     every: Annotated[int, typer.Option(min=1, help="With --follow: seconds between two looks at the run.")] = 30,
 ) -> None:
-    """Write a page with curves, evaluations and rollouts of a run. It is RUN_DIR/report.html. Prints the evaluations
+    """Write a page with curves, evaluations and rollouts of a run. It is RUN/report.html. Prints the evaluations
     too."""
     from mars.cli.report import follow_run, report_run
 

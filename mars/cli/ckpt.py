@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mars.cli.completion import complete_run
 from mars.cli.examples import example
-from mars.cli.paths import path_argument
+from mars.cli.paths import RunDir, path_argument
 
 if TYPE_CHECKING:
     from mars.checkpoint.catalogue import Catalogue, Checkpoint
@@ -20,7 +21,6 @@ ckpt = typer.Typer(
     help="List, verify, export and remove the checkpoints of a run.", no_args_is_help=True, rich_markup_mode=None
 )
 
-RunDir = Annotated[Path, path_argument(metavar="RUN", help="Folder of a run (run.dir).")]
 Step = Annotated[int | None, typer.Option(help="The checkpoint of this step.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON.")]
 _DAMAGED = 7  # CheckpointError.exit_code
@@ -75,7 +75,11 @@ def verify(run_dir: RunDir, step: Step = None, as_json: AsJson = False) -> None:
 def export(
     run_or_checkpoint: Annotated[
         Path,
-        path_argument(metavar="RUN_OR_CHECKPOINT", help="Folder of a run (run.dir), or of one of its checkpoints."),
+        path_argument(
+            metavar="RUN_OR_CHECKPOINT",
+            help="Folder of a run (run.dir), or of one of its checkpoints.",
+            autocompletion=complete_run,
+        ),
     ],
     out: Annotated[Path, path_argument(metavar="OUT", help="New folder for the model.")],
     step: Step = None,

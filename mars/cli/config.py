@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mars.cli.completion import complete_config, complete_key
 from mars.cli.examples import example
 from mars.cli.paths import path_text_option
 
@@ -19,7 +20,11 @@ config = typer.Typer(help="Show, find and compare settings.", no_args_is_help=Tr
 
 Words = Annotated[
     list[str] | None,
-    typer.Argument(metavar="CONFIG|key=value", help="An experiment or a run directory, and settings to change."),
+    typer.Argument(
+        metavar="CONFIG|key=value",
+        help="An experiment or a run directory, and settings to change.",
+        autocompletion=complete_config,
+    ),
 ]
 ConfigDirs = Annotated[list[str] | None, path_text_option(help="Folder with further configuration files; repeatable.")]
 OfSft = Annotated[bool, typer.Option("--sft", help="The settings of a supervised cold start.")]
@@ -42,7 +47,12 @@ def show(
 
 @config.command(epilog=example('mars config find "learning rate" quickstart', "mars config find rollout.top_p"))
 def find(
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="Name of a setting, or words of its description.")],
+    text: Annotated[
+        str,
+        typer.Argument(
+            metavar="TEXT", help="Name of a setting, or words of its description.", autocompletion=complete_key
+        ),
+    ],
     words: Words = None,
     config_dir: ConfigDirs = None,
     sft: OfSft = False,
@@ -62,10 +72,20 @@ def find(
 @config.command(epilog=example("mars config diff quickstart", 'mars config diff "quickstart anchor=none" runs/mars'))
 def diff(
     a: Annotated[
-        str, typer.Argument(metavar="A", help="An experiment, a run directory, or settings, in one word or in quotes.")
+        str,
+        typer.Argument(
+            metavar="A",
+            help="An experiment, a run directory, or settings, in one word or in quotes.",
+            autocompletion=complete_config,
+        ),
     ],
     b: Annotated[
-        str | None, typer.Argument(metavar="B", help="What to compare it with. Default: the defaults of mars.")
+        str | None,
+        typer.Argument(
+            metavar="B",
+            help="What to compare it with. Default: the defaults of mars.",
+            autocompletion=complete_config,
+        ),
     ] = None,
     config_dir: ConfigDirs = None,
     sft: OfSft = False,

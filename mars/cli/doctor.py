@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mars.checks.machine import Finding, gpus_without_torch, leftovers, machine_findings
-from mars.cli.runs import run_dirs
+from mars.cli.run_folders import run_dirs
 from mars.config.folders import shipped_folder
 from mars.errors import SetupError
 from mars.evaluation.tables import print_table

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from mars.cli.completion import complete_choice
 from mars.cli.examples import example
 from mars.cli.paths import path_argument, path_option, path_text_argument, path_text_option
 
@@ -27,7 +28,9 @@ def _known_task(task: str | None) -> str | None:
     return task
 
 
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="key=value", help="Settings to change.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="key=value", help="Settings to change.", autocompletion=complete_choice)
+]
 ConfigDirs = Annotated[list[str] | None, path_text_option(help="Folder with further configuration files; repeatable.")]
 Task = Annotated[str, typer.Option(help="The built-in reward that fits the truths.", callback=_known_task)]
 Threshold = Annotated[

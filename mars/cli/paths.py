@@ -6,10 +6,11 @@ A shell replaces "~" only where a word begins, so `--image-root=~/images` arrive
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from mars.cli.completion import complete_run
 from mars.config.paths import given_path
 from mars.errors import ConfigError
 
@@ -43,3 +44,6 @@ def _text(text: str) -> str:
         return given_path(text)
     except ConfigError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+RunDir = Annotated[Path, path_argument(metavar="RUN", help="Folder of a run (run.dir).", autocompletion=complete_run)]

@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mars.cli.examples import example
-from mars.cli.paths import path_argument
+from mars.cli.paths import RunDir, path_argument
+from mars.cli.run_folders import MAX_DEPTH, run_dirs
 
 if TYPE_CHECKING:
     from mars.report.run_record import RunRecord
 
 runs = typer.Typer(help="List, show and compare runs.", no_args_is_help=True, rich_markup_mode=None)
 
-RunDir = Annotated[Path, path_argument(metavar="RUN", help="Folder of a run (run.dir).")]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON.")]
 
 _SCORE, _EVALUATION = "critic/score/mean", "eval/multi/mean"
-_MAX_DEPTH = 4
 _NOT_COMPARED = ("run.dir", "run.resume")
 
 
@@ -101,23 +100,6 @@ def diff(run_a: RunDir, run_b: RunDir, as_json: AsJson = False) -> None:
     typer.echo("\n".join(lines))
 
 
-def run_dirs(folder: Path, depth: int = 0) -> Iterable[Path]:
-    """The run directories in `folder`, itself included, in the order of their names. Links are not followed."""
-    from mars.report.run_record import CONFIG_FILE
-    from mars.run_dir.events import EVENTS_FILE
-    from mars.tracking.jsonl import METRICS_FILE
-
-    if (folder / CONFIG_FILE).is_file() and any((folder / name).is_file() for name in (METRICS_FILE, EVENTS_FILE)):
-        yield folder
-    elif depth < _MAX_DEPTH:
-        try:
-            inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
-        except PermissionError:
-            return
-        for path in inside:
-            yield from run_dirs(path, depth + 1)
-
-
 def summary(run_dir: Path) -> dict[str, Any]:
     """The keys name, folder, state, step (of the last metrics), last_step (the planned end), score and evaluation (the
     last of each), and age_s (seconds since metrics or events were last written)."""
@@ -182,7 +164,7 @@ def checked_run(run_dir: Path) -> Path:
     """`run_dir` itself. Raises ConfigError if no run is in it."""
     from mars.errors import ConfigError
 
-    if list(run_dirs(run_dir, depth=_MAX_DEPTH)) != [run_dir]:
+    if list(run_dirs(run_dir, depth=MAX_DEPTH)) != [run_dir]:
         raise ConfigError(f"RUN: no run is in {run_dir}; give the run.dir of a run")
     return run_dir
 

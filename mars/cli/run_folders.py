@@ -1,0 +1,26 @@
+"""Where runs are: the run directories in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+MAX_DEPTH = 4
+"""Folders below the one given that are searched."""
+
+
+def run_dirs(folder: Path, depth: int = 0) -> Iterable[Path]:
+    """The run directories in `folder`, itself included, in the order of their names. Links are not followed."""
+    from mars.report.run_record import CONFIG_FILE
+    from mars.run_dir.events import EVENTS_FILE
+    from mars.tracking.jsonl import METRICS_FILE
+
+    if (folder / CONFIG_FILE).is_file() and any((folder / name).is_file() for name in (METRICS_FILE, EVENTS_FILE)):
+        yield folder
+    elif depth < MAX_DEPTH:
+        try:
+            inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+        except PermissionError:
+            return
+        for path in inside:
+            yield from run_dirs(path, depth + 1)

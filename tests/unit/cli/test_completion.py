@@ -1,0 +1,72 @@
+"""The completion of shells: what they ask of `mars` on TAB, and what it answers."""
+
+from __future__ import annotations
+
+import pytest
+
+from mars.cli.completion import choices
+
+
+@pytest.fixture
+def completed(mars, monkeypatch, tmp_path):
+    """words, the last one unfinished -> the words that bash offers. In a folder with runs."""
+    monkeypatch.chdir(tmp_path)
+    for run in ("runs/first", "runs/group/second", "elsewhere/third"):
+        (tmp_path / run).mkdir(parents=True)
+        for file in ("config.yaml", "metrics.jsonl"):
+            (tmp_path / run / file).touch()
+    (tmp_path / "elsewhere" / "no_run").mkdir()
+
+    def complete(*words: str) -> list[str]:
+        monkeypatch.setenv("_MARS_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", " ".join(("mars", *words)))
+        monkeypatch.setenv("COMP_CWORD", str(len(words)))
+        result = mars()
+        assert result.returncode == 0, result.stderr
+        return [line for line in result.stdout.splitlines() if line]
+
+    return complete
+
+
+def test_commands_and_options(completed):
+    assert completed("re") == ["resume", "report", "recipe", "reward"]
+    assert completed("data", "convert", "n") == ["nuscenes"]
+    assert completed("eval", "score", "answers", "--tr") == ["--truth-size"]
+    assert completed("eval", "infer", "m", "q", "o", "--views", "m") == ["multi", "mono"]
+
+
+@pytest.mark.parametrize("command", [("resume",), ("runs", "show"), ("ckpt", "ls"), ("report",), ("config", "show")])
+def test_run_directories(completed, command):
+    assert completed(*command, "runs/") == ["runs/first", "runs/group/second"]
+    assert completed(*command, "runs/g") == ["runs/group/second"]
+    assert completed(*command, "elsewhere/") == ["elsewhere/third"]
+    assert completed(*command, "nowhere/") == []
+
+
+def test_the_second_run_to_compare_is_completed_too(completed):
+    assert completed("runs", "diff", "runs/first", "runs/g") == ["runs/group/second"]
+
+
+def test_settings(completed):
+    assert completed("config", "find", "rollout.top") == ["rollout.top_p", "rollout.top_k"]
+    assert completed("config", "diff", "quickst") == ["quickstart", "quickstart_sft"]
+    assert completed("config", "show", "anchor=m") == ["anchor=mono"]
+    assert completed("train", "algorithm=d") == ["algorithm=dapo", "algorithm=dr_grpo"]
+    assert completed("resume", "runs/first", "anchor=n") == ["anchor=none"]
+    assert completed("eval", "run", "model", "data", "reward=v") == ["reward=vqa"]
+
+
+def test_bash_splits_a_choice_at_the_equals_sign(completed):
+    """It replaces only what stands behind the sign."""
+    assert completed("train", "run.seed", "=", "1", "anchor", "=", "m") == ["mono"]
+    assert completed("config", "show", "experiment", "=", "quick") == ["quickstart", "quickstart_sft"]
+    assert choices(["anchor", "="], "f") == ["forced_source"]
+    assert choices(["run.seed", "="], "f") == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_of_each_shell_is_printed(mars, monkeypatch, shell):
+    monkeypatch.setenv("_MARS_COMPLETE", f"source_{shell}")
+    result = mars()
+    assert result.returncode == 0
+    assert f"_MARS_COMPLETE=complete_{shell}" in result.stdout
