@@ -31,7 +31,7 @@ PROJECT = ROOT / "mars" / "cli" / "project"
 ALL_PAGES = [*PAGES, PROJECT / "README.md"]
 LANGUAGES = {"", "bash", "bibtex", "jinja", "json", "python", "text", "yaml"}
 # Programs that are not mars': their lines are only read as bash.
-OTHERS = {"cd", "docker", "export", "git", "hf", "kubectl", "mkdir", "ray", "scancel", "scp", "tail", "umask"}
+OTHERS = {"cd", "docker", "eval", "export", "git", "hf", "kubectl", "mkdir", "ray", "scancel", "scp", "tail", "umask"}
 OTHER_MODULES = {"http.server", "pip", "pytest"}
 SETTING = re.compile(r"\+{0,2}~?[\w.]+=")
 ASSIGNMENT = re.compile(r"[A-Z][A-Z0-9_]*=")
@@ -119,6 +119,9 @@ def check_command(words: list[str], own: tuple[str, ...]) -> None:
 def check_mars(words: list[str], own: tuple[str, ...]) -> None:
     command, rest, path = typer.main.get_command(app), list(words), []
     while hasattr(command, "commands"):
+        if rest[0].startswith("-"):
+            assert rest[0] in {name for parameter in command.params for name in parameter.opts}, f"no option {rest[0]}"
+            return
         path.append(rest.pop(0))
         command = command.commands[path[-1]]
     if path in (["train"], ["sft"]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -65,6 +66,21 @@ def test_the_experiment_composes_and_its_rows_show_scenes(tmp_path, monkeypatch)
         assert row["prompt"].count("<image>") == len(row["images"]) == config.data.images_per_row
         assert [Path(name).parent.name for name in row["images"]] == row["extra_info"]["sources"]
         assert {Image.open(name).size for name in row["images"]} == {(56, 56)}
+
+
+def test_a_preset_takes_the_place_of_the_quick_start_as_the_readme_says(tmp_path, monkeypatch):
+    init(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    file = Path("configs/experiment/first.yaml")
+    text = file.read_text(encoding="utf-8")
+    assert text.count("- quickstart\n") == 1
+    text = re.sub(r"- quickstart\n.*\n.*\n", "- qwen2_5_vl_3b_1gpu_80gb\n", text)
+    text = re.sub(r"^model:\n(  .*\n)+", "", text, flags=re.MULTILINE)
+    text = re.sub(r"(?<=^actor:\n)  num_workers: 1\n", "", text, flags=re.MULTILINE)
+    file.write_text(text, encoding="utf-8")
+    config = load_config("train", ["experiment=first"], ["configs"])
+    assert (config.model.path, config.rollout.engine) == ("Qwen/Qwen2.5-VL-3B-Instruct", "vllm")
+    assert (config.cluster.device, config.reward.function) == ("cuda", "reward.py:score")
 
 
 def test_the_script_runs_from_any_folder_and_makes_the_model_once(tmp_path):
