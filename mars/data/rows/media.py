@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mars.data.pixels.cells import IMAGE_COLUMNS, is_filled
@@ -11,12 +11,27 @@ from mars.data.rows.problems import RowError
 from mars.types import IMAGE_MARKER
 
 MEDIA_COLUMNS = ("videos", "video", "audios", "audio")
+_KNOWN = (*IMAGE_COLUMNS, *MEDIA_COLUMNS)
 OTHER_MEDIA = re.compile(
     r"(?:images?|imgs?|pictures?|photos?|videos?|audios?|frames?)"
-    r"(?:_?(?:paths?|urls?|files?|file_?names?|bytes|base64|list|\d{1,2}))?",
+    r"(?:_?(?:paths?|urls?|files?|file_?names?|bytes|base64|b64|list|\d{1,2}))?",
     re.IGNORECASE,
 )
 """Names of further columns that hold pictures, videos or sound in public sets, such as image_path and img."""
+
+_MAY_BE_MEDIA = re.compile(
+    r"(?:\w{1,40}_)?(?:images?|imgs?|pictures?|photos?|videos?|clips?|audios?|frames?|media|urls?)(?:_\w{1,20})?"
+    r"|multi_?modal_?\w{1,20}|mm_?\w{1,20}",
+    re.IGNORECASE,
+)
+"""Names of columns that hold media in some sets and other things in others, such as decoded_image and media: their
+values decide (`_looks_like_media`)."""
+
+_MEDIA_FILE = re.compile(
+    r"^data:(?:image|video|audio)/"
+    r"|\.(?:png|jpe?g|webp|bmp|gif|tiff?|ppm|mp4|avi|mov|mkv|webm|m4v|wav|mp3|flac|ogg|m4a)(?:[?#]\S*)?\s*$",
+    re.IGNORECASE,
+)
 
 IMAGE_LIMITS = (
     "min_pixels", "max_pixels", "total_pixels", "resized_height", "resized_width", "nframes", "fps", "min_frames",
@@ -31,8 +46,21 @@ Row = Mapping[str, Any]
 
 
 def is_other_media(column: str) -> bool:
-    """Whether a column is named like one with pictures, videos or sound, and is neither IMAGE_ nor MEDIA_COLUMNS."""
-    return column not in (*IMAGE_COLUMNS, *MEDIA_COLUMNS) and OTHER_MEDIA.fullmatch(column) is not None
+    """Whether a column may hold pictures, videos or sound by its name, and is neither IMAGE_ nor MEDIA_COLUMNS."""
+    return column not in _KNOWN and any(name.fullmatch(column) for name in (OTHER_MEDIA, _MAY_BE_MEDIA))
+
+
+def _looks_like_media(value: Any, depth: int = 3) -> bool:
+    """Whether a value is, or has in it, encoded bytes or the path or address of a picture, a video or sound.
+
+    >>> _looks_like_media({"video": ["clips/1.mp4"]}), _looks_like_media("a clip of 3 s")
+    (True, False)
+    """
+    if isinstance(value, dict) and depth:
+        return any(_looks_like_media(one, depth - 1) for one in value.values())
+    if isinstance(value, list) and depth:
+        return any(_looks_like_media(one, depth - 1) for one in value)
+    return bool(value) if isinstance(value, bytes) else isinstance(value, str) and bool(_MEDIA_FILE.search(value))
 
 
 def refuse_videos(row: Row) -> None:
@@ -71,16 +99,21 @@ def refuse_limits(image: Any) -> None:
 def refuse_unread_images(row: Row, *unread: str) -> None:
     """For a row without an image. Raises RowError if a column is named and filled like one with pictures or videos.
 
-    unread: names that are read in other forms of rows, but not in this one.
+    unread: names that are read in other forms of rows, but not in this one. What is in extra_info is the reward's.
     """
     for name, value in row.items():
-        is_count = isinstance(value, int | float)
-        if (name in unread or is_other_media(name)) and not is_count and is_filled(value):
+        if _is_unread(name, value, unread):
             raise RowError(
                 "video" if name.lower().startswith(("video", "audio")) else "sources",
                 f"the row has no image, but a value in the column {name}, which is not read; "
                 "give the row its images in the column images, or remove the other column",
             )
+
+
+def _is_unread(name: str, value: Any, unread: Sequence[str]) -> bool:
+    if name in unread or (name not in _KNOWN and OTHER_MEDIA.fullmatch(name)):
+        return not isinstance(value, int | float) and is_filled(value)
+    return name not in _KNOWN and _MAY_BE_MEDIA.fullmatch(name) is not None and _looks_like_media(value)
 
 
 def refuse_image_tags(text: str) -> None:

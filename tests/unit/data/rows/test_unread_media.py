@@ -62,6 +62,41 @@ def test_a_video_under_another_name(folder, column):
     assert column in detail
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("multi_modal_data", {"image": ["a.png"]}),
+        ("multi_modal_data", {"video": [{"path": "clips/1.MP4"}]}),
+        ("media", [{"type": "image", "path": "https://host/a.jpg?size=2"}]),
+        ("clip", "1.webm"),
+        ("decoded_image", {"bytes": "data:image/png;base64,AAAA", "path": None}),
+        ("url", "http://host/a.png"),
+        ("left_image_file", "a.tiff"),
+        ("image_b64", "iVBORw0KGgo"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_media_under_a_name_of_other_things_too(folder, column, value, kind):
+    reason, detail = one(folder, row(**{column: value}), kind)
+    assert reason == "sources"
+    assert f"in the column {column}, which is not read" in detail
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"url": "https://host/questions/7", "media": "newspaper", "image_caption": "a red bus", "num_frames": 3},
+        {"multi_modal_data": {"image": [], "video": None}, "image_id": "7.1", "clip": {"start": 0.5, "end": 2.0}},
+        {"media": ["press", "radio"], "frames_per_second": "25", "image_source": "COCO", "urls": []},
+    ],
+)
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_other_things_under_such_a_name_are_no_media(folder, about, kind):
+    assert one(folder, row(**about), kind) == ("", [])
+    assert one(folder, row("<image>q", images=["a.png"], **about), kind) == ("", ["a.png"])
+    assert one(folder, row(extra_info={"image_path": "a.png"}), kind) == ("", [])  # it is the reward's
+
+
 def test_columns_about_images_are_no_images(folder):
     about = {"image_id": 7, "image_width": 32, "num_images": 0, "images_seen": "none", "frames": 12, "image_url": None}
     assert one(folder, row(**about)) == ("", [])
