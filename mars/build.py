@@ -26,19 +26,19 @@ from mars.hooks.guest_filter import GuestCheck
 from mars.hooks.of_workers import image_transforms, token_rule
 from mars.hooks.step_hooks import StepHooks
 from mars.inputs import Inputs, evaluation_plan, image_budget, prompt_processor, rewards_of, training_plan
-from mars.output.console import VisibleConsole
+from mars.output.secrets import redact, redacted
 from mars.quarantine import BadPromptReport, BadSamples
 from mars.rewards.contract import PartsScorer, RewardScorer
 from mars.rewards.pool import RewardPool
 from mars.rollout.engine import RolloutEngine
 from mars.rollout.forced_starts import ForcedStarts
 from mars.step_parts import StepParts
-from mars.tracking.console import ConsoleTracker
 from mars.tracking.jsonl import METRICS_FILE, JsonlTracker
 from mars.tracking.multi import MultiTracker
+from mars.tracking.named import factories
+from mars.tracking.pictures import RolloutPictures
 from mars.tracking.rollouts import ROLLOUTS_FOLDER, RolloutFiles
-from mars.tracking.tracker import Tracker
-from mars.tracking.wandb import WandbRun, wandb_factory
+from mars.tracking.tracker import TrackedRun, Tracker
 from mars.turns import turns_of
 from mars.types import Prompt, TokenRules
 from mars.weights.transfer import WeightTransfer
@@ -263,9 +263,10 @@ def build_tracker(
     """resumed_step: as JsonlTracker's. switched_off: as MultiTracker's. on_start: called when wandb has started."""
     run_dir, tracking = Path(config.run.dir), config.tracking
     rollouts = partial(RolloutFiles, run_dir / ROLLOUTS_FOLDER, inputs.frames, inputs.prompt_length)
+    pictures = RolloutPictures(inputs.frames, inputs.prompt_length, _with_transforms(config, decode_image))
     return MultiTracker(
         JsonlTracker(run_dir / METRICS_FILE, resumed_step),
-        {"rollouts": rollouts, **tracker_copies(config, last_step, resumed_step, on_start)},
+        {"rollouts": rollouts, **tracker_copies(config, last_step, resumed_step, on_start, pictures)},
         tracking.rollouts_every,
         tracking.rollout_prompts,
         tracking.timeout_s,
@@ -274,18 +275,21 @@ def build_tracker(
 
 
 def tracker_copies(
-    config: TrainConfig | SftConfig, last_step: int, resumed_step: int | None, on_start: Callable[[], object]
+    config: TrainConfig | SftConfig,
+    last_step: int,
+    resumed_step: int | None,
+    on_start: Callable[[], object],
+    pictures: RolloutPictures | None = None,
 ) -> dict[str, Callable[[], Tracker]]:
-    """Where metrics go besides metrics.jsonl: the terminal and wandb, by the section `tracking`."""
-    run_dir, tracking = Path(config.run.dir), config.tracking
-    copies: dict[str, Callable[[], Tracker]] = {}
-    if tracking.console:
-        copies["console"] = lambda: ConsoleTracker(last_step, VisibleConsole())
-    settings, timeout_s = config.model_dump(), tracking.timeout_s
-    send_to_wandb = wandb_factory(
-        WandbRun(tracking.wandb, tracking.wandb_project, config.run.name, run_dir, settings, timeout_s, resumed_step),
-        on_start,
+    """Where metrics go besides metrics.jsonl, by `tracking.to`. pictures: None for a job that samples no rollouts."""
+    run, tracking = config.run, config.tracking
+    tracked = TrackedRun(
+        project=tracking.project,
+        name=redact(run.name),
+        folder=Path(run.dir),
+        config=redacted(config.model_dump()),
+        last_step=last_step,
+        timeout_s=tracking.timeout_s,
+        resumed_step=resumed_step,
     )
-    if send_to_wandb is not None:
-        copies["wandb"] = send_to_wandb
-    return copies
+    return factories(tracking.to, tracked, pictures, on_start)

@@ -21,6 +21,7 @@ from mars.checks.dry_run import checked_hooks
 from mars.checks.model import ModelCheck
 from mars.checks.packages import check_packages
 from mars.checks.rewards import try_rewards
+from mars.checks.trackers import with_checked_trackers
 from mars.cluster.environment import gc_paused
 from mars.config.schema import TrainConfig
 from mars.errors import SetupError
@@ -49,6 +50,7 @@ from mars.run_dir.skipped_updates import SKIPPED_FOLDER, SkippedUpdateFiles
 from mars.step import TrainStep, train_step
 from mars.step_async import Overlap, train_step_async
 from mars.step_parts import PromptRounds
+from mars.tracking import named
 from mars.tracking.multi import MultiTracker
 from mars.tracking.tracker import Tracker
 from mars.train import TrainingJob, start_unless_complete, train
@@ -64,7 +66,7 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
     overrides: of the command line, for the record. lock: of run.dir; taken here, unless it is already.
     """
     interrupts.say_consequence(f"to go on: mars resume {shlex.quote(config.run.dir)}")
-    config = with_resolved_recipe(config)
+    config = with_checked_trackers(with_resolved_recipe(config))
     check_packages(config)
     hooks = checked_hooks(config)
     inputs = _checked_inputs(config, model_check, with_training_set=True)
@@ -119,8 +121,9 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
 
 def _record_functions(config: TrainConfig) -> Mapping[str, list[dict[str, str]]]:
     """The users' functions that the run uses, recorded as `mars.plugin.record` does."""
-    functions = {"reward.function": user_functions(rewards_of(config)), **specs_of_run(config)}
-    return plugin.record(Path(config.run.dir), functions)
+    trackers = {named.KEY: named.own_specs(config.tracking.to)}
+    rewards = {"reward.function": user_functions(rewards_of(config))}
+    return plugin.record(Path(config.run.dir), rewards | specs_of_run(config) | trackers)
 
 
 def run_evaluation(config: TrainConfig, name: str, step: int, out: Path | None) -> Mapping[str, Any]:

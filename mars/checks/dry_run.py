@@ -18,6 +18,7 @@ from mars.checks.memory import SHARDED, engine_memory, kv_bytes_per_token, read_
 from mars.checks.model import model_check
 from mars.checks.packages import machine_lines
 from mars.checks.rewards import try_rewards
+from mars.checks.trackers import with_checked_trackers
 from mars.checks.trained import num_trained
 from mars.checks.weights import INDEX, SINGLE
 from mars.config.actor_sections import PolicyTrainingConfig
@@ -46,7 +47,7 @@ _ANSWERS = ("perfect", "empty")
 
 def report(config: TrainConfig) -> None:
     """Do the checks of a run, decode every image in full, and process and score some rows. Raises a run's errors."""
-    config = with_resolved_recipe(config)
+    config = with_checked_trackers(with_resolved_recipe(config))
     data = config.data.model_copy(update={"decode_at_start": True})
     with model_check(config, in_process=True):
         inputs = load_inputs(config.model_copy(update={"data": data}), with_training_set=True)

@@ -56,7 +56,7 @@ def _command(run: Path, minutes: float, overrides: Sequence[str]) -> list[str]:
     """Settings of the caller come last, so that they count."""
     experiment = [] if any(text.startswith("experiment=") for text in overrides) else ["experiment=quickstart"]
     steps = f"run.num_steps={max(round(minutes * _STEPS_PER_MINUTE), 1)}"
-    defaults = [steps, "checkpoint.every=3", "tracking.console=false"]
+    defaults = [steps, "checkpoint.every=3", "tracking.to=[]"]
     return ["-m", "mars.main", *experiment, *defaults, *overrides, f"run.dir={quoted(str(run))}"]
 
 

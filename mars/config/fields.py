@@ -85,7 +85,5 @@ def _choice_hint(key: str, field: FieldInfo, value: Any) -> str:
     if renamed is not None:
         return f"renamed to {renamed}; "
     choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
-    if isinstance(value, bool) and not value and "off" in choices:
-        return "write off in quotes (YAML reads it as false); "
     close = get_close_matches(str(value), choices, n=1)
     return f"did you mean {close[0]}? " if close else ""

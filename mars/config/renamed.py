@@ -24,8 +24,10 @@ KEYS: Mapping[str, str] = {
     "sft.device": "cluster.device",
     "sft.num_steps": "run.num_steps",
     "sft.num_threads": "cluster.threads_per_worker",
+    "tracking.console": "tracking.to (a list: [console,wandb], or [wandb] without console)",
+    "tracking.wandb": "tracking.to (a list: [console,wandb], or [console] without wandb; WANDB_MODE=online sends)",
+    "tracking.wandb_project": "tracking.project",
 }
-
 """Earlier key -> the current one, followed in brackets by how values differ."""
 
 VALUES: Mapping[str, Mapping[str, str]] = {

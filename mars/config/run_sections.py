@@ -62,18 +62,25 @@ def is_colocated(placement: str, kind: str, device: str) -> bool:
     return placement == "colocated" or (placement == "auto" and kind == "local" and device == "cuda")
 
 
+TRACKERS = ("console", "wandb", "tensorboard", "swanlab", "mlflow")
+
+
 class TrackerConfig(Section):
-    console: bool = Field(description="Progress and metrics in the terminal.")
-    wandb: Literal["off", "offline", "online"] = Field(description="Weights & Biases; off if wandb is not installed.")
-    wandb_project: str = Field(min_length=1, description="Weights & Biases project.")
+    to: list[str] = Field(
+        description=f"Where metrics go besides metrics.jsonl: {', '.join(TRACKERS)}, path/to/file.py:Class; []: "
+        "nowhere. docs/tracking.md."
+    )
+    project: str = Field(min_length=1, description="Project of wandb and swanlab, experiment of mlflow.")
     timeout_s: PositiveFloat = Field(
-        description="Longest wait for a tracker at the end of a run, and for wandb at a step, in seconds; "
-        "wandb's start may take three times as long."
+        description="Longest wait for a tracker at the end of a run, and for wandb, swanlab, mlflow and classes of "
+        "your own at a step, in seconds; their start may take three times as long."
     )
 
 
 class TrackingConfig(TrackerConfig):
-    rollouts_every: NonNegativeInt = Field(description="Write rollouts to files every this many steps; 0: never.")
+    rollouts_every: NonNegativeInt = Field(
+        description="Write rollouts to files, and pictures of them to trackers, every this many steps; 0: never."
+    )
     rollout_prompts: PositiveInt = Field(description="Number of prompts whose rollouts are written.")
 
 

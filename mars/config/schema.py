@@ -21,6 +21,7 @@ from mars.config.run_sections import CheckpointConfig, ClusterConfig, TrackerCon
 from mars.config.schedule_rules import SCHEDULE_RULES
 from mars.config.section import Root, Section
 from mars.config.sft_rules import SFT_RULES
+from mars.config.tracking_rules import TRACKING_RULES
 from mars.config.weight_rules import SFT_WEIGHT_RULES, WEIGHT_RULES
 from mars.rewards.built_in import built_in_names
 
@@ -174,7 +175,8 @@ class TrainConfig(Root):
     """What `python -m mars.main` takes."""
 
     RULES = (
-        *TRAIN_RULES, *ALGORITHM_RULES, *ANCHOR_RULES, *PLACEMENT_RULES, *SCHEDULE_RULES, *WEIGHT_RULES, *RECIPE_RULES
+        *TRAIN_RULES, *ALGORITHM_RULES, *ANCHOR_RULES, *PLACEMENT_RULES, *SCHEDULE_RULES, *WEIGHT_RULES, *RECIPE_RULES,
+        *TRACKING_RULES,
     )  # fmt: skip
 
     run: TrainRunConfig
@@ -202,7 +204,7 @@ class SftDataConfig(RowsConfig):
 class SftConfig(Root):
     """What `python -m mars.sft` takes."""
 
-    RULES = (*SFT_RULES, *SFT_WEIGHT_RULES)
+    RULES = (*SFT_RULES, *SFT_WEIGHT_RULES, *TRACKING_RULES)
 
     run: TrainRunConfig
     model: ModelConfig

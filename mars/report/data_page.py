@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mars.answers.boxes import find_boxes
 from mars.data.convert.eval_json import read_json_rows
 from mars.data.pixels.images import BadImage, decode_image
 from mars.data.prompts.boxes import truth_frame
 from mars.data.rows.dataset import read_prompts
 from mars.errors import DataError
 from mars.output.files import check_page
-from mars.report.boxes import find_boxes
 from mars.report.choice import evenly
 from mars.report.page import FULL, TINY_SIDE, Page
 from mars.types import ImageRef, Prompt

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mars.output.text import shorten, visible
+from mars.output.fonts import drawable, families
+from mars.output.text import shorten
 from mars.tracking.timer import STAGES, overlapping_stages
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ _STYLES = ("-", "--", "-.", ":")
 _SMOOTH_FROM = 40
 # The stage figure has at most this many bars; longer runs are averaged in bins.
 _MAX_BARS = 100
-_FONT = "DejaVu Sans"  # comes with matplotlib
 _WIDTH, _HEIGHT = 4.6, 2.9  # inches: letters of 9 points can be read where a figure is as wide as a phone
 _LABEL_CHARACTERS = 60
 _LINE_CHARACTERS = 68  # of a line of the legend
@@ -149,16 +149,10 @@ def _without_overlap(row: Mapping[str, Any]) -> Mapping[str, Any]:
 def _label(name: str) -> str:
     """Make a source's name, which comes from the data, safe for matplotlib.
 
-    A `$` would start mathematics, and labels with a leading underscore would be hidden. Characters that the font lacks
-    become their escapes: the figure would show boxes, with a warning for each.
+    A `$` would start mathematics, and labels with a leading underscore would be hidden. Characters that no font has
+    become their escapes (`drawable`).
     """
-    from matplotlib.font_manager import findfont, get_font
-
-    font = get_font(findfont(_FONT))
-    text = "".join(
-        character if font.get_char_index(ord(character)) else character.encode("unicode_escape").decode()
-        for character in visible(shorten(name, _LABEL_CHARACTERS))
-    )
+    text = drawable(shorten(name, _LABEL_CHARACTERS))
     text = shorten(text, _LABEL_CHARACTERS).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
@@ -172,7 +166,7 @@ def _svg(draw: Any) -> bytes:
     settings = {
         "svg.hashsalt": "mars",
         "svg.fonttype": "path",
-        "font.family": _FONT,
+        "font.family": list(families()),
         "font.size": 9,
         "axes.unicode_minus": True,
     }

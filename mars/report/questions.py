@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from mars.answers.boxes import Box, boxes_by_source
 from mars.answers.record import Answer
 from mars.errors import MarsError
 from mars.report.answers import reward_texts
-from mars.report.boxes import Box, find_boxes
 from mars.report.examples import is_conflict
 from mars.report.page import FULL, Page
 from mars.types import ImageRef, view_name
@@ -28,14 +28,10 @@ def shown_question(answers: Sequence[Answer], page: Page, decode_image: DecodeIm
 
     Each image shows the boxes of the truth, of the multi answers, and of the answers to this image alone.
     """
-    first = answers[0]
-    truth = find_boxes(first.truth, first.truth_size)
-    to_views = [answer for answer in answers if answer.extra is None]
-    multi = [box for answer in to_views if answer.view is None for box in _boxes(answer)]
+    first, drawn = answers[0], boxes_by_source(answers)
     pictures = []
     for source in first.sources:
-        own = [box for answer in to_views if answer.view == (source.name,) for box in _boxes(answer)]
-        boxes = {"truth": truth, "multi": multi, "mono": own}
+        boxes = asdict(drawn[source.name])
         picture = _picture(source.image, page, decode_image)
         pictures.append({"name": source.name, "alt": _alt(source.name, boxes), "boxes": boxes, "picture": picture})
     return {
@@ -61,10 +57,6 @@ def _alt(name: str, boxes: Mapping[str, Sequence[Box]]) -> str:
 def view_of(answer: Answer) -> str:
     """What the filter calls an answer's view: "multi", "infrared", or "multi, blind" for the extra request "blind"."""
     return view_name(answer.view) + ("" if answer.extra is None else f", {answer.extra}")
-
-
-def _boxes(answer: Answer) -> list[Box]:
-    return find_boxes(answer.text, answer.response_size)
 
 
 def _shown_answer(answer: Answer) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from statistics import fmean
 from mars.checks.dry_run import histogram, opening_lines, rank_fit_lines, rank_memory_lines
 from mars.checks.model import model_check
 from mars.checks.packages import machine_lines
+from mars.checks.trackers import with_checked_trackers
 from mars.config.schema import SftConfig
 from mars.data.prompts.prepare import PromptSet
 from mars.fit import last_step
@@ -18,6 +19,7 @@ from mars.supervised.views import response_of
 
 def report(config: SftConfig) -> None:
     """Do the checks of a cold start and decode every image in full. Raises the errors of a cold start."""
+    config = with_checked_trackers(config)
     with model_check(config, in_process=True):
         rows = load_rows(config)
     lines = [*summary(config, rows), *rank_memory_lines(config.model, config.sft, with_reference=False)]

@@ -11,12 +11,13 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from mars import interrupts, watchdog
+from mars import interrupts, plugin, watchdog
 from mars.actor.trainer import Rendezvous, SupervisedTrainer
 from mars.build import CACHED_IMAGES, shared_files, tracker_copies
 from mars.checkpoint.resume import StartingPoint, data_fingerprint
 from mars.checks.model import ModelCheck
 from mars.checks.packages import check_packages
+from mars.checks.trackers import with_checked_trackers
 from mars.cluster.node_facts import SharedFiles
 from mars.cluster.restarts import WorkerReport
 from mars.config.schema import SftConfig
@@ -33,6 +34,8 @@ from mars.supervised.loop import SupervisedParts, fit_supervised
 from mars.supervised.rows import load_rows, stream_of, warmup_warning
 from mars.tracking.jsonl import METRICS_FILE, JsonlTracker
 from mars.tracking.multi import MultiTracker
+from mars.tracking.named import KEY as TRACKERS
+from mars.tracking.named import own_specs
 from mars.tracking.tracker import Tracker
 from mars.train import TrainingJob, start_unless_complete, train
 from mars.types import TokenRules
@@ -61,6 +64,7 @@ def run(config: SftConfig, overrides: Sequence[str], lock: RunLock) -> None:
     overrides: of the command line, for the record. lock: of run.dir; taken here, unless it is already.
     """
     interrupts.say_consequence(f"to go on: mars resume {shlex.quote(config.run.dir)}")
+    config = with_checked_trackers(config)
     check_packages(config)
     with ModelCheck(config, in_process=config.cluster.kind == "local") as model_check:
         rows = load_rows(config)
@@ -89,7 +93,9 @@ def run(config: SftConfig, overrides: Sequence[str], lock: RunLock) -> None:
         return tracker
 
     with failures_logged(catalogue.events, run_dir):
-        processes = record_attempt(config, overrides, {}, start, last, catalogue.events)
+        own = own_specs(config.tracking.to)
+        functions = plugin.record(run_dir, {TRACKERS: own}) if own else {}
+        processes = record_attempt(config, overrides, functions, start, last, catalogue.events)
         report, attempt = worker_report(catalogue.events, processes), processes.folder
         spec = SupervisedSpec(config, rows.form.encoder.token_rules(), last)
         sets = [some.prompts for some in (rows.train, rows.held_out) if some is not None]

@@ -1,7 +1,7 @@
 """Send a run's records to metrics.jsonl and, without any risk for the run, to further trackers (copies).
 
 log ──> metrics.jsonl, in the caller's thread
-    └─> per copy: bounded queue ──> own thread ──> console, rollout files, wandb
+    └─> per copy: bounded queue ──> own thread ──> rollout files, and what tracking.to names
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from math import inf
 from typing import Protocol, runtime_checkable
 
@@ -43,6 +44,28 @@ class RemoteTracker(Protocol):
     def abandon(self) -> None:
         """Kill the helper processes of a failed tracker, which would delay the run's exit."""
         ...
+
+
+@dataclass(frozen=True)
+class Limited:
+    """A `RemoteTracker` of any function: a call may take `timeout_s`, building the tracker three times as long."""
+
+    make: Callable[[], Tracker]
+    timeout_s: float
+
+    @property
+    def start_timeout_s(self) -> float:
+        return 3 * self.timeout_s
+
+    @property
+    def call_timeout_s(self) -> float:
+        return self.timeout_s
+
+    def __call__(self) -> Tracker:
+        return self.make()
+
+    def abandon(self) -> None:
+        """Nothing to kill: the thread that hangs ends with the process."""
 
 
 class Copy:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import re
@@ -14,54 +13,45 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mars.errors import ConfigError
 from mars.output.files import replacing
-from mars.output.secrets import redact, redacted
 from mars.tracking.jsonl import METRICS_FILE, finite_or_none, read_metrics
+from mars.tracking.pictures import RolloutPictures
+from mars.tracking.sources import source_curves
+from mars.tracking.tracker import TrackedRun
 from mars.types import PromptRollouts
 
 logger = logging.getLogger(__name__)
 
 RUN_ID_FILE = "run_id"
 _RUN_ID = re.compile(r"[0-9a-f]{8}")
+_MODE = "WANDB_MODE"
+DISABLED = "disabled"
+MODES = ("offline", "online", DISABLED)
 _STARTS = 3  # login, start online, start offline
 _TEARDOWN_S = 2.0
 
 
-@dataclass(frozen=True)
-class WandbRun:
-    """What a run is to wandb.
-
-    mode: "off" sends nothing. "offline" writes to `folder`, and `wandb sync` uploads it later. "online" falls back to
-        offline, with a warning, if the server cannot be reached or the login fails.
-    timeout_s: how long each of login, start and finish may take.
-    resumed_step: the last step whose row a resumed run keeps, None for a new run. If wandb lacks the rows up to this
-        step, they are logged again from <folder>/metrics.jsonl. Offline it always lacks them: each start makes a
-        record of its own, and `wandb sync` replaces the earlier records of a run id by the last one.
-    """
-
-    mode: str
-    project: str
-    name: str
-    folder: Path
-    config: Mapping[str, Any]
-    timeout_s: float
-    resumed_step: int | None
-
-
 class WandbTracker:
-    """Sends the metrics of every step to one wandb run. A run that is resumed continues it: its id is kept in
-    <folder>/wandb/run_id. A new run makes a new id, also if the folder has one. The environment
-    variable WANDB_RUN_ID, if set, is the id in both cases.
+    """Sends the metrics of every step, and pictures of sampled rollouts, to one wandb run. A run that is resumed
+    continues it: its id is kept in <folder>/wandb/run_id. A new run makes a new id, also if the folder has one. The
+    environment variable WANDB_RUN_ID, if set, is the id in both cases.
 
-    If a setting or the run's name holds the value of a secret environment variable such as HF_TOKEN, the value is not
-    sent: wandb gets the variable's name in its place.
+    mode: "offline" writes to the run's folder, and `wandb sync` uploads it later. "online" falls back to offline, with
+        a warning, if the server cannot be reached or the login fails.
+    run: its timeout_s limits each of login, start and finish. If wandb lacks the rows up to its resumed_step, they are
+        logged again from <folder>/metrics.jsonl. Offline it always lacks them: each start makes a record of its own,
+        and `wandb sync` replaces the earlier records of a run id by the last one.
+    pictures: None draws no rollouts.
 
     The step is logged as a metric, not as wandb's own step: a resumed run may repeat steps, and wandb drops rows whose
     own step is lower than the last one. A repeated step has two rows, of which the later one counts.
     """
 
-    def __init__(self, run: WandbRun) -> None:
+    def __init__(self, run: TrackedRun, mode: str, pictures: RolloutPictures | None) -> None:
         import wandb
+
+        self._image, self._pictures = wandb.Image, pictures
 
         # Only the user can read wandb's own logs.
         (run.folder / "wandb").mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -79,28 +69,28 @@ class WandbTracker:
         kept = None if run.resumed_step is None else _kept_run_id(id_file)
         run_id = os.environ.get("WANDB_RUN_ID") or kept or _new_run_id(id_file)
 
-        def start(mode: str) -> Any:
+        def start(how: str) -> Any:
             return wandb.init(
-                mode=mode,
+                mode=how,
                 id=run_id,
                 resume="allow",
                 allow_val_change=True,  # settings may change where a run is resumed
                 reinit="create_new",  # not the run before in this process, which may hang
                 project=run.project,
-                name=redact(run.name),
+                name=run.name,
                 dir=str(run.folder),
-                config=redacted(dict(run.config)),
+                config=dict(run.config),
                 settings=settings,
             )
 
-        if run.mode == "online":
+        if mode == "online":
             try:
                 self._run = start("online")
             except (wandb.Error, OSError) as error:
                 logger.warning("wandb: %s; this run is recorded offline; `wandb sync` uploads it later", error)
                 self._run = start("offline")
         else:
-            self._run = start(run.mode)
+            self._run = start(mode)
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
         if run.resumed_step is not None and not self._run.resumed and (run.folder / METRICS_FILE).is_file():
@@ -109,11 +99,13 @@ class WandbTracker:
                     self.log(row, row["step"])
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        numbers = {key: finite_or_none(value) for key, value in metrics.items()}
+        numbers = {key: finite_or_none(value) for key, value in {**metrics, **source_curves(metrics)}.items()}
         self._run.log({**{key: value for key, value in numbers.items() if value is not None}, "step": step})
 
     def log_rollouts(self, rollouts: Sequence[PromptRollouts], step: int) -> None:
-        """Does nothing: texts and images stay in the run's folder and are not uploaded."""
+        pictures = [] if self._pictures is None else self._pictures(rollouts, step)
+        if pictures:
+            self._run.log({**{one.tag: self._image(one.image, caption=one.caption) for one in pictures}, "step": step})
 
     def close(self) -> None:
         self._run.finish()
@@ -143,7 +135,9 @@ class WandbFactory:
     on_start: called after the build, even if it failed: wandb may have started a process by then.
     """
 
-    run: WandbRun
+    run: TrackedRun
+    mode: str
+    pictures: RolloutPictures | None
     on_start: Callable[[], object]
 
     @property
@@ -156,7 +150,7 @@ class WandbFactory:
 
     def __call__(self) -> WandbTracker:
         try:
-            return WandbTracker(self.run)
+            return WandbTracker(self.run, self.mode, self.pictures)
         finally:
             self.on_start()
 
@@ -188,16 +182,9 @@ def _quietly(call: Callable[[], object]) -> None:
         logger.debug("wandb could not be torn down", exc_info=True)
 
 
-def wandb_factory(run: WandbRun, on_start: Callable[[], object]) -> WandbFactory | None:
-    """A factory of the run's tracker; None, with a log message, if its mode is "off" or wandb is not installed.
-
-    on_start: as `WandbFactory`'s.
-    """
-    if run.mode == "off":
-        logger.info("wandb: off (tracking.wandb=off)")
-        return None
-    spec = importlib.util.find_spec("wandb")
-    if spec is None or spec.origin is None:  # no origin: only a folder named wandb, as offline runs leave behind
-        logger.warning("wandb: off, because it is not installed (`pip install -e .`); metrics.jsonl has everything")
-        return None
-    return WandbFactory(run, on_start)
+def wandb_mode() -> str:
+    """The value of the environment variable WANDB_MODE; "offline" if it is not set. Raises ConfigError."""
+    mode = os.environ.get(_MODE) or "offline"
+    if mode not in MODES:
+        raise ConfigError(f"{_MODE}: not one of the modes; got {mode!r}; give {', '.join(MODES)}")
+    return mode

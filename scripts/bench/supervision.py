@@ -19,7 +19,7 @@ from scripts.bench.workload import IMAGE_SIZE, MODEL_FOLDER, NUM_SOURCES, ROWS_F
 
 TARGET = 0.01  # share of a step
 ROWS = 256
-SETTINGS = ("data.eval_files=[]", "evaluation.before_training=false", "tracking.console=false", "checkpoint.every=0")
+SETTINGS = ("data.eval_files=[]", "evaluation.before_training=false", "tracking.to=[]", "checkpoint.every=0")
 """Overrides of the quick start's experiment: its steps are measured without evaluations and checkpoints."""
 END_WEIGHT = 2.0
 """A weight of the end token in the model's head. With it the token has a probability of 0.02 to 0.07 at first, so that

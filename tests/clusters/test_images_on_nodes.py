@@ -30,7 +30,7 @@ COLD_START = (
     "-m", "mars.sft", "model.dtype=float32", "cluster.device=cpu", "cluster.cpus_per_worker=1", "run.num_steps=4",
     "data.min_image_pixels=784", "data.max_image_pixels=12544", "data.max_prompt_tokens=192", "sft.batch_size=6",
     "sft.tokens_per_forward=2048", "sft.learning_rate=3.0e-3", "sft.warmup_steps=0", "sft.log_every=1",
-    "checkpoint.every=0", "tracking.wandb=off",
+    "checkpoint.every=0", "tracking.to=[console]",
 )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ def test_a_cold_start_ends_on_sigterm_after_its_step_and_goes_on(tmp_path):
     command = [
         "-m", "mars.sft", f"model.path={tmp_path / 'policy'}", "model.dtype=float32", "cluster=local",
         f"data.train_files=[{tmp_path / 'train.jsonl'}]", "data.template=none", "cluster.device=cpu",
-        "sft.batch_size=4", "sft.log_every=1", "checkpoint.every=0", "tracking.wandb=off", f"run.dir={run_dir}",
+        "sft.batch_size=4", "sft.log_every=1", "checkpoint.every=0", "tracking.to=[console]", f"run.dir={run_dir}",
     ]  # fmt: skip
     process = start([*command, "run.num_steps=1000000"], tmp_path, tmp_path, RUN)
     try:
@@ -64,7 +64,7 @@ def test_a_lost_rank_on_ray_costs_no_step(tmp_path):
         f"data.eval_files=[{folder / 'train.jsonl'}]", "data.template=none", "data.min_image_pixels=784",
         "data.max_image_pixels=50176", "cluster.device=cpu", "sft.batch_size=5", "sft.mono_ratio=0.5",
         "sft.tokens_per_forward=60", "sft.learning_rate=3.0e-3", "sft.warmup_steps=0", "sft.log_every=1",
-        "run.num_steps=3", "checkpoint.every=1", "tracking.wandb=off", f"run.dir={tmp_path / 'run'}",
+        "run.num_steps=3", "checkpoint.every=1", "tracking.to=[console]", f"run.dir={tmp_path / 'run'}",
     ]  # fmt: skip
     fault = {"MARS_FAULT": "actor.before_update:kill@3", "MARS_FAULT_ONCE": str(tmp_path / "once")}
     job = run(["-m", "mars.sft", *settings], tmp_path / "run", **fault)

@@ -50,7 +50,7 @@ def configure(tiny, pictures, tmp_path):
             f"model.path={tiny}", "model.dtype=float32", f"data.train_files=[{tmp_path / 'train.jsonl'}]",
             f"data.image_root={pictures[0].path.rsplit('/', 1)[0]}", f"run.dir={tmp_path / name}",
             "data.min_image_pixels=784", "data.max_image_pixels=50176", "cluster=local", "cluster.device=cpu",
-            "tracking.wandb=off", "run.num_steps=6", "sft.batch_size=8",
+            "tracking.to=[console]", "run.num_steps=6", "sft.batch_size=8",
             "sft.tokens_per_forward=400", "sft.learning_rate=3.0e-3", "sft.warmup_steps=1", "sft.log_every=2",
             "sft.logprob_chunk_tokens=16", "sft.gradient_checkpointing=false",
             "checkpoint.every=0",

@@ -24,7 +24,7 @@ TINY = (
     "rollout.max_response_tokens=12", "rollout.max_model_len=1024", "data.max_prompt_tokens=1000",
     "data.max_image_pixels=12544", "data.min_image_pixels=784", "rollout.vllm.enforce_eager=true",
     "rollout.vllm.block_size=32", "rollout.vllm.kv_cache_memory_bytes=67108864",
-    "actor.gradient_checkpointing=false", "tracking.wandb=off",
+    "actor.gradient_checkpointing=false", "tracking.to=[console]",
     "evaluation.before_training=false", "actor.learning_rate=1e-4", "actor.warmup_steps=0",
 )  # fmt: skip
 

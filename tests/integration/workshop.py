@@ -56,7 +56,7 @@ class Workshop:
             "rollout.max_response_tokens=16",
             "run.num_steps=2",
             "evaluation.before_training=false",
-            "tracking.wandb=off",
+            "tracking.to=[console]",
             f"reward.function='{REWARDS}:score'",
         ]
 

@@ -55,7 +55,7 @@ MAY_IMPORT = {
     "data.prompts": READING | {"families"},
     "data.synthetic": BASE | {"output", "data.convert"},
     "weights": BASE | {"faults"},
-    "tracking": BASE | {"answers", "output", "watchdog"},
+    "tracking": BASE | {"answers", "output", "plugin", "watchdog"},
     "rollout": BASE | {"answers", "config", "families", "faults", "hooks", "offload"},
     "actor": BASE | {"algorithms", "config", "families", "faults", "image_transform", "offload", "output", "weights"},
     "turns": BASE | {"actor", "algorithms", "rollout", "tracking"},
@@ -108,12 +108,13 @@ MAY_IMPORT = {
     | {"quarantine", "rewards", "rollout", "step_parts", "tracking", "turns", "weights"},
     "checks": READING
     | {"actor", "added_rows", "algorithms", "answers", "build", "config", "data.prompts", "families", "fit", "hooks"}
-    | {"inputs", "rewards", "run_dir"},
+    | {"inputs", "rewards", "run_dir", "tracking"},
     "run": BASE
     | {"added_rows", "answers", "build", "checkpoint", "checks", "cluster", "interrupts", "tracking", "train"}
     | {"config", "evaluation", "fit", "hooks", "inputs", "job", "output", "plugin", "report"}
     | {"rewards", "rollout", "run_dir", "step_parts", "step", "step_async", "watchdog"},
     "supervised": BASE
+    | {"plugin"}
     | {"actor", "batching", "build", "checkpoint", "checks", "cluster", "config", "data.order", "data.pixels"}
     | {"data.prompts", "data.rows", "faults", "fit", "inputs", "interrupts", "job", "output", "report", "run_dir"}
     | {"step_parts", "tracking", "train", "watchdog"},

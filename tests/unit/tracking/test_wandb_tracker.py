@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import sys
 import threading
 import time
@@ -14,9 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from mars.errors import ConfigError, SetupError
 from mars.tracking.jsonl import JsonlTracker, read_metrics
 from mars.tracking.multi import Copy, MultiTracker
-from mars.tracking.wandb import WandbFactory, WandbRun, wandb_factory
+from mars.tracking.named import checked, factories
+from mars.tracking.tracker import TrackedRun
+from mars.tracking.wandb import WandbFactory, wandb_mode
 
 
 class FakeError(Exception):
@@ -49,7 +51,12 @@ class FakeRun:
 def fake_wandb(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
     """A wandb module. online_fails: what a start online raises. at: called with "init", "log" or "finish"."""
     module = types.SimpleNamespace(
-        runs=[], online_fails=None, at=lambda what: None, Error=FakeError, Settings=lambda **settings: settings
+        runs=[],
+        online_fails=None,
+        at=lambda what: None,
+        Error=FakeError,
+        Settings=lambda **settings: settings,
+        Image=lambda image, caption: (image, caption),
     )
 
     def init(**arguments) -> FakeRun:
@@ -66,8 +73,11 @@ def fake_wandb(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
 
 
 def factory(tmp_path: Path, mode: str, resumed_step: int | None = None, timeout_s: float = 7.0) -> WandbFactory:
-    run = WandbRun(mode, "mars", "run", tmp_path / "run", {"seed": 1}, timeout_s, resumed_step)
-    return WandbFactory(run, on_start=lambda: None)
+    return WandbFactory(tracked_run(tmp_path, resumed_step, timeout_s), mode, None, on_start=lambda: None)
+
+
+def tracked_run(tmp_path: Path, resumed_step: int | None = None, timeout_s: float = 7.0) -> TrackedRun:
+    return TrackedRun("mars", "run", tmp_path / "run", {"seed": 1}, 5, timeout_s, resumed_step)
 
 
 def test_rows_carry_their_step_so_that_a_resumed_run_may_go_back(tmp_path: Path, fake_wandb) -> None:
@@ -244,18 +254,26 @@ def test_its_process_is_reported_also_if_it_fails_to_start(tmp_path: Path, fake_
     assert started == [0 if at else 1]
 
 
-def test_off_is_said(tmp_path: Path, caplog) -> None:
-    caplog.set_level(logging.INFO)
-    assert wandb_factory(WandbRun("off", "mars", "run", tmp_path, {}, 1.0, None), print) is None
-    assert "tracking.wandb=off" in caplog.text
+def test_it_stays_offline_unless_the_environment_says_otherwise(tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    assert wandb_mode() == "offline"
+    for mode, made in (("", ["offline"]), ("online", ["online"]), ("disabled", [])):
+        monkeypatch.setenv("WANDB_MODE", mode)
+        found = factories(["wandb"], tracked_run(tmp_path), None, print).values()
+        assert [factory.mode for factory in found if isinstance(factory, WandbFactory)] == made
+    monkeypatch.setenv("WANDB_MODE", "on")
+    with pytest.raises(ConfigError, match="WANDB_MODE: not one of the modes; got 'on'; give offline, online, disabled"):
+        checked(["wandb"])
 
 
-def test_a_folder_called_wandb_is_not_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+def test_a_folder_called_wandb_is_not_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "wandb").mkdir()
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    assert wandb_factory(WandbRun("offline", "mars", "run", tmp_path, {}, 1.0, None), print) is None
-    assert "not installed" in caplog.text
+    with pytest.raises(
+        SetupError, match=r"tracking\.to: wandb needs a package that is not installed; pip install wandb"
+    ):
+        checked(["wandb"])
 
 
 def test_abandoning_kills_only_the_service_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
+
+from mars.answers.record import Answer
+from mars.types import View
 
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2 as fractions of the frame's width and height, in [0, 1]."""
@@ -73,3 +78,27 @@ def _relative(item: Any, size: tuple[int, int]) -> Box | None:
         return None
     x1, y1, x2, y2 = (min(max(share, 0.0), 1.0) for share in (x1, y1, x2, y2))
     return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+
+
+@dataclass(frozen=True)
+class SourceBoxes:
+    """What to draw on the image of one source: boxes of the truth, of the answers to all sources together ("multi"),
+    and of the answers to this source alone ("mono")."""
+
+    truth: list[Box]
+    multi: list[Box]
+    mono: list[Box]
+
+
+def boxes_by_source(answers: Sequence[Answer]) -> dict[str, SourceBoxes]:
+    """Source -> what to draw on its image, of the answers to one question. Answers to extra requests are left out."""
+    first = answers[0]
+    truth = find_boxes(first.truth, first.truth_size)
+    to_views = [answer for answer in answers if answer.extra is None]
+
+    def of_view(view: View) -> list[Box]:
+        shown = (answer for answer in to_views if answer.view == view)
+        return [box for answer in shown for box in find_boxes(answer.text, answer.response_size)]
+
+    multi = of_view(None)
+    return {source.name: SourceBoxes(truth, multi, of_view((source.name,))) for source in first.sources}

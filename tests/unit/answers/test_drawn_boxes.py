@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mars.report import boxes as boxes_module
-from mars.report.boxes import find_boxes
+from mars.answers import boxes as boxes_module
+from mars.answers.boxes import find_boxes
 
 SIZE = (100, 50)
 

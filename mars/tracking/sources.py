@@ -1,0 +1,33 @@
+"""Metrics of single sources under names of their own, so that trackers show the curves of all sources together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+PREFIX = "sources"
+_CURVES = {
+    "score": ("critic/score/mean", re.compile(r"mars/anchor/(.+)/mean")),
+    "eval": ("eval/multi/mean", re.compile(r"eval/mono/(.+)/mean")),
+}
+"""Chart -> the metric of all sources together, and the metrics of single ones."""
+
+
+def source_curves(metrics: Mapping[str, float]) -> dict[str, float]:
+    """sources/<chart>/multi and sources/<chart>/<source> of each chart for which `metrics` has values of sources.
+
+    >>> source_curves({"critic/score/mean": 0.5, "mars/anchor/depth/mean": 0.25, "eval/multi/mean": 0.75})
+    {'sources/score/multi': 0.5, 'sources/score/depth': 0.25}
+    """
+    curves: dict[str, float] = {}
+    for chart, (together, of_one) in _CURVES.items():
+        single = {match[1]: value for key, value in metrics.items() if (match := of_one.fullmatch(key))}
+        if single and together in metrics:
+            single = {"multi": metrics[together], **single}
+        curves |= {f"{PREFIX}/{chart}/{name}": value for name, value in single.items()}
+    return curves
+
+
+def chart_patterns() -> dict[str, str]:
+    """Chart -> a regular expression of the names of its curves."""
+    return {chart: f"^{PREFIX}/{chart}/.+" for chart in _CURVES}
