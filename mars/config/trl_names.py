@@ -58,7 +58,7 @@ TRL = {
     "per_device_train_batch_size": _MICRO_BATCH,
     "ref_model_mixup_alpha": "algorithm.reference_decay (1 - alpha)",
     "ref_model_sync_steps": _REFERENCE,
-    "report_to": "tracking.wandb",
+    "report_to": "tracking.to (a list: [console,wandb])",
     "resume_from_checkpoint": _RESUMING,
     "reward_funcs": "reward.function (path/to/file.py:name; one function for each data_source in reward.functions)",
     "reward_weights": "- one function gives the whole score, with its weights",

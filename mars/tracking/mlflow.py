@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 from mars.output.files import replacing
@@ -29,12 +30,10 @@ class MlflowTracker:
     """
 
     def __init__(self, run: TrackedRun, pictures: RolloutPictures | None) -> None:
-        from mlflow import MlflowClient
-
         folder = run.folder / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         server = os.environ.get(_SERVER)
-        self._client: Any = MlflowClient(server or f"sqlite:///{folder.absolute() / 'mlflow.db'}")
+        self._client = import_module("mlflow").MlflowClient(server or f"sqlite:///{folder.absolute() / 'mlflow.db'}")
         self._pictures = pictures
         id_file = folder / RUN_ID_FILE
         if run.resumed_step is not None and id_file.is_file():
@@ -53,15 +52,14 @@ class MlflowTracker:
         self._log_settings(run.config)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        from mlflow.entities import Metric
-
+        metric = import_module("mlflow.entities").Metric
         numbers = {
             _REFUSED.sub("_", key): number
             for key, value in {**metrics, **source_curves(metrics)}.items()
             if (number := finite_or_none(value)) is not None
         }
         now = int(time.time() * 1000)
-        rows = [Metric(key, float(value), now, step) for key, value in numbers.items()]
+        rows = [metric(key, float(value), now, step) for key, value in numbers.items()]
         for start in range(0, len(rows), _METRICS):
             self._client.log_batch(self._run_id, metrics=rows[start : start + _METRICS])
 
@@ -74,9 +72,8 @@ class MlflowTracker:
         self._client.set_terminated(self._run_id)
 
     def _log_settings(self, config: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param
-
-        rows = [Param(key, str(value)[:_PARAM_CHARACTERS]) for key, value in _dotted(config)]
+        param = import_module("mlflow.entities").Param
+        rows = [param(key, str(value)[:_PARAM_CHARACTERS]) for key, value in _dotted(config)]
         for start in range(0, len(rows), _PARAMS):
             self._client.log_batch(self._run_id, params=rows[start : start + _PARAMS])
 

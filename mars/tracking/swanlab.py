@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 
 from mars.output.files import replacing
@@ -30,13 +31,11 @@ class SwanLabTracker:
     """
 
     def __init__(self, run: TrackedRun, pictures: RolloutPictures | None) -> None:
-        import swanlab
-
-        self._swanlab, self._pictures = swanlab, pictures
+        self._swanlab, self._pictures = import_module("swanlab"), pictures
         folder, mode = run.folder / FOLDER, os.environ.get(_MODE) or "offline"
         folder.mkdir(parents=True, exist_ok=True)
         kept = {"id": _run_id(folder / RUN_ID_FILE, run.resumed_step), "resume": "allow"} if mode == "cloud" else {}
-        swanlab.init(
+        self._swanlab.init(
             project=run.project,
             experiment_name=run.name,
             config=dict(run.config),

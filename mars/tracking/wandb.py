@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mars.errors import ConfigError
 from mars.output.files import replacing
@@ -26,8 +26,9 @@ logger = logging.getLogger(__name__)
 RUN_ID_FILE = "run_id"
 _RUN_ID = re.compile(r"[0-9a-f]{8}")
 _MODE = "WANDB_MODE"
+Mode = Literal["offline", "online", "disabled"]
 DISABLED = "disabled"
-MODES = ("offline", "online", DISABLED)
+MODES: tuple[Mode, ...] = ("offline", "online", DISABLED)
 _STARTS = 3  # login, start online, start offline
 _TEARDOWN_S = 2.0
 
@@ -48,7 +49,7 @@ class WandbTracker:
     own step is lower than the last one. A repeated step has two rows, of which the later one counts.
     """
 
-    def __init__(self, run: TrackedRun, mode: str, pictures: RolloutPictures | None) -> None:
+    def __init__(self, run: TrackedRun, mode: Mode, pictures: RolloutPictures | None) -> None:
         import wandb
 
         self._image, self._pictures = wandb.Image, pictures
@@ -69,7 +70,7 @@ class WandbTracker:
         kept = None if run.resumed_step is None else _kept_run_id(id_file)
         run_id = os.environ.get("WANDB_RUN_ID") or kept or _new_run_id(id_file)
 
-        def start(how: str) -> Any:
+        def start(how: Mode) -> Any:
             return wandb.init(
                 mode=how,
                 id=run_id,
@@ -136,7 +137,7 @@ class WandbFactory:
     """
 
     run: TrackedRun
-    mode: str
+    mode: Mode
     pictures: RolloutPictures | None
     on_start: Callable[[], object]
 
@@ -182,9 +183,10 @@ def _quietly(call: Callable[[], object]) -> None:
         logger.debug("wandb could not be torn down", exc_info=True)
 
 
-def wandb_mode() -> str:
+def wandb_mode() -> Mode:
     """The value of the environment variable WANDB_MODE; "offline" if it is not set. Raises ConfigError."""
-    mode = os.environ.get(_MODE) or "offline"
-    if mode not in MODES:
-        raise ConfigError(f"{_MODE}: not one of the modes; got {mode!r}; give {', '.join(MODES)}")
-    return mode
+    given = os.environ.get(_MODE) or "offline"
+    for mode in MODES:
+        if given == mode:
+            return mode
+    raise ConfigError(f"{_MODE}: not one of the modes; got {given!r}; give {', '.join(MODES)}")

@@ -18,7 +18,7 @@ from mars.tracking.jsonl import JsonlTracker, read_metrics
 from mars.tracking.multi import Copy, MultiTracker
 from mars.tracking.named import checked, factories
 from mars.tracking.tracker import TrackedRun
-from mars.tracking.wandb import WandbFactory, wandb_mode
+from mars.tracking.wandb import Mode, WandbFactory, wandb_mode
 
 
 class FakeError(Exception):
@@ -72,7 +72,7 @@ def fake_wandb(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
     return module
 
 
-def factory(tmp_path: Path, mode: str, resumed_step: int | None = None, timeout_s: float = 7.0) -> WandbFactory:
+def factory(tmp_path: Path, mode: Mode, resumed_step: int | None = None, timeout_s: float = 7.0) -> WandbFactory:
     return WandbFactory(tracked_run(tmp_path, resumed_step, timeout_s), mode, None, on_start=lambda: None)
 
 
