@@ -75,11 +75,15 @@ class ConsoleTracker:
     """Prints one line per step above a progress bar with the remaining time and the stage that the run is in; without a
     terminal, plain lines.
 
-    num_steps: last step of the run. The remaining time is the mean duration of the last 20 steps times the steps left.
-    It is shown from the second step on, because the first one includes the start of the workers.
+    num_steps: last step of the run. done: the step after which it is resumed, at which the bar begins.
+
+    The remaining time is the mean duration of the last 20 steps times the steps left. It is shown from the second step
+    on, because the first one includes the start of the workers.
     """
 
-    def __init__(self, num_steps: int, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, num_steps: int, console: Console, clock: Callable[[], float] = time.monotonic, done: int = 0
+    ) -> None:
         self._num_steps = num_steps
         self._console = console
         self._clock = clock
@@ -88,7 +92,7 @@ class ConsoleTracker:
         if console.is_terminal and not console.is_dumb_terminal:
             columns = (BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("{task.description}"), _Stages())
             self._progress = Progress(*columns, console=console, transient=True, refresh_per_second=_REFRESHES)
-            self._task = self._progress.add_task("", total=num_steps)
+            self._task = self._progress.add_task("", total=num_steps, completed=done)
             self._progress.start()
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:

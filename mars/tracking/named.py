@@ -54,7 +54,7 @@ def factories(
     for name in names:
         match name:
             case "console":
-                made[name] = partial(ConsoleTracker, run.last_step, VisibleConsole())
+                made[name] = partial(ConsoleTracker, run.last_step, VisibleConsole(), done=run.resumed_step or 0)
             case "wandb":
                 mode = wandb_mode()
                 if mode != DISABLED:

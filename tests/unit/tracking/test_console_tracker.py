@@ -79,6 +79,13 @@ def test_on_a_terminal_the_bar_ends_with_the_run() -> None:
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1  # the cursor is given back
 
 
+def test_the_bar_of_a_resumed_run_begins_where_it_goes_on() -> None:
+    console = terminal()
+    tracker = ConsoleTracker(60, console, done=50)
+    tracker.close()
+    assert "50/60" in console.file.getvalue()
+
+
 def test_the_bar_names_the_stage_that_the_run_is_in(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     watching = Watchdog(1000.0, lambda: now[0])
