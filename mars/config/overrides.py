@@ -20,8 +20,9 @@ from mars.config.verl_names import library, translation
 
 EXPERIMENT = "experiment"
 _KEY = re.compile(r"[+~]*([\w./]+)")
-# A home directory where a value begins: Hydra refuses "~" outside of quotes, and no shell replaces it there.
-_HOME = re.compile(r"(?<=[=\[,:])( *)(~[\w./@+-]*)(?= *[,\]}]| *$)", re.ASCII)
+# A value that begins with a home directory, or has a letter beyond ASCII, as /données/train.parquet: Hydra takes both
+# only in quotes, and no shell replaces "~" there.
+_BARE = re.compile(r"(?<=[=\[,:])( *)((?:[\w./@+~:-]|[^\x00-\x7f])+)(?= *[,\]}]| *$)", re.ASCII)
 _QUOTE = "write key=value; quote a value with special characters: 'run.name=\"a=b\"'"
 
 
@@ -75,7 +76,7 @@ class Overrides:
 def check_overrides(texts: Sequence[str], known: Known) -> Overrides:
     """Sort the overrides into usable ones and problems. The last choice for a group wins."""
     result, choices = Overrides(), {}
-    for text in map(_with_quoted_homes, texts):
+    for text in map(_with_quotes, texts):
         try:
             override = OverridesParser.create().parse_override(text)
             value = None if override.is_sweep_override() else override.value()
@@ -103,13 +104,18 @@ def check_overrides(texts: Sequence[str], known: Known) -> Overrides:
     return result
 
 
-def _with_quoted_homes(text: str) -> str:
-    """An override that can be parsed if it has "~/…" as a value.
+def _with_quotes(text: str) -> str:
+    """An override that can be parsed if a value in it begins with "~", or has letters beyond ASCII.
 
-    >>> _with_quoted_homes("data.train_files=[~/a.parquet,/b.parquet]")
-    "data.train_files=['~/a.parquet',/b.parquet]"
+    >>> _with_quotes("data.train_files=[~/a.parquet,/b.parquet,/é.parquet]")
+    "data.train_files=['~/a.parquet',/b.parquet,'/é.parquet']"
     """
-    return text if "'" in text or '"' in text else _HOME.sub(r"\1'\2'", text)
+
+    def quote(found: re.Match[str]) -> str:
+        is_read = found[2].isascii() and not found[2].startswith("~")
+        return found[0] if is_read else f"{found[1]}'{found[2]}'"
+
+    return text if "'" in text or '"' in text else _BARE.sub(quote, text)
 
 
 def set_values(accepted: Sequence[str]) -> Iterator[tuple[str, Any]]:

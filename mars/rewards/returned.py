@@ -35,6 +35,9 @@ def as_result(value: Any) -> RewardResult:
         accuracy = _without_bool(value.get("accuracy", value.get("acc")))
         others = {_part_name(key): _without_bool(entry) for key, entry in value.items() if key != "score"}
         parts = {key: entry for key, entry in others.items() if _is_number(entry)}
+    elif isinstance(value, Mapping):
+        names = ", ".join(_part_name(key) for key in value)[:80] or "none"
+        return failed_result(f"a mapping without 'score'; got {ascii(names)[1:-1]}; name the score 'score'")
     else:
         score, accuracy, parts = value, None, {}
     score = _plain(score)
@@ -68,9 +71,9 @@ def as_results(values: Any, count: int) -> list[RewardResult]:
 def _plain(value: Any) -> Any:
     """The number in a scalar of NumPy, or in an array or tensor without dimensions; any other value unchanged.
 
-    NumPy's True and False become 1.0 and 0.0.
+    NumPy's True and False become 1.0 and 0.0. A masked value is none, although its `item()` is 0.0.
     """
-    if _shape(value) != () or not callable(getattr(value, "item", None)):
+    if _shape(value) != () or not callable(getattr(value, "item", None)) or bool(getattr(value, "mask", False)):
         return value
     number = value.item()
     return float(number) if isinstance(number, bool) else number

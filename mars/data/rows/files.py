@@ -102,6 +102,16 @@ def kind_of(file: str) -> str:
     return Path(file).suffix[1:] if saved_set(file) is None else "a saved data set"
 
 
+def _why_missing(file: str, suffix: str) -> str:
+    if os.path.islink(file):
+        return f"is a link to {os.readlink(file)}, which is not there; mend the link, or name the file itself"
+    if "://" in file:
+        return "addresses are not read; download the file, and give its path"
+    if any(sign in file for sign in "*?"):
+        return "no such file; patterns are not expanded, name every file"
+    return "no such file" if suffix else "no such file or folder; a data set of the hub is named owner/name@split"
+
+
 def _why_unusable(file: str) -> str | None:
     saved = saved_set(file)
     if saved is not None:
@@ -114,7 +124,7 @@ def _why_unusable(file: str) -> str | None:
     if os.path.exists(file) and not os.path.isfile(file):
         return f"it is {special_kind(os.stat(file).st_mode)}, not a file; name a file of rows"
     if not os.path.isfile(file):
-        return "no such file" if suffix else "no such file or folder; a data set of the hub is named owner/name@split"
+        return _why_missing(file, suffix)
     if suffix not in ROW_FILES:
         return f"unknown kind of file; use {' or '.join(ROW_FILES)}"
     size = os.path.getsize(file)

@@ -87,5 +87,16 @@ def test_any_other_name_is_left_as_it_is(path):
     assert load(f"data.train_files=['{quoted}']").data.train_files == [path]
 
 
+@pytest.mark.parametrize(
+    "path", ["/数据/训练.parquet", "/données/a.parquet", "/a/π-2@train", "/d/（1）.jsonl", "~/é/a.jsonl", "~/a.jsonl"]
+)
+def test_letters_beyond_ascii_need_no_quotes(home, path):
+    expected = path.replace("~", home)
+    config = load(f"run.dir={path}", f"data.train_files=[/a.parquet, {path},{path}x]", f"data.eval_files=[{path}]")
+    assert (config.run.dir, config.data.eval_files) == (expected, [expected])
+    assert config.data.train_files == ["/a.parquet", expected, f"{expected}x"]
+    assert load(f"reward.functions={{a: grounding, b: {path}:f}}").reward.functions["b"] == f"{path}:f"
+
+
 def test_an_environment_variable_is_written_as_the_remedy_says(home):
     assert load("run.dir=${oc.env:HOME}/runs").run.dir == f"{home}/runs"

@@ -124,7 +124,7 @@ def test_good_returns(name: str, expected: RewardResult) -> None:
         ("list", "score is not a number; got list [1.0]"),
         ("complex", "score is not a number; got complex 1j"),
         ("tuple", "score is not a number; got tuple (1.0, {})"),
-        ("no score", "score is not a number; got dict"),
+        ("no score", "a mapping without 'score'; got "),
         ("unspeakable", "no text for this"),
         ("dict nan", "score is not a finite number; got nan"),
         ("dict true", "score is not a number; got bool True"),

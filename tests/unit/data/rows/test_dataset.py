@@ -351,6 +351,23 @@ def test_files_that_cannot_be_read_are_errors_under_either_policy(folder):
             load(good, root=str(folder / "nowhere"), policy=policy)
 
 
+def test_a_missing_file_is_named_with_the_reason_that_shows(folder):
+    (folder / "link.jsonl").symlink_to("moved.jsonl")
+    (folder / "loop").symlink_to("loop")
+    cases = {
+        "link.jsonl": "is a link to moved.jsonl, which is not there; mend the link, or name the file itself",
+        "loop": "is a link to loop, which is not there",
+        "*.jsonl": "no such file; patterns are not expanded, name every file",
+        "part-?.parquet": "no such file; patterns are not expanded",
+    }
+    for name, reason in cases.items():
+        with pytest.raises(DataError, match=re.escape(f"{folder / name}: {reason}")):
+            load(str(folder / name))
+    for address in ("https://host/a.jsonl", "s3://bucket/a.parquet", f"file://{folder}/a.jsonl"):
+        with pytest.raises(DataError, match=re.escape(f"{address}: addresses are not read; download the file")):
+            load(address)
+
+
 def test_dropping_everything_is_an_error(folder):
     with pytest.raises(DataError, match="no row is left"):
         load(jsonl(folder, [verl_row(text="?")]), policy="drop")
