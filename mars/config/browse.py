@@ -11,7 +11,14 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from mars.config.compose import Composition, compose_files, compose_saved, merged_files, resolved_leaves
+from mars.config.compose import (
+    Composition,
+    compose_files,
+    compose_saved,
+    config_folder,
+    merged_files,
+    resolved_leaves,
+)
 from mars.config.folders import groups, shipped_folder
 from mars.config.keys import expected, leaves, sections_of
 from mars.config.load import SCHEMAS, RootName, read_saved, refusal
@@ -65,7 +72,7 @@ def named(words: Sequence[str], config_dirs: Sequence[str], root: RootName) -> N
     first = words[0] if words and "=" not in words[0] else None
     if first is not None and (Path(given_path(first)) / _SAVED).is_file():
         return _saved(Path(given_path(first)) / _SAVED, words)
-    folders = [shipped_folder(), *(Path(given_path(folder, "--config-dir")) for folder in config_dirs)]
+    folders = [shipped_folder(), *map(config_folder, config_dirs)]
     overrides = list(words)
     if first is not None:
         experiments = groups(root, folders)[EXPERIMENT]

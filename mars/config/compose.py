@@ -54,7 +54,7 @@ class Composition:
 
 def compose_files(root: str, schema: type[Root], overrides: Sequence[str], config_dirs: Sequence[str]) -> Composition:
     """Compose configs/<root>.yaml. Mistakes of the user are not raised but returned in `problems`."""
-    folders = [Path(os.path.realpath(shipped(given_path(folder, "--config-dir")))) for folder in config_dirs]
+    folders = [Path(os.path.realpath(config_folder(folder))) for folder in config_dirs]
     known = Known(
         tuple(leaves(schema)), groups(root, [shipped_folder(), *folders]), mappings(schema), nested_mappings(schema)
     )
@@ -71,6 +71,11 @@ def compose_files(root: str, schema: type[Root], overrides: Sequence[str], confi
     return Composition(
         config, words, known, frozenset(checked.given), frozenset(doubtful), tuple(problems), checked.has_unknown_option
     )
+
+
+def config_folder(text: str) -> Path:
+    """The folder of a --config-dir, which may be one of mars' own recipes. Raises ConfigError."""
+    return Path(shipped(given_path(text, "--config-dir")))
 
 
 def compose_saved(root: str, schema: type[Root], content: Mapping[str, Any], overrides: Sequence[str]) -> Composition:

@@ -74,6 +74,9 @@ def test_the_wheel_has_what_a_run_reads(installed):
     pages = {path.relative_to(ROOT).as_posix() for path in parts}
     assert len(pages) > 5, "templates, style and script of the pages"
     assert pages <= names
+    project = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("mars/cli/project/**/*.*") if path.is_file()}
+    assert "mars/cli/project/run.sh" in project, "what mars init copies"
+    assert {name for name in project if "__pycache__" not in name} <= names
     assert not [name for name in names if not name.startswith(("mars/", "mars-")) or name.endswith(".pyc")]
     assert installed.wheel.stat().st_size < 3_000_000, "bytes: neither models nor images"
 

@@ -110,6 +110,13 @@ def test_a_run_directory_is_read_and_may_be_changed(tmp_path):
     }
 
 
+def test_an_experiment_of_a_recipe_of_mars_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = named(["vade_tiny"], ["recipe/vade"], "train")
+    assert found.values["recipe.sampler"] == "recipe/vade/functions.py:Vade"
+    assert found.sources["recipe.sampler"].endswith("recipe/vade/experiment/vade_tiny.yaml")
+
+
 def test_two_kinds_of_jobs_are_not_compared():
     with pytest.raises(ConfigError, match=r"^A, B: one is a training and one a cold start; got the defaults and the d"):
         differences(named([], [], "train"), named([], [], "sft"))
