@@ -8,24 +8,42 @@ from collections.abc import Sequence
 # Unicode categories: control, format (bidirectional overrides, zero width), surrogate, line and paragraph separators.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
+# They join or part the characters around them, as in families of emoji and in Persian words.
+_JOINERS = frozenset("\u200c\u200d")
+# Signs of numbers and verses, in category Cf, but to be seen.
+_ARABIC_SIGNS = frozenset(map(chr, (*range(0x600, 0x606), 0x6DD, 0x8E2)))
+
 
 def visible(text: str, keep: str = "") -> str:
     r"""`text` with control characters and invisible characters replaced by their escapes.
 
+    A joiner between two visible characters that are not ASCII stays: it is part of how they look.
     keep: characters to leave as they are, such as "\n\t" for several lines of text.
 
     >>> visible("\x1b[2Jred")
     '\\x1b[2Jred'
+    >>> visible("👨\u200d👩"), visible("a\u200db")
+    ('👨\u200d👩', 'a\\u200db')
     """
     others = text
     for character in keep:
         others = others.replace(character, "")
     if others.isprintable():  # the usual case, a hundred times as fast as looking at each character
         return text
-    return "".join(
-        character if character in keep or unicodedata.category(character) not in _HIDDEN else _escape(character)
-        for character in text
-    )
+    shown = []
+    for place, character in enumerate(text):
+        joins = character in _JOINERS and _is_seen(text[place - 1 : place]) and _is_seen(text[place + 1 : place + 2])
+        shown.append(character if character in keep or joins or not _is_hidden(character) else _escape(character))
+    return "".join(shown)
+
+
+def _is_hidden(character: str) -> bool:
+    return unicodedata.category(character) in _HIDDEN and character not in _ARABIC_SIGNS
+
+
+def _is_seen(character: str) -> bool:
+    """Whether a character that is not ASCII can be seen; False for ""."""
+    return bool(character) and not character.isascii() and not character.isspace() and not _is_hidden(character)
 
 
 def shorten(text: str, limit: int) -> str:
@@ -38,14 +56,18 @@ def shorten(text: str, limit: int) -> str:
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """One line of text for each row, padded so that the columns line up. Each cell is passed through `visible`.
 
-    All rows must have the same number of cells.
+    All rows must have the same number of cells. A Chinese character or an emoji is two columns of a terminal wide, an
+    accent none.
 
     >>> aligned([("step", "size"), ("2", "7.4 MB")])
     ['step  size', '2     7.4 MB']
     """
+    from rich.cells import cell_len
+
     shown = [[visible(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown]
+    widths = [max(map(cell_len, column)) for column in zip(*shown, strict=True)]
+    padded = [[cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)] for row in shown]
+    return ["  ".join(row).rstrip() for row in padded]
 
 
 def _escape(character: str) -> str:

@@ -7,7 +7,16 @@ from __future__ import annotations
 
 import re
 
-from mars.rewards.answer_words import MAX_CHARS, UNITS, comparable, compatible, is_number, same_number, word_set
+from mars.rewards.answer_words import (
+    MAX_CHARS,
+    UNITS,
+    comparable,
+    compatible,
+    is_number,
+    same_number,
+    with_decimal_point,
+    word_set,
+)
 
 # NFKC turns a character into at most 18, and a blank or a character of markup into at most 3. So if a text of
 # `MAX_CHARS` characters becomes longer than this, it has more than `MAX_CHARS` characters without its markup.
@@ -59,7 +68,17 @@ _LEADS = [
     r"(?:i would|i['’]d|i will|i['’]ll|we) (?:say|choose|pick|select|answer|go with) ",
     rf"the (?:{_QUALITIES}){_OF} (?:is|are|was|would be) {_ADVERBS}",
 ]
-_LEAD = re.compile("|".join(f"(?:{lead})" for lead in _LEADS), re.IGNORECASE)
+# "The answer is", "the right answer:", "I choose" in German, Chinese and Arabic.
+_LEADS_OF_OTHER_LANGUAGES = [
+    r"(?:(?:die|meine) )?(?:(?:richtige|korrekte|endgültige) )?(?:antwort|lösung)"
+    r"(?: (?:ist|lautet|wäre)(?: ?: ?| )| ?: ?)",
+    r"(?:ich wähle|es (?:ist|sind)) ",
+    r"(?:所以|因此|综上)?[,:]? ?(?:我的)?(?:正确|最终|最佳)?(?:的)?答案(?:应该|应当)?(?:是|为|选) ?:? ?",
+    r"(?:正确|最终|最佳)?(?:的)?答案 ?: ?",
+    r"(?:我)?选(?:择|项)? ?:? ?",
+    r"(?:ال)?(?:[إا]جابة|جواب)(?: (?:الصحيحة|الصحيح|النهائية|النهائي))?(?: (?:هي|هو)(?: ?: ?| )| ?: ?)",
+]
+_LEAD = re.compile("|".join(f"(?:{lead})" for lead in (*_LEADS, *_LEADS_OF_OTHER_LANGUAGES)), re.IGNORECASE)
 
 _ONE_OF = word_set(
     "person pedestrian human man woman child individual car vehicle truck bus bicycle bike motorcycle cyclist rider "
@@ -175,12 +194,16 @@ def equals_one_of(answer: str, accepted: set[str]) -> bool:
 
 
 def _equals(reading: str, accepted: set[str]) -> bool:
-    text = comparable(reading)
-    if text in accepted or any(same_number(text, other) for other in accepted):
+    text, decimal = comparable(reading), comparable(with_decimal_point(reading))
+    if not accepted.isdisjoint((text, decimal)) or any(same_number(text, other) for other in accepted):
         return True
     if any(len(other) == 1 and other.isalpha() for other in accepted):
         letter = lone_letter(reading)
         return letter is not None and letter[0] in accepted
+    return any(_is_number_of_things(form, accepted) for form in {text, decimal})
+
+
+def _is_number_of_things(text: str, accepted: set[str]) -> bool:
     number, _, things = text.partition(" ")
     return number in accepted and is_number(number) and _are_things(things, number == "1")
 

@@ -18,6 +18,19 @@ _THOUSANDS = re.compile(r"(?<=\d),(?=\d\d\d(?!\d))")
 # NFKC would join the digit and the character: "1½" would become 11/2, and "10²" would become 102.
 _BEHIND_A_DIGIT = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅟↉⁰-⁹²³¹])")
 
+# Marks that choose between the forms of a character, such as a coloured and a black heart. They are not seen, as
+# joiners and directions of text are not (category Cf).
+_SELECTORS = {"\u034f", *map(chr, range(0xFE00, 0xFE10))}
+
+# Stops and commas of other scripts, as the usual ones. U+066B and U+066C are the decimal and the thousands separator.
+_PUNCTUATION = str.maketrans("。।۔،؛؟٫٬٪", "...,;?.,%")
+
+# Numbers as much of Europe writes them: "3,5", "1.200,5", "1.234.567". A comma before exactly three digits separates
+# thousands, unless the number begins with 0; "1.200" is read as 1.2.
+_NUMBERS = re.compile(r"\d(?:[\d.,]*\d)?")
+_DECIMAL_COMMA = re.compile(r"(?<![\w.,])(?:\d{1,3}(?:\.\d{3})+,\d+|\d+,(?!\d{3}(?!\d))\d+|0,\d+)(?![.,]?\d)")
+_POINTED_THOUSANDS = re.compile(r"(?<![\w.,])\d{1,3}(?:\.\d{3}){2,}(?![.,]?\d)")
+
 # Punctuation that is part of a word becomes a mark that is kept: "c#", the grade or blood type "a-", "1/2", "5‰".
 _SHARP = re.compile(r"(?<=[a-z])#(?!\w)")
 _GRADE = re.compile(r"\b([a-z]{1,2})[-−](?!\s*\w)")
@@ -149,9 +162,7 @@ def is_number(text: str) -> bool:
 
 def words_of(text: str, *, marks: bool = True) -> Words:
     """The words of a text, normalised except for articles; see `normalise`, and `loosely` for marks=False."""
-    text = _THOUSANDS.sub("", compatible(text).casefold())
-    invisible = {char for char in set(text) if unicodedata.category(char) in ("Cc", "Cf") and not char.isspace()}
-    visible = "".join(char for char in text if char not in invisible) if invisible else text
+    visible = _THOUSANDS.sub("", compatible(text).casefold())
     if marks:
         visible = _MINUS_POINT.sub("-0", _GRADE.sub(r"\1⁻", _SHARP.sub("♯", visible)))
         visible = _FRACTION.sub(r"\1⁄\2", visible)
@@ -162,12 +173,45 @@ def words_of(text: str, *, marks: bool = True) -> Words:
 
 
 def compatible(text: str) -> str:
-    """Unicode NFKC: full-width letters and the like become the usual ones. A blank separates a digit and a fraction.
+    """Unicode NFKC without invisible characters, with the digits 0 to 9 for those of all scripts.
 
-    >>> compatible("Ｂ．"), compatible("1½")
-    ('B.', '1 1⁄2')
+    Full-width letters and the like become the usual ones, and so do stops and commas of other scripts. A blank
+    separates a digit and a fraction.
+
+    >>> compatible("Ｂ．"), compatible("1½"), compatible("٣٫٥")
+    ('B.', '1 1⁄2', '3.5')
     """
-    return unicodedata.normalize("NFKC", _BEHIND_A_DIGIT.sub(" ", text))
+    if text.isascii() and text.isprintable():
+        return text
+    shown = "".join(char for char in text if not _is_invisible(char))
+    shown = unicodedata.normalize("NFKC", _BEHIND_A_DIGIT.sub(" ", shown)).translate(_PUNCTUATION)
+    return "".join(map(_usual_digit, shown))
+
+
+def with_decimal_point(text: str) -> str:
+    """The text in NFKC, with a point for the decimal comma of its only number.
+
+    A text that may list two numbers is changed too, so compare it as it is as well.
+
+    >>> with_decimal_point("3,5 m"), with_decimal_point("1.200,5"), with_decimal_point("0,125")
+    ('3.5 m', '1200.5', '0.125')
+    >>> with_decimal_point("1,200"), with_decimal_point("1,2,3"), with_decimal_point("1.200")
+    ('1,200', '1,2,3', '1.200')
+    """
+    text = compatible(text)
+    if len(_NUMBERS.findall(text)) != 1:
+        return text
+    text = _POINTED_THOUSANDS.sub(lambda match: match[0].replace(".", ""), text)
+    return _DECIMAL_COMMA.sub(lambda match: match[0].replace(".", "").replace(",", "."), text)
+
+
+def _is_invisible(char: str) -> bool:
+    """Control characters that are no blanks, joiners, directions of text, and selectors of a character's form."""
+    return char in _SELECTORS or (unicodedata.category(char) in ("Cc", "Cf") and not char.isspace())
+
+
+def _usual_digit(char: str) -> str:
+    return char if char.isascii() or not char.isdecimal() else str(unicodedata.decimal(char))
 
 
 def without_articles(words: Words) -> Words:

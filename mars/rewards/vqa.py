@@ -11,7 +11,15 @@ from typing import Any
 
 from mars.errors import DataError
 from mars.rewards.answer_forms import equals_one_of, letter_and_text, lone_letter, readings
-from mars.rewards.answer_words import MAX_CHARS, comparable, loosely, normalise, without_articles, words_of
+from mars.rewards.answer_words import (
+    MAX_CHARS,
+    comparable,
+    loosely,
+    normalise,
+    with_decimal_point,
+    without_articles,
+    words_of,
+)
 from mars.rewards.contract import ACCURACY, BuiltInReward
 from mars.rewards.parsing import format_score, has_visible, load_json, parse_response, parse_truth
 from mars.rewards.yes_no import POLAR, yes_or_no
@@ -75,6 +83,7 @@ class _Choices:
         self._letters = list(ascii_lowercase[: len(options)])
         self._words = [words_of(option) for option in options]
         self._texts = [comparable(option) for option in options]
+        self._decimals = [comparable(with_decimal_point(option)) for option in options]
         self.normal = [normalise(option) for option in options]
         self._check_distinct(options)
 
@@ -121,12 +130,21 @@ class _Choices:
         labels = [(self._position(name), rest, sure) for name, rest, sure in letter_and_text(text)]
         labels = [label for label in labels if label[0] is not None]
         for index, rest, _ in labels:
-            if index is not None and comparable(rest) == self._texts[index]:
+            if index is not None and self._has_text(rest, index):
                 return index
         if any(sure for _, _, sure in labels):
             return None  # the letter of one option and the text of another
         whole = comparable(text)
-        return self._texts.index(whole) if whole in self._texts else None
+        if whole in self._texts:
+            return self._texts.index(whole)
+        decimal = comparable(with_decimal_point(text))
+        return self._decimals.index(decimal) if self._decimals.count(decimal) == 1 else None
+
+    def _has_text(self, text: str, index: int) -> bool:
+        decimal = comparable(with_decimal_point(text))
+        return comparable(text) == self._texts[index] or (
+            decimal == self._decimals[index] and self._decimals.count(decimal) == 1
+        )
 
     def _position(self, letter: str) -> int | None:
         return self._letters.index(letter) if letter in self._letters else None
@@ -154,7 +172,7 @@ def _judge(truth: str, extra_info: Mapping[str, Any]) -> Callable[[str], bool]:
     if options:
         return _judge_choice(text, options)
     accepted = _alternatives(text)
-    spellings = {comparable(alternative) for alternative in accepted}
+    spellings = {comparable(alternative) for alternative in accepted | _alternatives(with_decimal_point(text))}
     polar = accepted & POLAR
     if polar == POLAR:
         raise DataError(f"truth: accepts both yes and no; got {text!r}")

@@ -10,13 +10,19 @@ from typing import Any
 
 from mars.data.rows.problems import RowError
 
-_HEADING = re.compile(r"\b(?:choices|options|(?:choice|option) list|answer choices) ?:\s*", re.IGNORECASE)
-_LABELLED = re.compile(r"\(?([A-Za-z])[.:)]\s*(.*)", re.DOTALL)
-_LONE_LETTER = re.compile(r"\s*\(?([A-Za-z])[.:)]{0,2}\s*")
-_LABEL = r"(?P<open>\(?)(?P<letter>[Aa])(?P<close>[.):])(?P<space>\s*)(?=\S)"
+# Labels and separators may be those of Chinese text: "（A）", "A．", "A、", "；".
+_HEADING = re.compile(
+    r"(?:\b(?:choices|options|(?:choice|option) list|answer choices|optionen|antwortmöglichkeiten|الخيارات)|选项)"
+    r" ?[:：]\s*",
+    re.IGNORECASE,
+)
+_LABELLED = re.compile(r"[(（]?([A-Za-z])[.:)．：）、]\s*(.*)", re.DOTALL)
+_LONE_LETTER = re.compile(r"\s*[(（]?([A-Za-z])[.:)．：）、。]{0,2}\s*")
+_LABEL = r"(?P<open>[(（]?)(?P<letter>[Aa])(?P<close>[.):．：）、])(?P<space>\s*)(?=\S)"
 _FIRST_LABEL = re.compile(_LABEL)
-_UNHEADED = re.compile(rf"(?:^|(?<=\s)){_LABEL}")
+_UNHEADED = re.compile(rf"(?:^|(?<=[\s：；，。？])){_LABEL}")
 _MOST_STARTS = 8  # a list without a heading is searched at the last 8 labels only, so that long texts stay fast
+_USUAL_SEPARATORS = {"|": ";", "；": ";", "，": ","}
 _SEPARATORS = "\n;, "  # between the options of one list, the most reliable first
 _QUOTED_LIST = re.compile(r"\s*[\"'](.*?)[\"']\s*\]", re.DOTALL)
 _BETWEEN_QUOTES = re.compile(r"[\"']\s*,\s*[\"']")
@@ -227,7 +233,7 @@ def _letters(text: str, start: int, bracketed: bool) -> TextChoices | None:
 
 def _before_separator(option: str) -> str:
     option = option.rstrip()
-    return option[:-1] if option.endswith((",", ";", "|")) else option
+    return option[:-1] if option.endswith((",", ";", *_USUAL_SEPARATORS)) else option
 
 
 def _separator(text: str, place: int) -> str:
@@ -237,7 +243,8 @@ def _separator(text: str, place: int) -> str:
         before -= 1
     if "\n" in text[before:place]:
         return "\n"
-    mark = text[before - 1 : before].replace("|", ";")
+    mark = text[before - 1 : before]
+    mark = _USUAL_SEPARATORS.get(mark, mark)
     return mark if mark in (",", ";") else " " if before < place else ""
 
 
