@@ -31,7 +31,7 @@ class MlflowTracker:
 
     def __init__(self, run: TrackedRun, pictures: RolloutPictures | None) -> None:
         folder = run.folder / FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         server = os.environ.get(_SERVER)
         self._client = import_module("mlflow").MlflowClient(server or f"sqlite:///{folder.absolute() / 'mlflow.db'}")
         self._pictures = pictures

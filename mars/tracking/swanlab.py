@@ -33,7 +33,7 @@ class SwanLabTracker:
     def __init__(self, run: TrackedRun, pictures: RolloutPictures | None) -> None:
         self._swanlab, self._pictures = import_module("swanlab"), pictures
         folder, mode = run.folder / FOLDER, os.environ.get(_MODE) or "offline"
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         kept = {"id": _run_id(folder / RUN_ID_FILE, run.resumed_step), "resume": "allow"} if mode == "cloud" else {}
         self._swanlab.init(
             project=run.project,
