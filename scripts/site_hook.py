@@ -7,6 +7,7 @@ the functions on_*; the others need no mkdocs.
 
 from __future__ import annotations
 
+import html
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,7 @@ DOCS, OUTSIDE = "docs", "repository"
 LANGUAGES = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".yml": "yaml", ".json": "json", ".toml": "toml"}
 _BLOCK, _SPAN = r"^ *```.*?^ *```$", r"(?P<ticks>`+)(?:(?!\n\n).)+?(?<!`)(?P=ticks)(?!`)"
 _CODE_OR_LINK = re.compile(rf"{_BLOCK}|{_SPAN}|(?<=\]\()(?P<target>[^)\s]+)(?=\))", re.DOTALL | re.MULTILINE)
+_PIPED = re.compile(r"`([^`]*\\\|[^`]*)`")
 _ITEM = re.compile(r"([-*]|\d+\.) ")
 
 
@@ -41,8 +43,8 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Let the links of a page lead to pages of the site, and its lists be read as the repository's view reads them."""
-    return with_lists(with_site_links(markdown, repository_path(page.file.src_uri)))
+    """Let the links of a page lead to pages of the site, and its lists and tables be read as in the repository."""
+    return with_pipes(with_lists(with_site_links(markdown, repository_path(page.file.src_uri))))
 
 
 def slug(heading: str, separator: str) -> str:
@@ -183,3 +185,14 @@ def with_lists(markdown: str) -> str:
         inside = columns and not item and line.startswith(" " * columns)
         lines.append(" " * max(4 - columns, 0) + line if inside else line)
     return "\n".join(lines)
+
+
+def with_pipes(markdown: str) -> str:
+    """The page with "|" in the code of tables as HTML: Python-Markdown would show the backslash before it."""
+
+    def code(match: re.Match[str]) -> str:
+        text = match[1].replace("\\|", "|")
+        return f"<code>{html.escape(text).replace('|', '&#124;')}</code>"
+
+    lines = markdown.split("\n")
+    return "\n".join(_PIPED.sub(code, line) if line.startswith("|") else line for line in lines)

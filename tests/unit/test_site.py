@@ -100,6 +100,12 @@ def test_lists_are_indented_by_four(text, expected):
     assert site_hook.with_lists(text) == expected
 
 
+def test_pipes_in_code_of_tables_are_no_columns():
+    row = r"| `a \| <b>` | x \| y | `c` |"
+    assert site_hook.with_pipes(row) == r"| <code>a &#124; &lt;b&gt;</code> | x \| y | `c` |"
+    assert site_hook.with_pipes(r"text `a \| b`") == r"text `a \| b`"
+
+
 @pytest.mark.parametrize("page", REFERENCE, ids=lambda page: page.stem)
 def test_the_modules_of_the_reference_exist(page):
     modules = re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
