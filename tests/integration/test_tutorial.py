@@ -19,7 +19,7 @@ NEEDS_A_MODEL = "model.path=/models/"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)  # of a machine that does other work: seconds for each command on a quiet one
 def test_the_page_can_be_followed(tmp_path):
     """Only the last command needs a model that is not there. `cd` of a block holds for those after it."""
     environment = {
