@@ -288,8 +288,8 @@ class WeightUpdate:
 class TokenRules:
     """Special ids. blocked_ids (media tokens, ids beyond the tokenizer) get probability 0 in engine and trainer.
 
-    image_id: an image's placeholder in a prompt, and each of its tokens in the expanded prompt. image_start, image_end:
-    what is put before and after these tokens; none if the chat template has put it there.
+    image_id: in a prompt it stands once for each image, in the expanded prompt once for each token of the image.
+    image_start, image_end: tokens that are put before and after those of an image; () if the chat template writes them.
     """
 
     image_id: int

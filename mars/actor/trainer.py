@@ -111,7 +111,7 @@ class SupervisedTrainer(CheckpointedTrainer, Protocol):
     """Trains the policy to give the responses of a batch, for the cold start. Advantages are not read."""
 
     def update(self, batch: TrainBatch) -> Mapping[str, float]:
-        """One optimizer step on the mean cross-entropy of all response tokens of the batch, which has one plan.
+        """One optimizer step on the mean cross-entropy of all response tokens of the batch. The batch has one update.
 
         Returns metrics, the same for any number of ranks up to rounding. Raises NumericalError for a gradient that is
         not finite, and DataError for images that cannot be read any more; then no weight has changed.

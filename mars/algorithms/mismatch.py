@@ -91,8 +91,8 @@ class ImportanceWeights:
     weights: the layout's shape; 0 outside the mask and where a token is masked. No gradient.
     masked: bool, the layout's shape; the tokens of the layout that are not trained on.
     sum: of the weights of what is trained on, after truncation. num_kept: the number of these weights. num_capped: how
-        many of them were cut to `cap`. num_masked: how many are not trained on. All are scalars that
-        count tokens with level "token" and responses with the others: add them up over micro-batches and ranks.
+        many of them were cut to `cap`. num_masked: how many are not trained on. These four are scalars, to be added up
+        over micro-batches and ranks. They count tokens with level "token", responses with the other levels.
     """
 
     weights: Tensor

@@ -22,7 +22,7 @@ class Ending(Protocol):
 
 
 class Places(Protocol):
-    """What a successor needs of a worker group; see `WorkerGroup`."""
+    """The methods of `WorkerGroup` that a successor calls. index: number of the worker in the group."""
 
     def node(self, index: int) -> str | None: ...
 

@@ -127,8 +127,8 @@ def set_values(accepted: Sequence[str]) -> Iterator[tuple[str, Any]]:
 
 
 def unknown_key(key: str, value: Any, known: Known) -> Problem:
-    """The problem of a key that does not exist, with a suggestion: the key's new name, mars' name for verl's, a similar
-    key, or the keys of the section."""
+    """The problem of a key that does not exist, with a suggestion: the key's new name, mars' name for that of verl,
+    EasyR1 or TRL, a similar key, or the keys of the section."""
     if key.partition(".")[0] == EXPERIMENT:
         wrong = "the experiment file puts its settings under the key `experiment`, which nothing reads"
         return Problem(key, wrong, "begin its file with the line # @package _global_")

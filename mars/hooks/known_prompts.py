@@ -51,7 +51,7 @@ class KnownPrompts:
     def read(self, file: str) -> tuple[Prompt, ...]:
         """The prompts of the file's good rows; () if it cannot be read. The file is read when it is first asked for.
 
-        A row that is known already is left out: another file has the same contents, or a row with its id.
+        A row is left out if another file with the same contents has it, or if another row has the same `declared_id`.
         """
         if file not in self._files:
             self._keep(file, self._read_file(file))

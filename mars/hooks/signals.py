@@ -58,7 +58,7 @@ def asked_signals(shapings: Iterable[GroupShaping]) -> Asked:
 
 
 def block_span(text: str, tag: str) -> tuple[int, int] | None:
-    """First character in the last block <tag>...</tag> of a text, and the one after its last; None without a block.
+    """The part of `text` inside its last block <tag>...</tag>, as (start, end) of a slice; None without a block.
     A block ends at the first closing tag.
 
     >>> block_span("<answer>4</answer> no, <answer>5</answer>", "answer")

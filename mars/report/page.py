@@ -88,7 +88,7 @@ class Page:
     def write(self, path: Path, template: str, *, script: str | None = None, **content: Any) -> None:
         """Render `template`, a file in the templates' folder, and write the page. Raises SetupError if that fails.
 
-        script: a file beside this one; the page's only script, which its policy admits by its hash.
+        script: a file beside this one; the page's only script, whose hash its Content-Security-Policy allows.
         content: results of `parts`, and a few short values. Lists of texts from data or models must go through `parts`.
         """
         from markupsafe import Markup

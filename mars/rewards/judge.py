@@ -112,8 +112,8 @@ class Judge:
         return f"Judge({self._endpoint!r}, {self._model!r})"
 
     def ask(self, question: str, images: Sequence[ImageRef | Image.Image] = (), **fields: Any) -> str:
-        """The text that the model answers. images: before the question, such as `item.images`. fields: of this request
-        only; they win over those of the judge.
+        """The text that the model answers. images: they come before the question; for example `item.images`.
+        fields: fields of this request alone; they replace fields of the same name that the judge was made with.
 
         Raises JudgeError if there is no answer, DataError for an image that cannot be read.
         """

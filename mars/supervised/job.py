@@ -45,7 +45,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SupervisedSpec:
-    """Builds one rank of the cold start's trainer in the process that calls it. total_steps: of the learning rate."""
+    """Builds one rank of the cold start's trainer in the process that calls it.
+
+    total_steps: the optimizer step at which the learning rate reaches 0.
+    """
 
     config: SftConfig
     rules: TokenRules

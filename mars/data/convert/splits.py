@@ -27,9 +27,10 @@ def split_names(files: Sequence[RecordFile], keep_names: Collection[str]) -> dic
 
 
 def split_of(record: Any, file: RecordFile, name: str) -> str:
-    """`name`, the split of the record's file, unless the record's own metadata (M4-Instruct) says another one.
+    """The split of a record. name: the split of its file, which counts if the record's own metadata says no other.
 
-    Then it is the record's; with a `name` that is neither "train" nor "test", both: `<name>_<record's>`.
+    If the metadata (M4-Instruct) says another split, the record has that one. If `name` is neither "train" nor "test",
+    the split is then `<name>_<split of the metadata>`.
     """
     declared = _declared(_metadata(record).get("split"))
     if declared is None or declared == _train_or_test(file):
