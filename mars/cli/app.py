@@ -43,7 +43,7 @@ _PassedOn = Annotated[list[str] | None, typer.Argument(metavar="option|key=value
 def init(
     folder: Annotated[Path, path_argument(metavar="DIR", help="New folder, or an empty one.")],
 ) -> None:
-    """Begin your own project: rows, reward, experiment, run script. It trains a tiny model as it is."""
+    """Begin your own project: rows, reward, experiment, run script. Unchanged, it trains a tiny model."""
     from mars.cli.init import init
 
     typer.echo("\n".join(init(folder)))
@@ -101,7 +101,7 @@ def chaos(
     ] = None,
     minutes: Annotated[float, typer.Option(help="Minutes of training in which processes are killed.")] = 5.0,
     mtbf: Annotated[float, typer.Option(help="Mean seconds between two kills.")] = 20.0,
-    seed: Annotated[int, typer.Option(help="Of the times and the processes.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of what is killed, and when.")] = 0,
     folder: Annotated[Path, path_option("--dir", help="Folder for both runs.")] = Path("runs/chaos"),
 ) -> None:
     """Train the quick start twice, once with processes killed. Exits with 0 if both are equal."""
@@ -125,7 +125,9 @@ def doctor(
 @app.command(epilog=example("mars watch runs/mars"))
 def watch(
     run_dir: RunDir,
-    once: Annotated[bool, typer.Option("--once", help="Print one picture and end, as without a terminal.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Print one picture and end; always so without a terminal.")
+    ] = False,
 ) -> None:
     """Show in the terminal how a run goes, until it ends. Ctrl-C leaves; the run goes on."""
     from mars.cli.watch import watch

@@ -91,7 +91,7 @@ def diff(
     sft: OfSft = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show in which settings two configurations differ. Of experiments, runs or overrides."""
+    """Show in which settings two configurations differ. Each is an experiment, a run or overrides."""
     from mars.config.browse import differences, on_one_line
     from mars.output.text import aligned
 

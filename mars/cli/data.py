@@ -69,8 +69,8 @@ def synth(
     ] = None,
     family: Annotated[Family, typer.Option(help="Model family of --model.")] = "qwen2_5_vl",
 ) -> None:
-    """Make small scenes, or a small random model. Visible + infrared scenes with rows for a cold start; the model knows
-    their words."""
+    """Make small scenes, or a small random model. A scene has a visible and an infrared image; there are rows for a
+    cold start too. The model's tokenizer knows their words."""
     from mars.errors import ConfigError
 
     sizes = {"--train": train, "--test": test, "--cold-start": cold_start, "--bias": bias}

@@ -44,7 +44,8 @@ class AlgorithmConfig(Section):
     )
     reduction_tokens: PositiveInt | None = Field(description="Constant divisor of seq_mean_token_sum_norm.")
     kl_coefficient: NonNegativeFloat = Field(
-        description="Weight of the KL to algorithm.kl_reference; 0: none, and no reference without reference_every."
+        description="Weight of the KL to algorithm.kl_reference; 0: no KL, and a reference model only with "
+        "reference_every."
     )
     kl_estimator: Literal["k1", "k2", "k3", "abs"] = Field(description="Estimator of the KL term.")
     kl_reference: str | None = Field(description="Reference model of the KL term: Hugging Face folder or hub name.")

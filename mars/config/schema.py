@@ -103,7 +103,7 @@ class VllmConfig(Section):
 class RolloutConfig(Section):
     engine: Literal["vllm", "hf", "scripted", "scripted_full_length"] = Field(
         description="vllm: vLLM; hf: transformers, slow, for comparison; scripted: random tokens, for tests; "
-        "scripted_full_length: so many as max_response_tokens, for benchmarks."
+        "scripted_full_length: max_response_tokens of them, for benchmarks."
     )
     num_workers: PositiveInt = Field(description="Engine replicas.")
     tensor_parallel_size: PositiveInt = Field(description="GPUs of one engine replica; on CPUs, its processes.")
@@ -120,7 +120,7 @@ class RolloutConfig(Section):
     max_staleness: Annotated[int, Field(ge=0, le=2)] = Field(
         description="0: a step samples and then updates (schedule=synchronous). 1 or 2: the next step's responses are "
         "sampled during the update (schedule=asynchronous), by weights at most so many versions (steps) behind those "
-        "that they train; 2 trains on carried prompts too. The group schedule sets this and what belongs to it."
+        "that they train; 2 trains on carried prompts too. The group schedule sets this and algorithm.importance_cap."
     )
     weight_transfer: Literal["object_store", "broadcast", "cuda_ipc"] = Field(
         description="How engines get new weights: copied to Ray's object store, sent by rank 0 over NCCL or gloo, or "

@@ -68,7 +68,7 @@ TRL = {
     "scale_rewards": "algorithm.normalize_std (true is group, false is none)",
     "seed": "run.seed",
     "shuffle_dataset": "data.shuffle",
-    "steps_per_generation": "data.prompts_per_step (divided by actor.prompts_per_update it gives the optimizer steps)",
+    "steps_per_generation": "data.prompts_per_step (so many times actor.prompts_per_update)",
     "sync_ref_model": _REFERENCE,
     "temperature": "rollout.temperature",
     "top_k": "rollout.top_k",

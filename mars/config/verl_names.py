@@ -102,7 +102,9 @@ _VERL = {
     "algorithm.norm_adv_by_std_in_grpo": "algorithm.normalize_std",
     "algorithm.rollout_correction.rollout_is": "algorithm.importance_level",
     "algorithm.rollout_correction.rollout_is_threshold": "algorithm.importance_cap",
-    "algorithm.rollout_correction.rollout_rs": "algorithm.importance_mode (mask; geometric is level sequence_mean)",
+    "algorithm.rollout_correction.rollout_rs": (
+        "algorithm.importance_mode (mask; geometric has algorithm.importance_level=sequence_mean too)"
+    ),
     "algorithm.rollout_correction.rollout_rs_threshold": "algorithm.importance_cap (with importance_mode=mask)",
     "algorithm.rollout_correction.rollout_rs_threshold_lower": "algorithm.importance_floor",
     "custom_reward_function.name": "reward.function (path/to/file.py:name)",
