@@ -122,7 +122,9 @@ def public_listeners(processes: list[psutil.Process]) -> list[tuple[str, str, in
 
 def test_a_ray_run_listens_on_loopback_keeps_keys_out_and_ends_on_sigterm(begin):
     """In a locale without UTF-8 too, where libraries open their own files."""
-    running = begin("run.name='run of ${oc.env:HF_TOKEN}'", "tracking.to=[console,wandb]", fresh=True, **PLANTED, **ASCII)
+    running = begin(
+        "run.name='run of ${oc.env:HF_TOKEN}'", "tracking.to=[console,wandb]", fresh=True, **PLANTED, **ASCII
+    )
     running.wait_for_a_step()
     processes = running.tree
     assert public_listeners(processes) == []
