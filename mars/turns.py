@@ -78,7 +78,7 @@ class SharedMemory:
     def to_engine(self) -> None:
         """The trainer is on the host, and the engine has weights and KV cache.
 
-        An engine that has slept and not got weights since gets the trainer's.
+        If the engine has no weights since it slept, it gets those of the trainer first.
         """
         if self._awake:
             return

@@ -77,8 +77,8 @@ def block_span(text: str, tag: str) -> tuple[int, int] | None:
 class TokenSpans:
     """Finds the tokens of a block in responses.
 
-    decode: response ids to text. The text may begin with an opening that the prompt holds already, such as "<think>":
-        it has no tokens, and is what `decode` makes of no ids.
+    decode: response ids to text. The text may begin with an opening that is the end of the prompt, such as "<think>".
+        This opening has no tokens in the response: `decode` returns it for an empty list of ids.
     """
 
     def __init__(self, decode: Decode) -> None:

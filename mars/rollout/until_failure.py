@@ -9,7 +9,7 @@ from mars.errors import TransferError
 
 
 class UntilFailure:
-    """Yields the items of `items`, and ends without an error where these raise TransferError; `check` raises it then.
+    """Yields the items of `items`. If these raise TransferError, it ends without an error, and `check` raises that one.
 
     If an error interrupts a reload of weights in vLLM, its layers keep the weights received so far. The next reload
     then mixes them with its own. If the items only end early, without an error, the next reload starts from nothing.

@@ -130,7 +130,8 @@ def num_image_tokens(size: tuple[int, int], budget: ImageBudget) -> int:
 def source_budgets(source_pixels: SourcePixels, budget: ImageBudget) -> dict[str, ImageBudget]:
     """Source name -> budget with the limits of that source and the patch sizes of `budget`.
 
-    Raises ConfigError if the model's image processor would resize an image again that has been resized for its source.
+    Raises ConfigError for a model whose image processor would resize the images again, because it cuts every image into
+    tiles by one limit.
     """
     if source_pixels and not budget.sizing.takes_resized:
         raise ConfigError(

@@ -161,7 +161,8 @@ def build_tiny(
     """Write a random small model with its processor and tokenizer to the folder `path`, in float32.
 
     Linear layers have PyTorch's own initialisation, and embeddings the standard deviation EMBEDDING_STD. At this size
-    a model learns several times faster with them than with the 0.02 of large models. Same seed, same bytes.
+    a model learns several times faster with these than with the standard deviation 0.02 of large models. Same seed,
+    same bytes.
     """
     import torch
     from transformers import AutoModelForImageTextToText
