@@ -23,8 +23,9 @@ from mars.types import Prompt, PromptRollouts
 
 @dataclass(frozen=True)
 class ScoredRound:
-    """rollouts: of each prompt that can be read. unreadable: prompt id -> why it cannot be.
+    """A round that has been sampled and scored.
 
+    rollouts: one item for each prompt that could be read. unreadable: prompt id -> why the prompt could not be read.
     targets: ids of the prompts that the second half of the multi rollouts was for; none with `anchor.allocation=even`.
     """
 

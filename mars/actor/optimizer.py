@@ -18,7 +18,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True)
 class StepResult:
-    """grad_norm before clipping; applied: False where the gradient was not finite and nothing was changed."""
+    """grad_norm: before clipping. applied: False if the gradient was not finite, so that no parameter was changed."""
 
     grad_norm: float
     learning_rate: float

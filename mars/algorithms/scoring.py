@@ -15,9 +15,9 @@ from mars.errors import ConfigError
 
 @dataclass(frozen=True)
 class ScoringSpec:
-    """One number for each response.
+    """What to compute for each response: one number.
 
-    name: what the numbers are called. value: "sum" or "mean" of the tokens' log-probs under `model`, or "kl": the sum
+    name: what this number is called. value: "sum" or "mean" of the tokens' log-probs under `model`, or "kl": the sum
         of their KL(policy || reference) by `algorithm.kl_estimator`, for which `model` has no meaning.
     model: "policy" with its current weights, or "reference", which must be loaded.
     transform: of the images, a name of `recipe.transforms`; None: the images as they are. Its random numbers depend on

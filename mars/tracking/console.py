@@ -48,10 +48,11 @@ def step_line(metrics: Mapping[str, float], step: int, num_steps: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as minutes and seconds, or hours and minutes, rounded to whole seconds.
+    """A time, rounded to whole seconds: seconds below a minute, minutes and seconds below an hour, else hours and
+    whole minutes.
 
-    >>> duration(59.6), duration(3700)
-    ('1m00s', '1h01m')
+    >>> duration(7.2), duration(59.6), duration(3700)
+    ('7s', '1m00s', '1h01m')
     """
     whole = round(seconds)
     if whole < 60:

@@ -28,7 +28,8 @@ class ColdStart:
 
 @dataclass(frozen=True)
 class StudyRun:
-    """One training run. Runs of one dial and one seed are a pair: same cold start, order of prompts and seeds."""
+    """One training run. Runs of one dial and one seed are paired: only their arms differ; the cold start, the order of
+    the prompts and the sampling seeds are the same."""
 
     dial: float
     arm: str

@@ -61,10 +61,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Made:
-    """A row that was made of a scene.
+    """A new row, made from a scene.
 
-    messages: with one "<image>" marker for each picture. drawn: what chance decided, written to extra_info.origin.
-    fields: of extra_info, for the reward alone.
+    messages: with one "<image>" marker for each picture. drawn: the values that were drawn at random; they are written
+    to extra_info.origin. fields: further fields of extra_info, for the reward alone.
     """
 
     data_source: str

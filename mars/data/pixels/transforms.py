@@ -91,9 +91,10 @@ def kept_signal(step: int) -> float:
 
 
 def rotate(max_degrees: float, fill: tuple[int, int, int] = (0, 0, 0)) -> ImageTransform:
-    """Turned about its centre by an angle drawn evenly from +-max_degrees x strength; corners get the colour `fill`.
+    """Rotates an image about its centre by an angle drawn evenly from +-max_degrees x strength.
 
-    The image keeps its size, so what is turned out of it is lost. Bilinear.
+    The image keeps its size: corners that are rotated out of it are lost, and empty corners get the colour `fill`.
+    Interpolation is bilinear.
     """
 
     def transform(image: Image.Image, rng: np.random.Generator, strength: float) -> Image.Image:

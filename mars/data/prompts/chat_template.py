@@ -119,7 +119,8 @@ class WrittenByTemplate:
 def try_template(tokenizer: Any, model_path: str, arguments: Mapping[str, Any]) -> WrittenByTemplate:
     """Render some conversations in a separate process, and return what the template writes around responses.
 
-    Raises SetupError if all of them fail, or if the process does not end.
+    Raises SetupError if all conversations fail, if rendering needs too much memory, or if the process ends or takes too
+    long before it has answered.
     """
     template = tokenizer.chat_template
     key = repr(sorted(template.items())) if isinstance(template, dict) else str(template)
