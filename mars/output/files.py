@@ -137,6 +137,8 @@ def check_folder(folder: Path, option: str) -> None:
         raise SetupError(
             f"{option}: want a folder; got {folder}, and {there} is {what}; remove it, or give another path"
         )
+    if os.statvfs(there).f_flag & os.ST_RDONLY:
+        raise cannot_write(there, OSError(errno.EROFS, os.strerror(errno.EROFS)), option)
     if not os.access(there, os.W_OK | os.X_OK):
         raise SetupError(
             f"{option}: cannot be written, because no file can be made in {there}; got {folder}; give another path, or "

@@ -70,7 +70,7 @@ def test_a_read_only_disk_ends_the_run_before_it_starts(workshop: Workshop, smal
     assert mount("-o", "remount,ro", str(small_disk))
     job = workshop.train(run_dir, *HF)
     assert job.returncode == 4
-    assert f"run.dir: {run_dir}/checkpoints/" in job.stderr
+    assert f"run.dir: {run_dir}/checkpoints" in job.stderr
     assert "Read-only file system" in job.stderr
     assert not (run_dir / "logs").exists()
     job = workshop.train(small_disk / "run", *HF)

@@ -21,9 +21,12 @@ def rare(data_source, solution_str, ground_truth, extra_info=None):
 
 
 def hangs(data_source, solution_str, ground_truth, extra_info=None):
-    """Answers that are no JSON take for ever. The file $HANGING, if it is set, says that one has begun."""
-    while "{" not in solution_str:
+    """Answers take for ever, but for those that are tried before a run: one with JSON is right, an empty one is not.
+
+    The file $HANGING, if it is set, says that one has begun.
+    """
+    while "{" not in solution_str and "<answer></answer>" not in solution_str:
         if "HANGING" in os.environ:
             Path(os.environ["HANGING"]).touch()
         time.sleep(1)
-    return 1.0
+    return float("{" in solution_str)
