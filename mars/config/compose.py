@@ -122,7 +122,7 @@ def _literal(value: Any) -> Any:
 def merged_files(root: str, words: Sequence[str]) -> list[tuple[str, str]]:
     """(file, section) of the files that Hydra merges for these `Composition.words`, in this order: a later one wins.
 
-    Example: ("rollout/vllm", "rollout"), ("train", ""), ("experiment/quickstart", "").
+    Example: ("cluster/local", "cluster"), ("train", ""), ("experiment/quickstart", "").
     """
     with initialize_config_dir(str(shipped_folder()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()

@@ -128,8 +128,9 @@ def rows_of(folder) -> Iterator[tuple[str, str, dict]]:
     """(reward, truth, extra_info): the own rows of a recipe's tiny experiments, or one row, for its own rewards."""
     for name in experiments(folder, tiny=True):
         config = compose(folder, name)
-        own = [file for file in config.data.train_files if file.startswith("recipe/")]
-        lines = [json.loads(line) for file in own for line in (ROOT / file).read_text().splitlines()]
+        files = [ROOT / file for file in config.data.train_files]
+        own = [file for file in files if file.is_relative_to(ROOT / "recipe")]
+        lines = [json.loads(line) for file in own for line in file.read_text().splitlines()]
         for reward in own_rewards(config):
             for line in lines or [{"answer": TRUTHS.get(folder.name, "[[0, 0, 9, 9]]")}]:
                 named = line.get("data_source")
