@@ -6,16 +6,14 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mars.output.files import replacing
+from mars.run_dir.optional_record import OptionalRecord
 from mars.watchdog import Activity
-
-logger = logging.getLogger(__name__)
 
 ACTIVITY_FILE = "activity.json"
 
@@ -26,7 +24,7 @@ class ActivityFile:
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
         self._path = folder / ACTIVITY_FILE
         self._clock = clock
-        self._failing = False
+        self._record = OptionalRecord(self._path)
 
     def write(self, activity: Activity) -> None:
         """Replace the file. A failure is logged once and tried again at the next call: the run does not need the file.
@@ -41,15 +39,8 @@ class ActivityFile:
             "progress_s": round(activity.progress_s, 1),
             "answered_s": answered,
         }
-        try:
-            with replacing(self._path) as draft:
-                draft.write_text(json.dumps(content) + "\n", encoding="ascii")
-        except OSError as error:
-            if not self._failing:
-                logger.warning("%s: %s; the run goes on without this record", self._path, error.strerror or error)
-            self._failing = True
-        else:
-            self._failing = False
+        with self._record.writing(), replacing(self._path) as draft:
+            draft.write_text(json.dumps(content) + "\n", encoding="ascii")
 
 
 @dataclass(frozen=True)

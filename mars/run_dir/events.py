@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-logger = logging.getLogger(__name__)
+from mars.run_dir.optional_record import OptionalRecord
 
 EVENTS_FILE = "events.jsonl"
 EventName = Literal[
@@ -43,25 +42,19 @@ class EventLog:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._failing = False
+        self._record = None if path is None else OptionalRecord(path)
 
     def log(self, event: EventName, step: int | None, **details: Any) -> None:
         """step: the last one that was finished, or the one that the event happened in; None if no step is meant.
 
         details: what JSON can hold; anything else is written as its text.
         """
-        if self._path is None:
+        if self._path is None or self._record is None:
             return
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         entry = {"time": time, "event": event, "step": step, "details": details}
-        try:
+        with self._record.writing():
             _append(self._path, (json.dumps(entry, default=str) + "\n").encode("ascii"))
-        except OSError as error:
-            if not self._failing:
-                logger.warning("%s: %s; the run goes on without this record", self._path, error.strerror or error)
-            self._failing = True
-        else:
-            self._failing = False
 
     def entries(self) -> list[dict[str, Any]]:
         """As `read_events`."""
