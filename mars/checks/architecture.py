@@ -35,7 +35,7 @@ def check_architecture(path: str, key: str, trust_remote_code: bool) -> None:
     - the weights are exactly those of the architecture: none missing (it would start at random), none too many;
     - the configuration can be saved, so that the trained policy can be.
     """
-    from transformers import AutoConfig, AutoImageProcessor, AutoProcessor
+    from transformers import AutoConfig
 
     folder = Path(path)
     if folder.is_dir():
@@ -47,23 +47,38 @@ def check_architecture(path: str, key: str, trust_remote_code: bool) -> None:
     check_settings(config, folder, key)
     check_weights(config, folder, key)
     check_added_tokens(config, folder, key)
-    file, declared = _image_processor(folder, key)
-    with _naming(key, file, f"transformers cannot load the image processor {declared}"):
-        processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
-        AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
-    with _naming(key, file, "its settings fail on an image"):
-        _try_image(processor, path)
+    check_processor(folder, key, trust_remote_code)
     check_saving(config, folder, key)
 
 
-def _try_image(processor: Any, path: str) -> None:
+def check_processor(folder: Path, key: str, trust_remote_code: bool) -> None:
+    """transformers must know the classes that the processor's files name, and process an image. Raises SetupError.
+
+    Videos are not read, but the engine vllm loads the whole processor.
+    """
+    from transformers import AutoImageProcessor, AutoProcessor, AutoVideoProcessor
+
+    # The sizes are mars's own, data.min_image_pixels and data.max_image_pixels.
+    budget = ImageBudget.from_pretrained(str(folder), 784, 50176)
+    loaded = {}
+    for kind, auto in (("image", AutoImageProcessor), ("video", AutoVideoProcessor), ("", AutoProcessor)):
+        file, declared = _declared_class(folder, key, kind)
+        if file is None and kind == "video":
+            continue
+        failure = f"transformers cannot load the {f'{kind} processor'.strip()} {declared}"
+        with _naming(key, file or folder, failure):
+            loaded[kind] = auto.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+    with _naming(key, _declared_class(folder, key, "image")[0] or folder, "its settings fail on an image"):
+        _try_image(loaded["image"], budget)
+
+
+def _try_image(processor: Any, budget: ImageBudget) -> None:
     """Process a grey image. Raises whatever the processor raises, and ValueError for pixels that are not finite."""
     import torch
     from PIL import Image
 
-    # The sizes are mars's own, data.min_image_pixels and data.max_image_pixels.
-    sizes = ImageBudget.from_pretrained(path, 784, 50176).processor_settings()
-    pixels = processor(Image.new("RGB", (84, 112), (99, 99, 99)), return_tensors="pt", **sizes)["pixel_values"]
+    grey, sizes = Image.new("RGB", (84, 112), (99, 99, 99)), budget.processor_settings()
+    pixels = processor(grey, return_tensors="pt", **sizes)["pixel_values"]
     if not torch.isfinite(pixels).all():
         raise ValueError("the pixels are not finite numbers; image_mean, image_std or rescale_factor is wrong")
 
@@ -131,9 +146,12 @@ def _refuse_differences(found: Any, model: Any, headers: Mapping[str, TensorHead
 
 
 def _key_of_vocabulary(folder: Path, key: str) -> str:
-    """The key of config.json that counts: text_config's, although the top level may have one of this name, too."""
+    """The key of config.json that counts: text_config's, although the top level may have one of this name, too.
+
+    If text_config lacks it, transformers takes a number of its own, and not that of the top level.
+    """
     text = read_json_file(folder / "config.json", key).get("text_config")
-    return "text_config.vocab_size" if isinstance(text, dict) and "vocab_size" in text else "vocab_size"
+    return "text_config.vocab_size" if isinstance(text, dict) else "vocab_size"
 
 
 def check_added_tokens(config: Any, folder: Path, key: str) -> None:
@@ -187,14 +205,16 @@ def check_saving(config: Any, folder: Path, key: str) -> None:
         )
 
 
-def _image_processor(folder: Path, key: str) -> tuple[Path, Any]:
-    """The file that declares the image processor, and the class it names."""
-    for name in ("processor_config.json", "preprocessor_config.json"):
+def _declared_class(folder: Path, key: str, kind: str) -> tuple[Path | None, str]:
+    """The file that names the class of a processor, and that class. kind: "image", "video", or "" for the whole."""
+    own = {"image": "preprocessor_config.json", "video": "video_preprocessor_config.json", "": "tokenizer_config.json"}
+    word = f"{kind}_processor_type" if kind else "processor_class"
+    for name in ("processor_config.json", own[kind], "preprocessor_config.json"):
         settings = read_json_file(folder / name, key) if (folder / name).is_file() else {}
-        settings = settings.get("image_processor", settings)
-        if isinstance(settings, dict) and "image_processor_type" in settings:
-            return folder / name, settings["image_processor_type"]
-    return folder, "of config.json's model_type"
+        section = settings.get(f"{kind}_processor", settings) if kind else settings
+        if isinstance(section, dict) and word in section:
+            return folder / name, str(section[word])
+    return None, "of config.json's model_type"
 
 
 def _some(names: Iterable[str]) -> str:

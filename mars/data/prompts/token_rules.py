@@ -93,21 +93,22 @@ def _warn_of_another_end(token: str, model_path: str) -> None:
 
 
 def _vocab_size(model_path: str, config: Mapping[str, Any]) -> tuple[int, str]:
-    """The language model's vocabulary size and its key: of text_config if it has one, else of the top level.
+    """The language model's vocabulary size and its key: of text_config if there is one, else of the top level.
 
-    Tools that resize an embedding change text_config alone, so that an old number may be left at the top level.
+    Tools that resize an embedding change text_config alone, so that an old number may be left at the top level. It
+    does not replace one that text_config lacks: transformers takes a number of its own then.
     """
     text = config.get("text_config")
-    nested = isinstance(text, dict) and "vocab_size" in text
-    found, key = (text["vocab_size"], "text_config.vocab_size") if nested else (config.get("vocab_size"), "vocab_size")
-    if found is None or "image_token_id" not in config:
+    holder, key = (text, "text_config.vocab_size") if isinstance(text, dict) else (config, "vocab_size")
+    found = holder.get("vocab_size")
+    if "image_token_id" not in config or (found is None and holder is config):
         raise SetupError(
             f"model.path: config.json lacks image_token_id or vocab_size; got {model_path}; use a vision-language model"
         )
     if type(found) is not int or not 1 <= found <= _MAX_VOCABULARY:
         raise SetupError(
             f"model.path: {model_path}/config.json: {key} must be a whole number from 1 to {_MAX_VOCABULARY}; "
-            f"got {found!r}; download the file again"
+            f"got {found!r}; write the number of rows of the model's embedding there"
         )
     return found, key
 

@@ -217,6 +217,9 @@ def old_processor(image_processor_type: str):
     return at
 
 
+old_video_class = text("video_preprocessor_config.json", '{"video_processor_type": "Q8"}')
+
+
 def test_patches_that_are_none_or_not_the_models(broken):
     def patch(key, value):
         return edit("processor_config.json", lambda c: c["image_processor"].update({key: value}))
@@ -228,7 +231,15 @@ def test_patches_that_are_none_or_not_the_models(broken):
         "merge": (patch("merge_size", 4), "processor_config.json: merge_size", "got 4"),
         "frames": (patch("temporal_patch_size", 1), "processor_config.json: temporal_patch_size", "got 1"),
         "model": (nested("vision_config", patch_size="14"), "vision_config.patch_size"),
-        "old class": (old_processor("Qwen2_5_VLImageProcessor"), "preprocessor_config.json", "Qwen2_5_VL"),
+        "old class": (old_processor("Qwen2_5_VLImageProcessor"), "preprocessor_config.json: image_processor_type",
+                      "got 'Qwen2_5_VLImageProcessor'; write Qwen2VLImageProcessor there"),
+        "old fast class": (old_processor("Qwen2_5_VLImageProcessorFast"), "write Qwen2VLImageProcessor there"),
+        "video class": (edit("processor_config.json", lambda c: c["video_processor"].update(video_processor_type="Q9")),
+                        "processor_config.json: transformers cannot load the video processor Q9"),
+        "old video class": (lambda f: (old_processor("Qwen2VLImageProcessor")(f), old_video_class(f)),
+                            "video_preprocessor_config.json: transformers cannot load the video processor Q8"),
+        "whole": (edit("processor_config.json", lambda c: c.update(processor_class="InternVLProcessor")),
+                  "processor_config.json: transformers cannot load the processor InternVLProcessor"),
         "class": (patch("image_processor_type", "Qwen9ImageProcessor"), "processor_config.json", "Qwen9ImageProcessor"),
     })  # fmt: skip
 

@@ -27,8 +27,15 @@ def test_a_resized_model_has_the_vocabulary_of_its_text_config(stale):
 
 
 def test_an_older_config_has_its_vocabulary_at_the_top_level():
-    assert rules(vocab_size=6).blocked_ids == rules(vocab_size=6, text_config={"hidden_size": 8}).blocked_ids
+    assert rules(vocab_size=6).blocked_ids == rules(vocab_size=6, text_config=None).blocked_ids == (3, 4, 5)
     assert rules(vocab_size=5).blocked_ids == (3, 4)
+
+
+@pytest.mark.parametrize("text", [{}, {"hidden_size": 8}, {"vocab_size": None}])
+def test_the_top_level_does_not_speak_for_a_text_config_without_a_vocabulary(text):
+    """transformers builds the model with a vocabulary of its own then, such as 152064, and ignores the top level."""
+    with pytest.raises(SetupError, match=r"json: text_config\.vocab_size must be .*; got None; write the number"):
+        rules(vocab_size=6, text_config=text)
 
 
 @pytest.mark.parametrize(
@@ -42,4 +49,4 @@ def test_a_message_names_the_number_that_counts(config, key):
     with pytest.raises(SetupError, match=rf"the model has 3 \(config.json: {key}\)"):
         rules(**config)
     with pytest.raises(SetupError, match=rf"video_token_id must be below {key} 5"):
-        rules(**{**config, "vocab_size": 5, "text_config": {"vocab_size": 5} if "." in key else {}}, video_token_id=7)
+        rules(**{**config, "vocab_size": 5, "text_config": {"vocab_size": 5} if "." in key else None}, video_token_id=7)
