@@ -76,9 +76,9 @@ class SharedMemory:
         self._offload()
 
     def to_engine(self) -> None:
-        """The trainer is on the host, and the engine has weights and KV cache.
+        """After this call the trainer is on the host, and the engine has weights and KV cache.
 
-        If the engine has no weights since it slept, it gets those of the trainer first.
+        If the engine has had no weights since it slept, it gets those of the trainer first.
         """
         if self._awake:
             return

@@ -124,7 +124,7 @@ def _chosen_runs(study: Study, arms: str, dials: str, seeds: str) -> list[StudyR
 
 
 def _dial(word: str) -> str:
-    """As a dial's folder is named: 1.0 is 1. What is no number stays as it is."""
+    """A dial as its folder is named: "1.0" becomes "1". A word that is no number is returned unchanged."""
     try:
         return f"{float(word):g}"
     except ValueError:

@@ -82,7 +82,10 @@ def invalid_share(rollouts: Sequence[PromptRollouts]) -> float:
 
 
 class CurriculumSampling:
-    """For each prompt, a moving average of its share of right responses; for all, that of prompts without signal."""
+    """Draws prompts by a moving average of each one's share of right responses.
+
+    Rounds have more prompts the higher the moving average of the share of prompts without signal is.
+    """
 
     def __init__(self, setup: SamplerSetup, settings: Settings) -> None:
         self._setup, self._settings = setup, settings

@@ -44,7 +44,10 @@ def memory_of_child() -> dict[str, Memory]:
 
 
 def processor_seconds_of_child() -> float | None:
-    """Processor seconds of that run's driver process since its start, all threads; None if it has just ended."""
+    """Processor seconds of the driver process, with all its threads, since its start; None if it has just ended.
+
+    The driver is this process's only child.
+    """
     for driver in psutil.Process().children():
         try:
             times = driver.cpu_times()
