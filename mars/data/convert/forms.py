@@ -9,7 +9,13 @@ from typing import Any
 from mars.data.convert.markers import count_tags, has_numbers
 from mars.data.pixels.cells import IMAGE_COLUMNS, is_filled
 from mars.data.rows.columns import extra_info_of, image_cells, messages_of, wrong_part
-from mars.data.rows.media import refuse_media_of_turn, refuse_unread_images, refuse_videos
+from mars.data.rows.media import (
+    refuse_media_of_turn,
+    refuse_unread_images,
+    refuse_unread_keys,
+    refuse_unread_words,
+    refuse_videos,
+)
 from mars.data.rows.problems import RowError
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -142,16 +148,14 @@ def _turns(record: Mapping[str, Any]) -> Any:
 
 
 def _refuse_unread(record: Mapping[str, Any], turns: Sequence[Mapping[str, Any]]) -> None:
-    """Raises RowError for two things that this reader does not support and must not ignore.
+    """Raises RowError for what this reader does not support and must not ignore.
 
-    These are tools (their definitions or calls), and a mark that the response must not be trained on, such as
+    These are tools, thoughts beside a content, and a mark that the response must not be trained on, such as
     label=false, or weight=0 on its turn.
     turns: up to the response.
     """
-    tools = [record.get("tools"), *(turn.get(key) for turn in turns for key in ("tool_calls", "function_call"))]
-    for found in tools:
-        if found not in (None, "", [], {}, "[]"):
-            raise RowError("prompt", f"tools are not read; got {found!r:.120}; use rows without them")
+    for holder in ({"tools": record.get("tools")}, *turns):
+        refuse_unread_words(holder)
     said = turns[-1]
     marks = {"label": record.get("label"), "kto_tag": record.get("kto_tag"), "weight": said.get("weight")}
     for key, mark in marks.items():
@@ -190,9 +194,11 @@ def _evaluation(record: Mapping[str, Any]) -> Question:
     for part in parts:
         is_image = part.get("type") == "image"
         if is_image:
+            refuse_unread_keys(part, ("type", "image", "path", "url"))
             images.append(_first(part, "image", "path", "url"))
             text += "" if tagged else f"{{image#{len(images)}}}"
         elif part.get("type", "text") == "text" and isinstance(part.get("text"), str):
+            refuse_unread_keys(part, ("type", "text"))
             text += ("\n" if after_image and not tagged else "") + part["text"]
         else:
             raise wrong_part(part)
@@ -269,6 +275,8 @@ def _mapping(record: Mapping[str, Any], key: str, reason: str) -> Mapping[str, A
 
 def _images(value: Any) -> tuple[Any, ...]:
     items: Sequence[Any] = value if isinstance(value, list) else [] if value is None else [value]
+    for item in items:
+        refuse_unread_keys(item)
     return tuple(item.get("path") if isinstance(item, dict) else item for item in items)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from mars.data.pixels.cells import IMAGE_COLUMNS, image_column, is_filled
 from mars.data.pixels.images import ENCODINGS
-from mars.data.rows.media import refuse_limits, refuse_media_of_turn
+from mars.data.rows.media import refuse_media_of_turn, refuse_unread_keys, refuse_unread_words
 from mars.data.rows.problems import RowError
 from mars.data.rows.texts import checked_text, messages_in, parts_in
 from mars.types import IMAGE_MARKER, Message
@@ -46,10 +46,12 @@ def messages_of(row: Row) -> tuple[tuple[Message, ...], list[Any]]:
         raise RowError("prompt", "needs a column prompt (a list of messages) or problem (a text)")
     inline: list[Any] = []
     messages = []
+    refuse_unread_words({"tools": row.get("tools")})
     for turn in turns:
         if turn.get("role") not in ROLES:
             raise RowError("prompt", f"role must be one of {', '.join(ROLES)}; got {turn.get('role')!r}")
         refuse_media_of_turn(turn)
+        refuse_unread_words(turn)
         messages.append(Message(turn["role"], _text(turn.get("content"), inline)))
     if messages[-1].role != "user":
         raise RowError("prompt", f"the last message must be the user's; got role {messages[-1].role!r}")
@@ -72,7 +74,8 @@ def _text(content: Any, inline: list[Any]) -> str:
     for part in content:
         text = part.get("text")
         if part.get("type") == "image":
-            refuse_limits(part)
+            refuse_unread_keys(part, ("type", "image"))
+            refuse_unread_keys(part.get("image"))
             texts.append(IMAGE_MARKER)
             inline.append(part.get("image"))
         elif part.get("type") != "text" or not isinstance(text, str):
@@ -80,15 +83,19 @@ def _text(content: Any, inline: list[Any]) -> str:
         elif has_images and IMAGE_MARKER in text:
             raise RowError("special_token", f"the text of a content list with images holds {IMAGE_MARKER}; remove it")
         else:
+            refuse_unread_keys(part, ("type", "text"))
             texts.append(text)
     return checked_text("".join(texts))
 
 
 def wrong_part(part: Row) -> RowError:
     """Why a part of a content list is not read: it is neither an image nor a text."""
-    is_video = str(part.get("type")).startswith(("video", "audio"))
+    if str(part.get("type")).startswith(("video", "audio")):
+        return RowError("video", f"content parts must be of type text or image; got {part.get('type')!r:.80}")
     return RowError(
-        "video" if is_video else "prompt", f"content parts must be of type text or image; got {part.get('type')!r:.80}"
+        "prompt",
+        f"content parts must be of type text or image; got {part.get('type')!r:.80}; write "
+        "{type: text, text: …} or {type: image, image: path or bytes}",
     )
 
 
@@ -133,7 +140,7 @@ def image_cells(row: Row, inline: Sequence[Any]) -> list[Any]:
     """The row's images as they are stored: paths, bytes, or {bytes, path}."""
     for name in IMAGE_COLUMNS:
         for cell in _as_list(row.get(name)):
-            refuse_limits(cell)
+            refuse_unread_keys(cell)
     column = image_column(row)
     if column is None or not is_filled(row[column]):
         return list(inline)

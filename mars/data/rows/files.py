@@ -23,7 +23,7 @@ from mars.output.files import special_kind
 COLUMNS = (
     "data_source", "prompt", "problem", "images", "image", "reward_model", "answer", "extra_info", "response",
     "mono_responses",
-    *MEDIA_COLUMNS,
+    *MEDIA_COLUMNS, "tools",
 )  # fmt: skip
 
 CONVERSATION_COLUMNS = {"conversations", "messages", "instruction"}

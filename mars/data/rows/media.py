@@ -39,6 +39,12 @@ IMAGE_LIMITS = (
 )  # fmt: skip
 """Keys of one image (or video) that qwen-vl-utils reads beside it."""
 
+IMAGE_KEYS = ("bytes", "path")
+"""Keys of an image that is a mapping."""
+
+_TOOLS = ("tool_calls", "function_call", "tools", "tool_call_id")
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+
 _MARKER = re.compile(r"<(?:video|audio)s?[ _-]?\d{0,4}>|\{(?:video|audio)#\d{1,4}\}", re.IGNORECASE)
 _IMAGE_TAG = re.compile(r"<images?[ _-]?\d{0,4}>|\{image#\d{1,4}\}", re.IGNORECASE)
 
@@ -80,20 +86,48 @@ def refuse_media_of_turn(turn: Row) -> None:
         raise RowError("sources", f"a message has a value under {filled[0]}; move it to the row's column images")
 
 
-def refuse_limits(image: Any) -> None:
-    """Raises RowError ("image_limits") for an image with a size of its own beside it: all images of a source have one.
+def refuse_unread_words(turn: Row) -> None:
+    """Raises RowError for a message with a call of a tool, or a thought, beside its content."""
+    for names, what, remedy in (
+        (_TOOLS, "tools are not read", "use rows without them"),
+        (_THOUGHTS, "a thought beside the content of a message is not read", "write it into the content"),
+    ):
+        for name in names:
+            if turn.get(name) not in (None, "", [], {}, "[]"):
+                raise RowError("prompt", f"{what}; got {name}={turn[name]!r:.80}; {remedy}")
+
+
+def refuse_unread_keys(image: Any, read: Sequence[str] = IMAGE_KEYS) -> None:
+    """Raises RowError for an image, or a part of a message, with a value under a key that is not in `read`.
+
+    The reason is "image_limits" for a size of its own, as qwen-vl-utils reads it: here all images of a source have one.
+    It is "unread_key" for any other, such as OpenAI's `detail`.
 
     image: a content part, or a cell of the row's images. Anything but a mapping has no such key.
     """
     if not isinstance(image, Mapping):
         return
-    found = [f"{key}={image[key]!r:.40}" for key in IMAGE_LIMITS if image.get(key) is not None]
-    if found:
+    found = {key: value for key, value in image.items() if key not in read and _is_said(value)}
+    limits, others = (
+        ", ".join(f"{key}={value!r:.40}" for key, value in found.items() if (key in IMAGE_LIMITS) == is_limit)
+        for is_limit in (True, False)
+    )
+    if limits:
         raise RowError(
             "image_limits",
-            f"an image has {', '.join(found)} beside it, which is not read; remove it, and set data.min_image_pixels "
+            f"an image has {limits} beside it, which is not read; remove it, and set data.min_image_pixels "
             "and data.max_image_pixels, or data.source_image_pixels for one source",
         )
+    if others:
+        what = "an image" if read is IMAGE_KEYS else f"a part of type {image.get('type')}"
+        raise RowError(
+            "unread_key", f"{what} has {others}, which is not read; remove it, and keep only {' and '.join(read)}"
+        )
+
+
+def _is_said(value: Any) -> bool:
+    """Whether a key has a value. Parquet gives all mappings of a file the same keys, with null where there is none."""
+    return is_filled(value) if isinstance(value, str | bytes | list | dict) else value is not None
 
 
 def refuse_unread_images(row: Row, *unread: str) -> None:

@@ -190,7 +190,7 @@ MESSAGES = [{"role": "user", "content": "How many?"}]
         json.dumps(MESSAGES[0]),
         json.dumps(json.dumps(MESSAGES)),
         "\ufeff" + json.dumps(MESSAGES),
-        json.dumps([{"cache": 1, "type": "text", "text": "How many?"}]),
+        json.dumps([{"cache": None, "type": "text", "text": "How many?"}]),
         json.dumps({"type": "text", "text": "How many?"}),
     ],
 )
@@ -274,3 +274,77 @@ def test_a_size_that_is_null_says_nothing(folder):
     """Parquet gives every image of a file the same keys."""
     for kind in ("jsonl", "parquet"):
         assert one(folder, row("<image>q", images=[{"path": "a.png", "max_pixels": None}]), kind) == ("", ["a.png"])
+
+
+UNREAD = {
+    "detail": "high", "crop": [0, 0, 5, 5], "cache_control": {"type": "ephemeral"}, "url": "a.png", "rotate": 0,
+    "do_resize": False, "image_url": {"url": "a.png", "detail": "low"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", UNREAD)
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize("where", ["part", "text", "in part", "column", "single"])
+def test_a_key_that_is_not_read_is_refused_by_name(folder, key, kind, where):
+    """Another reader would crop the image, or see it at another resolution."""
+    image = {"path": "a.png", key: UNREAD[key]}
+    if where in ("column", "single"):
+        record = row("<image>q", **({"images": [image]} if where == "column" else {"image": image}))
+    else:
+        parts = [{"type": "image", "image": "a.png" if where != "in part" else image}, {"type": "text", "text": "q"}]
+        parts[where == "text"] |= {key: UNREAD[key]} if where != "in part" else {}
+        record = row(prompt=[{"role": "user", "content": parts}])
+    reason, detail = one(folder, record, kind)
+    assert reason == "unread_key"
+    assert f" has {key}=" in detail
+    assert "remove it, and keep only" in detail
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ({"type": "text", "text": "q", "image": "b.png"}, "a part of type text has image='b.png'"),
+        ({"type": "image", "image": "a.png", "text": "Look."}, "a part of type image has text='Look.'"),
+        ({"type": "image", "image": "a.png", "path": "b.png"}, "a part of type image has path='b.png'"),
+    ],
+)
+def test_a_part_that_says_two_things_is_refused(folder, part, said):
+    content = [{"type": "image"}, part] if part["type"] == "text" else [part, {"type": "text", "text": "q"}]
+    reason, detail = one(folder, row(prompt=[{"role": "user", "content": content}], images=["a.png"]))
+    assert (reason, said in detail) == ("unread_key", True)
+
+
+def test_keys_of_an_evaluation_files_parts(folder):
+    image = {"type": "image", "image": "a.png"}
+    for part, reason in ((image | {"max_pixels": 784}, "image_limits"), (image | {"detail": "low"}, "unread_key")):
+        record = {"role": "user", "content": [part, {"type": "text", "text": "q"}], "ground_truth": "2"}
+        assert one(folder, record, "json")[0] == reason
+    image = {"type": "image", "url": "a.png", "image": None, "detail": None}
+    record = {"role": "user", "content": [image, {"type": "text", "text": "q"}], "ground_truth": "2"}
+    assert one(folder, record, "json") == ("", ["a.png"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("tool_calls", [{"function": {"name": "zoom"}}], "tools are not read; got tool_calls="),
+        ("reasoning_content", "Two buses.", "write it into the content"),
+        ("thinking", "Two.", "write it into the content"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_words_beside_the_content_of_a_message_are_refused(folder, key, value, said, kind):
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "2", key: value}, MESSAGES[0]]
+    reason, detail = one(folder, row(prompt=turns), kind)
+    assert (reason, said in detail) == ("prompt", True)
+    turns[1][key] = None
+    assert one(folder, row(prompt=turns), kind) == ("", [])
+    assert one(folder, row(tools=[{"name": "zoom"}]), kind)[0] == "prompt"
+    assert one(folder, row(tools="[]"), kind) == ("", [])
+
+
+def test_a_file_of_an_api_says_how_to_write_its_images(folder):
+    part = {"type": "image_url", "image_url": {"url": "a.png", "detail": "high"}}
+    reason, detail = one(folder, row(prompt=[{"role": "user", "content": [part]}]))
+    assert reason == "prompt"
+    assert "got 'image_url'; write {type: text, text: …} or {type: image, image: path or bytes}" in detail
