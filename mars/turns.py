@@ -71,7 +71,7 @@ class SharedMemory:
             self._held = "all"
 
     def to_host(self) -> None:
-        """The trainer is on the host, and the engine sleeps."""
+        """After this call the trainer is on the host, and the engine sleeps."""
         self.put_engine_to_sleep()
         self._offload()
 

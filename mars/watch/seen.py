@@ -146,6 +146,6 @@ def _config(path: Path) -> tuple[Any, Sequence[str]]:
 
 
 def _answers(path: Path) -> tuple[Sequence[Answer], int]:
-    """The answers of a file, and how many of its lines are none."""
+    """The answers in a file, and the number of its lines that are not answers."""
     file = read_answers(path)
     return file.answers, len(file.problems)

@@ -75,7 +75,10 @@ def round_size(prompts_per_step: int, invalid: float, max_factor: float) -> int:
 
 
 def invalid_share(rollouts: Sequence[PromptRollouts]) -> float:
-    """Share of the prompts whose multi responses all have the advantage 0, by the scores, those of anchors included."""
+    """Share of the prompts whose multi responses all have the advantage 0.
+
+    The advantages are computed from the scores; the pool includes the anchors' scores.
+    """
     rewards = PooledRewards.of_rollouts(rollouts)
     signal = has_signal(rewards.advantages(_PLAIN), rewards.prompt_index)
     return 1 - float(signal.double().mean())

@@ -29,7 +29,10 @@ class Memory:
 
 
 def memory_of_child() -> dict[str, Memory]:
-    """Memory of the run that is this process's only child, by the names of `named`; empty if the run has just ended."""
+    """Name of a process, as `named` gives it -> its memory. Of the run that is this process's only child.
+
+    Empty if the run has just ended.
+    """
     children = psutil.Process().children()
     if not children:
         return {}
