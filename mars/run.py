@@ -34,6 +34,7 @@ from mars.fit import fit, is_finished, last_step, restored
 from mars.hooks.load import specs_of_run, with_resolved_recipe
 from mars.inputs import Inputs, evaluation_plan, load_inputs, rewards_of
 from mars.job import POLICY_FOLDER, enter_run, record_attempt, stall_report, worker_report
+from mars.live_report.kept import report_kept
 from mars.output.files import write_atomically
 from mars.report.later_steps import remove_later_steps
 from mars.report.run_record import EVALUATION_FOLDER
@@ -90,7 +91,7 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
         tracker = build_tracker(config, inputs, last, start.logged_step, switched_off, processes.update)
         return tracker
 
-    with failures_logged(catalogue.events, run_dir):
+    with report_kept(run_dir, config.tracking, lock), failures_logged(catalogue.events, run_dir):
         processes = record_attempt(config, overrides, _record_functions(config), start, last, catalogue.events)
         report, attempt = worker_report(catalogue.events, processes), processes.folder
         scorer = build_scorer(config, processes.update)

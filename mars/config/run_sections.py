@@ -62,7 +62,8 @@ def is_colocated(placement: str, kind: str, device: str) -> bool:
     return placement == "colocated" or (placement == "auto" and kind == "local" and device == "cuda")
 
 
-TRACKERS = ("console", "wandb", "tensorboard", "swanlab", "mlflow")
+REPORT = "report"
+TRACKERS = ("console", REPORT, "wandb", "tensorboard", "swanlab", "mlflow")
 
 
 class TrackerConfig(Section):

@@ -25,6 +25,7 @@ from mars.data.pixels.images import DecodeImage, decode_image
 from mars.fit import last_step
 from mars.inputs import prompt_processor
 from mars.job import POLICY_FOLDER, enter_run, record_attempt, stall_report, worker_report
+from mars.live_report.kept import report_kept
 from mars.report.later_steps import remove_later_steps
 from mars.run_dir.activity import ActivityFile
 from mars.run_dir.lock import RunLock
@@ -95,7 +96,7 @@ def run(config: SftConfig, overrides: Sequence[str], lock: RunLock) -> None:
         tracker = MultiTracker(primary, copies, 0, 0, config.tracking.timeout_s, switched_off)
         return tracker
 
-    with failures_logged(catalogue.events, run_dir):
+    with report_kept(run_dir, config.tracking, lock), failures_logged(catalogue.events, run_dir):
         own = own_specs(config.tracking.to)
         functions = plugin.record(run_dir, {TRACKERS: own}) if own else {}
         processes = record_attempt(config, overrides, functions, start, last, catalogue.events)

@@ -55,6 +55,8 @@ def factories(
         match name:
             case "console":
                 made[name] = partial(ConsoleTracker, run.last_step, VisibleConsole(), done=run.resumed_step or 0)
+            case "report":
+                continue  # written by a process of its own (mars/live_report), which reads the run's files
             case "wandb":
                 mode = wandb_mode()
                 if mode != DISABLED:

@@ -67,6 +67,7 @@ MAY_IMPORT = {
     | {"watchdog", "weights"},
     "evaluation": READING - {"data.pixels"} | {"quarantine", "algorithms", "answers", "rewards", "rollout"},
     "report": READING | {"algorithms", "answers", "data.prompts", "tracking", "evaluation"},
+    "live_report": BASE | {"config", "data.pixels", "interrupts", "report", "run_dir", "tracking"},
     "watch": BASE | {"answers", "output", "report", "run_dir", "tracking"},
     "signals": BASE | {"actor", "hooks"},
     "step_parts": BASE
@@ -111,12 +112,13 @@ MAY_IMPORT = {
     | {"inputs", "rewards", "run_dir", "tracking"},
     "run": BASE
     | {"added_rows", "answers", "build", "checkpoint", "checks", "cluster", "interrupts", "tracking", "train"}
-    | {"config", "evaluation", "fit", "hooks", "inputs", "job", "output", "plugin", "report"}
+    | {"config", "evaluation", "fit", "hooks", "inputs", "job", "live_report", "output", "plugin", "report"}
     | {"rewards", "rollout", "run_dir", "step_parts", "step", "step_async", "watchdog"},
     "supervised": BASE
     | {"plugin"}
     | {"actor", "batching", "build", "checkpoint", "checks", "cluster", "config", "data.order", "data.pixels"}
-    | {"data.prompts", "data.rows", "faults", "fit", "inputs", "interrupts", "job", "output", "report", "run_dir"}
+    | {"data.prompts", "data.rows", "faults", "fit", "inputs", "interrupts", "job", "live_report", "output", "report"}
+    | {"run_dir"}
     | {"step_parts", "tracking", "train", "watchdog"},
     "sft": BASE | {"checkpoint", "cluster", "config", "interrupts", "job", "process", "run_dir", "supervised"},
     "main": BASE | {"checkpoint", "checks", "cluster", "config", "interrupts", "job", "process", "run", "run_dir"},
@@ -135,7 +137,19 @@ MAY_IMPORT = {
         "output",
         "process",
     }
-    | {"actor", "plugin", "report", "rewards", "run", "run_dir", "sft", "supervised", "tracking", "watch"},
+    | {
+        "actor",
+        "live_report",
+        "plugin",
+        "report",
+        "rewards",
+        "run",
+        "run_dir",
+        "sft",
+        "supervised",
+        "tracking",
+        "watch",
+    },
 }
 HEAVY = ("torch", "ray", "vllm", "transformers", "scipy", "pyarrow", "datasets", "matplotlib", "wandb")
 

@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from mars.cli.report import follow_run, report_run, standing
+from mars.cli.report import follow_run, report_run
 from mars.errors import DataError
+from mars.live_report.follow import standing
 from mars.run_dir.events import EVENTS_FILE, EventLog
 from mars.run_dir.lock import RunLock
 
@@ -42,7 +43,7 @@ def test_a_running_run_is_followed_to_its_end(tmp_path, capsys):
                 lock.release()
 
         follow_run(tmp_path, 7, wait)
-    again = "While mars report --follow writes this page anew, it loads itself again every 7 s."
+    again = "It is written anew as the run goes on, and loads itself again every 7 s."
     step_1, step_2 = (f"after step {step} of 2. State of the run: running. {again}" for step in (1, 2))
     assert looks == [False, (step_1, "7"), (step_2, "7"), (step_2, "7")]
     assert written(tmp_path) == ("after step 2 of 2. State of the run: finished.", None)
@@ -57,7 +58,7 @@ def test_a_page_that_is_written_once_says_so(tmp_path):
         lock.take()
         report_run(tmp_path)
     text, reload_s = written(tmp_path)
-    assert text.startswith("after step 1 of 9. State of the run: running. This page does not change by itself")
+    assert text.startswith("after step 1 of 9. State of the run: running. mars report RUN --follow keeps")
     assert reload_s is None
     report_run(tmp_path)
     assert written(tmp_path)[0] == "after step 1 of 9. State of the run: interrupted."

@@ -68,7 +68,7 @@ class Calls:
 
 
 def test_the_settings_know_the_same_names() -> None:
-    assert set(TRACKERS) == {"console", *named.PACKAGES}
+    assert set(TRACKERS) == {"console", "report", *named.PACKAGES}
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "swanlab", "mlflow"])

@@ -1,0 +1,64 @@
+"""Writes the report of a run anew whenever the run has written something, until the run ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mars.data.pixels.images import decode_image
+from mars.report.run_page import NothingToReport, Standing, write_report
+from mars.report.run_record import CONFIG_FILE, EVALUATION_FOLDER
+from mars.run_dir.events import EVENTS_FILE, read_events
+from mars.run_dir.lock import held_by
+from mars.run_dir.outcome import planned_step, state_of
+from mars.tracking.jsonl import METRICS_FILE
+from mars.tracking.rollouts import ROLLOUTS_FOLDER
+
+Signs = dict[str, tuple[int, int]]
+
+
+def follow(run_dir: Path, every: int, wait: Callable[[float], object], say: Callable[[str], object]) -> None:
+    """Write the report of a running run, and anew whenever its files have changed. Returns when the run has ended,
+    before the page says so.
+
+    every: seconds between two looks at the run; also how often the page loads itself again. A run that has not logged
+    anything yet is waited for. wait: lets so many seconds pass; what it raises ends this. say: gets one line for each
+    page.
+    """
+    shown: Signs | None = None
+    # The state is read before the files: what a run has written when it has ended is complete.
+    while (now := standing(run_dir, reload_s=every)) is not None and now.state == "running":
+        found = signs(run_dir)
+        if found != shown:
+            shown = found
+            try:
+                path = write_report(run_dir, None, decode_image, now)
+            except NothingToReport:
+                say(f"{run_dir}: the run has logged nothing yet")
+            else:
+                say(f"report: {path}")
+        wait(every)
+
+
+def standing(run_dir: Path, reload_s: int | None = None) -> Standing | None:
+    """How the run stands now; None if the folder has no record of a run. reload_s: used while the run is running."""
+    events, writer = read_events(run_dir), held_by(run_dir)
+    if writer is None and not events:
+        return None
+    state = state_of(events, writer)
+    return Standing(state, planned_step(events), reload_s if state == "running" else None)
+
+
+def signs(run_dir: Path) -> Signs:
+    """(time of the last change, size) of each file that a report shows."""
+    files = [run_dir / name for name in (METRICS_FILE, EVENTS_FILE, CONFIG_FILE)]
+    for folder in (EVALUATION_FOLDER, ROLLOUTS_FOLDER):
+        files += (run_dir / folder).glob("*.json*")
+    found: Signs = {}
+    for path in files:
+        try:
+            stat = path.stat()
+        except FileNotFoundError:  # not written yet, or removed by a run that has just resumed
+            continue
+        found[str(path)] = (stat.st_mtime_ns, stat.st_size)
+    return found

@@ -1,0 +1,87 @@
+"""Keeps a run's report up to date while the run runs, by a process beside it.
+
+driver ── starts ──> mars/live_report/program.py ── every minute, if RUN has changed ──> RUN/report.html
+driver ── closes the pipe, or dies ──> the last page, which says how the run has ended
+
+Drawing a page takes about a second of Python. In a thread of the driver it would hold the interpreter that long.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from mars import interrupts
+from mars.config.run_sections import REPORT, TrackerConfig
+from mars.run_dir.lock import RunLock
+
+logger = logging.getLogger(__name__)
+
+_PROGRAM = "mars.live_report.program"
+
+
+@contextmanager
+def report_kept(run_dir: Path, tracking: TrackerConfig, lock: RunLock) -> Iterator[None]:
+    """Keep <run_dir>/report.html up to date during the block, if `tracking.to` names the report.
+
+    At the end the lock of run_dir is released, so that the page tells how the run has ended, and the last page is
+    waited for: at most `tracking.timeout_s`, and not at all if the run ends early (`interrupts.reason`). Failures are
+    logged; they raise nothing.
+    """
+    process = ReportProcess.start(run_dir) if REPORT in tracking.to else None
+    try:
+        yield
+    finally:
+        if process is not None:
+            lock.release()
+            process.close(tracking.timeout_s if interrupts.reason() is None else 0.0)
+
+
+class ReportProcess:
+    """The process that writes the page of one run. errors: the file with what it says of a failure."""
+
+    def __init__(self, process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
+        self._process, self._errors = process, errors
+
+    @classmethod
+    def start(cls, run_dir: Path) -> ReportProcess | None:
+        """None, and a warning, if no process can be started."""
+        errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
+        try:
+            # A session of its own: Ctrl-C in the run's terminal does not reach it.
+            process = subprocess.Popen(
+                [sys.executable, "-m", _PROGRAM, str(run_dir.absolute())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,
+            )
+        except OSError as error:
+            logger.warning("report.html is not kept up to date: %s; `mars report` writes it", error)
+            return None
+        return cls(process, errors)
+
+    def close(self, timeout_s: float) -> None:
+        """Let it write the last page, and wait for that. It is not killed: it ends by itself, within seconds."""
+        assert self._process.stdin is not None
+        with suppress(OSError):  # it has ended
+            # Not only closed: a process that was forked and not executed may keep the pipe open.
+            os.write(self._process.stdin.fileno(), b"\n")
+        self._process.stdin.close()
+        try:
+            code = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            if timeout_s:
+                logger.warning("report.html: the last page takes more than %g s; the run does not wait", timeout_s)
+            return
+        if code:
+            self._errors.seek(0)
+            said = self._errors.read().decode(errors="replace").splitlines() or [f"exit code {code}"]
+            logger.warning("report.html is not up to date: %s; `mars report` writes it", said[-1])
