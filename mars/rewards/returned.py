@@ -18,8 +18,8 @@ def as_result(value: Any) -> RewardResult:
 
     - a number (int, float, NumPy's, an array or tensor without dimensions): the score; accuracy is the score clipped
       to [0, 1];
-    - a mapping with "score": the score; "accuracy" or "acc" is the accuracy (else as above), other numbers are parts,
-      everything else is ignored;
+    - a mapping with "score": the score; "accuracy" or, if that is none, "acc" is the accuracy (else as above), other
+      numbers are parts, everything else is ignored;
     - a RewardResult: itself, if its numbers are finite and its accuracy is in [0, 1].
 
     An accuracy and a part may be True or False, which count 1 and 0. A score that is Python's True or False is refused:
@@ -32,7 +32,7 @@ def as_result(value: Any) -> RewardResult:
         parts = {_part_name(key): _without_bool(number) for key, number in value.parts.items()}
     elif isinstance(value, Mapping) and "score" in value:
         score = value["score"]
-        accuracy = _without_bool(value.get("accuracy", value.get("acc")))
+        accuracy = _without_bool(next((value[key] for key in ("accuracy", "acc") if value.get(key) is not None), None))
         others = {_part_name(key): _without_bool(entry) for key, entry in value.items() if key != "score"}
         parts = {key: entry for key, entry in others.items() if _is_number(entry)}
     elif isinstance(value, Mapping):
@@ -71,11 +71,17 @@ def as_results(values: Any, count: int) -> list[RewardResult]:
 def _plain(value: Any) -> Any:
     """The number in a scalar of NumPy, or in an array or tensor without dimensions; any other value unchanged.
 
-    NumPy's True and False become 1.0 and 0.0. A masked value is none, although its `item()` is 0.0.
+    NumPy's True and False become 1.0 and 0.0. No numbers are a masked value, although its `item()` is 0.0, a date and a
+    duration of NumPy, although `item()` gives a number for some, and a tensor on the device "meta", which has no value.
     """
     if _shape(value) != () or not callable(getattr(value, "item", None)) or bool(getattr(value, "mask", False)):
         return value
-    number = value.item()
+    if _is_time(value):
+        return value
+    try:
+        number = value.item()
+    except (RuntimeError, ValueError):
+        return value
     return float(number) if isinstance(number, bool) else number
 
 
@@ -101,16 +107,29 @@ def _exact(text: str) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real | Decimal) and not isinstance(value, bool)
+    return isinstance(value, Real | Decimal) and not isinstance(value, bool) and not _is_time(value)
+
+
+def _is_time(value: Any) -> bool:
+    """Whether it is a date or a duration of NumPy; to Python, a duration is an integer."""
+    return getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M")
 
 
 def _not_finite(number: Any) -> str | None:
     if not _is_number(number):
-        remedy = "; return float(…) of it" if isinstance(number, bool) else ""
         shape = _shape(number)
         got = type(number).__name__ + (f" of shape {list(shape)}" if shape else f" {ascii(number)[:80]}")
-        return f"is not a number; got {got}{remedy}"
+        return f"is not a number; got {got}{_remedy(number, shape)}"
     try:
         return None if math.isfinite(number) else f"is not a finite number; got {number}"
     except OverflowError:
         return f"is not a finite number; got one of {type(number).__name__} beyond the range of float"
+    except ValueError:  # of a Decimal that signals
+        return f"is not a finite number; got {number}"
+
+
+def _remedy(value: Any, shape: tuple[Any, ...] | None) -> str:
+    if isinstance(value, bool | str | bytes):
+        return "; return float(…) of it"
+    has_one = all(side == 1 for side in shape) if shape else isinstance(value, list | tuple) and len(value) == 1
+    return "; return its only value" if has_one else ""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from enum import IntEnum
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,12 @@ ONES = [
     torch.tensor(True),
     torch.tensor(1.0, dtype=torch.bfloat16),
     torch.tensor(1.0, requires_grad=True),
+    (torch.tensor(0.5, requires_grad=True) * 2),
+    np.longdouble(1),
+    np.array(Fraction(1)),
     Decimal("1"),
+    Fraction(2, 2),
+    IntEnum("Grade", [("PASS", 1)]).PASS,
 ]
 
 
@@ -46,6 +53,32 @@ def test_scalars_of_numpy_and_torch_are_numbers_wherever_a_number_is_wanted(one:
     assert (numbers, set(map(type, numbers))) == ([1.0, 0.5], {float})
 
 
+@pytest.mark.parametrize("unit", ["generic", "s", "ns", "D"])
+@pytest.mark.parametrize("kind", [np.timedelta64, np.datetime64])
+def test_a_time_of_numpy_is_no_number(kind: Any, unit: str) -> None:
+    """Without a unit, and in nanoseconds, `item()` gives an integer."""
+    if unit == "generic":
+        value = np.timedelta64(1) if kind is np.timedelta64 else np.datetime64("NaT")
+    else:
+        value = kind(1, unit)
+    for one in (value, np.array(value)):
+        assert "score is not a number; got " in str(as_result(one).failed)
+        assert as_result({"score": 0.5, "seconds": one}) == RewardResult(0.5, 0.5, {})  # as any other field
+
+
+def test_an_accuracy_of_none_leaves_the_other_name() -> None:
+    assert as_result({"score": 1.0, "accuracy": None, "acc": 0.5}).accuracy == 0.5
+    assert as_result({"score": 1.0, "accuracy": 0.0, "acc": 0.5}) == RewardResult(
+        1.0, 0.0, {"accuracy": 0.0, "acc": 0.5}
+    )
+    assert as_result({"score": 0.25, "accuracy": None, "acc": None}).accuracy == 0.25
+
+
+def test_one_value_that_is_none_does_not_fail_the_list() -> None:
+    values = [1.0, torch.ones((), device="meta"), Decimal("sNaN"), np.timedelta64(1)]
+    assert [result.failed is None for result in as_results(values, 4)] == [True, False, False, False]
+
+
 def test_true_and_false_are_numbers_in_accuracies_and_parts() -> None:
     assert as_result({"score": 0.5, "acc": False, "exact": True}) == RewardResult(0.5, 0.0, {"acc": 0.0, "exact": 1.0})
     assert as_result(RewardResult(0.5, True, {"exact": True})) == RewardResult(0.5, 1.0, {"exact": 1.0})
@@ -55,9 +88,19 @@ def test_true_and_false_are_numbers_in_accuracies_and_parts() -> None:
     ("value", "reason"),
     [
         (True, "score is not a number; got bool True; return float(…) of it"),
-        (np.array([0.5]), "score is not a number; got ndarray of shape [1]"),
+        (np.array([0.5]), "score is not a number; got ndarray of shape [1]; return its only value"),
         (torch.ones(2, 1), "score is not a number; got Tensor of shape [2, 1]"),
-        (np.array("1"), "score is not a number; got str '1'"),
+        (np.array("1"), "score is not a number; got str '1'; return float(…) of it"),
+        ("0.5", "score is not a number; got str '0.5'; return float(…) of it"),
+        (b"1", "score is not a number; got bytes b'1'; return float(…) of it"),
+        (np.str_("1"), "score is not a number; got str '1'; return float(…) of it"),
+        ([1.0], "score is not a number; got list [1.0]; return its only value"),
+        (torch.ones(1, 1), "score is not a number; got Tensor of shape [1, 1]; return its only value"),
+        (None, "score is not a number; got NoneType None"),
+        (torch.ones((), device="meta"), "score is not a number; got Tensor tensor(..., device='meta', size=())"),
+        (np.array(None), "score is not a number; got NoneType None"),
+        (Decimal("sNaN"), "score is not a finite number; got sNaN"),
+        (Fraction(10**400), "score is not a finite number; got one of Fraction beyond the range of float"),
         (np.array(1j), "score is not a number; got complex 1j"),
         (torch.tensor(float("inf")), "score is not a finite number; got inf"),
         (np.array(np.nan), "score is not a finite number; got nan"),
