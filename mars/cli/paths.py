@@ -47,3 +47,11 @@ def _text(text: str) -> str:
 
 
 RunDir = Annotated[Path, path_argument(metavar="RUN", help="Folder of a run (run.dir).", autocompletion=complete_run)]
+RunDirs = Annotated[
+    list[Path],
+    path_argument(
+        metavar="RUN...",
+        help="Folders of runs (run.dir); the others are compared with the first.",
+        autocompletion=complete_run,
+    ),
+]

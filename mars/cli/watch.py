@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mars import interrupts
-from mars.cli.runs import checked_run
+from mars.cli.run_facts import checked_run
 from mars.output.console import VisibleConsole
 from mars.watch.follow import ending, follow, show_once
 from mars.watch.seen import RunReader

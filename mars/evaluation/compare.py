@@ -12,7 +12,7 @@ from mars.evaluation.score import Scored
 from mars.evaluation.summary import EvalRecord, bounds, highest_value, mean_interval, prompt_values
 from mars.evaluation.tables import cell, quantity_label
 from mars.output.text import visible
-from mars.rewards.built_in import BUILT_IN, metric_of
+from mars.rewards.built_in import BUILT_IN
 from mars.rewards.contract import ScorerName
 
 if TYPE_CHECKING:
@@ -21,16 +21,18 @@ if TYPE_CHECKING:
 METHOD = "mean of the differences question by question, with a Student's t interval over the questions"
 
 
-def compare(files: Sequence[Scored], threshold: float) -> dict[str, Any]:
+def compare(files: Sequence[Scored], threshold: float | None) -> dict[str, Any]:
     """Every quantity of every file over the questions that all files answer, and its difference from the first file.
 
-    files: all scored as the same task.
+    files: all scored with the same rewards.
 
     Returns {"task", "metric", "method", "n" (common questions), "files": [{"name", "results", "model", "n",
     "left_out"}], "rows": [{"quantity", "scorer", "values": one per file, "differences": one per file, the first
     None}]}. Values and differences are {"mean", "low", "high", "n"} with 95 % intervals, or None where a file lacks
     the quantity. A difference is paired: the mean of the differences of all questions for which both files have the
     quantity.
+
+    "metric" is that of the records; "scorer" is strict, and also compat where every record has that scorer's value.
 
     Raises DataError if no question is in all files, or if two files have different truths for one question.
 
@@ -39,10 +41,10 @@ def compare(files: Sequence[Scored], threshold: float) -> dict[str, Any]:
     common = _common_questions(files)
     names = _names([scored.results for scored in files])
     task = files[0].task
-    rows = [row for scorer in ("strict", "compat") for row in _rows(files, common, threshold, scorer)]
+    rows = [row for scorer in _scorers(files) for row in _rows(files, common, threshold, scorer)]
     return {
         "task": task,
-        "metric": metric_of(task),
+        "metric": ", ".join(sorted({record.metric for scored in files for record in scored.records})),
         "method": METHOD,
         "n": len(common),
         "files": [
@@ -71,7 +73,7 @@ def comparison_table(comparison: Mapping[str, Any], threshold: float) -> Table:
     table = Table(title=Text(title), title_justify="left")
     table.add_column("")
     reward = BUILT_IN[comparison["task"]]
-    first, *others = _marks(comparison)
+    first, *others = marks(len(comparison["files"]))
     table.add_column(first, justify="right")
     for mark in others:
         table.add_column(mark, justify="right")
@@ -93,19 +95,23 @@ def legend(comparison: Mapping[str, Any]) -> list[str]:
     differences were computed."""
     lines = [
         f"{mark}: {file['name']}, model {file['model']}, {file['n']} questions, {file['left_out']} of them left out"
-        for mark, file in zip(_marks(comparison), comparison["files"], strict=True)
+        for mark, file in zip(marks(len(comparison["files"])), comparison["files"], strict=True)
     ]
     return [*map(visible, lines), f"differences: {comparison['method']}"]
 
 
-def _marks(comparison: Mapping[str, Any]) -> list[str]:
-    """The files' names in the table: A to Z, then 27, 28 ..."""
-    number = len(comparison["files"])
+def marks(number: int) -> list[str]:
+    """Short names of what is compared: A to Z, then 27, 28 ..."""
     return [*ascii_uppercase, *map(str, range(27, number + 1))][:number]
 
 
+def _scorers(files: Sequence[Scored]) -> tuple[ScorerName, ...]:
+    both = all(record.compat is not None for scored in files for record in scored.records)
+    return ("strict", "compat") if both else ("strict",)
+
+
 def _rows(
-    files: Sequence[Scored], common: frozenset[str], threshold: float, scorer: ScorerName
+    files: Sequence[Scored], common: frozenset[str], threshold: float | None, scorer: ScorerName
 ) -> list[dict[str, Any]]:
     records: list[list[EvalRecord]] = [
         [record for record in scored.records if record.prompt_id in common] for scored in files

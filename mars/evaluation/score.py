@@ -63,8 +63,11 @@ def score_results(results: Results, task: Task, frames: Frames | None) -> Scored
     return Scored(results, task, scored, [record_of(answer, task) for answer in scored])
 
 
-def record_of(answer: Answer, function: str) -> EvalRecord:
-    """The record for `summarize` of an answer that the reward `function` scored."""
+def record_of(answer: Answer, function: str, *, with_compat: bool = True) -> EvalRecord:
+    """The record for `summarize` of an answer that the reward `function` scored.
+
+    with_compat: also score it with the compat scorer, if `function` has one.
+    """
     reward = _reward_of(answer)
     return EvalRecord(
         answer.prompt_id,
@@ -72,7 +75,7 @@ def record_of(answer: Answer, function: str) -> EvalRecord:
         answer.view,
         reward.accuracy,
         failed=reward.failed is not None,
-        compat=compat_score(function, answer.reward_input, reward),
+        compat=compat_score(function, answer.reward_input, reward) if with_compat else None,
         metric=metric_of(function),
     )
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mars.output.fonts import drawable, families
 from mars.output.text import shorten
+from mars.report.choice import evenly
 from mars.tracking.timer import STAGES, overlapping_stages
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ _MAX_BARS = 100
 _WIDTH, _HEIGHT = 4.6, 2.9  # inches: letters of 9 points can be read where a figure is as wide as a phone
 _LABEL_CHARACTERS = 60
 _LINE_CHARACTERS = 68  # of a line of the legend
-_MAX_LINES = 12  # of a figure: more could not be told apart
+MAX_LINES = 12  # of a figure: more could not be told apart
+_MAX_POINTS = 400  # of a run's line among those of other runs: more cannot be seen, and take room on the page
+_MARKED = 20  # lines of runs with at most so many points show where they are, such as evaluations
 _LARGEST = 1e100  # of a drawn value: axes overflow near the largest float, and cannot show NaN and infinity
 _ANCHOR = re.compile(r"mars/anchor/(.+)/mean")
 
@@ -46,9 +49,9 @@ class Figure:
 
 def draw_figures(rows: Rows) -> list[Figure]:
     """Every figure for which the rows of metrics.jsonl have values."""
-    multi = _series(rows, "critic/score/mean")
-    anchors = {key: _series(rows, f"mars/anchor/{key}/mean") for key in _anchor_names(rows)}
-    gains = {"over the mean of the sources": _series(rows, "mars/gain/mean")}
+    multi = series_of(rows, "critic/score/mean")
+    anchors = {key: series_of(rows, f"mars/anchor/{key}/mean") for key in _anchor_names(rows)}
+    gains = {"over the mean of the sources": series_of(rows, "mars/gain/mean")}
     gains |= {f"over {name}": _difference(multi, anchor) for name, anchor in anchors.items()}
     lines = [
         (
@@ -59,11 +62,11 @@ def draw_figures(rows: Rows) -> list[Figure]:
         ("Gain: reward of the multi rollouts minus reward of the anchors.", gains, "difference of scores"),
         (
             "Response length.",
-            {name: _series(rows, f"response_length/{name}") for name in ("mean", "max")},
+            {name: series_of(rows, f"response_length/{name}") for name in ("mean", "max")},
             "tokens",
         ),
     ]
-    figures = [_lines(caption, series, unit) for caption, series, unit in lines if any(series.values())]
+    figures = [lines_figure(caption, series, unit) for caption, series, unit in lines if any(series.values())]
     stages = [*STAGES, "driver"]
     if any(f"timing_s/{stage}" in row for row in rows for stage in stages):
         described = f"Stacked bars, one colour for each stage, over steps {rows[0]['step']} to {rows[-1]['step']}."
@@ -78,7 +81,7 @@ def _anchor_names(rows: Rows) -> list[str]:
     return sorted({match[1] for row in rows for key in row if (match := _ANCHOR.fullmatch(key))})
 
 
-def _series(rows: Rows, key: str) -> Series:
+def series_of(rows: Rows, key: str) -> Series:
     """(step, value) of the rows that have a value that can be drawn."""
     found = ((row["step"], row[key]) for row in rows if isinstance(row.get(key), int | float))
     return [(step, float(value)) for step, value in found if abs(value) <= _LARGEST]
@@ -89,33 +92,44 @@ def _difference(left: Series, right: Series) -> Series:
     return [(step, value - subtrahend[step]) for step, value in left if step in subtrahend]
 
 
-def _trailing_means(values: Sequence[float], window: int) -> list[float]:
-    parts = [values[max(0, end - window) : end] for end in range(1, len(values) + 1)]
-    return [sum(part) / len(part) for part in parts]
+def _trailing_means(series: Series, window: int) -> Series:
+    """The series with each value replaced by the mean of the last `window` ones."""
+    parts = [(step, series[max(0, place + 1 - window) : place + 1]) for place, (step, _) in enumerate(series)]
+    return [(step, sum(value for _, value in part) / len(part)) for step, part in parts]
 
 
-def _lines(caption: str, lines: Mapping[str, Series], unit: str) -> Figure:
-    """A figure of the first lines, with a caption that says how many are left out."""
-    found = {name: series for name, series in lines.items() if series}
-    shown = dict(list(found.items())[:_MAX_LINES])
+def lines_figure(caption: str, lines: Mapping[str, Series], unit: str, *, of_runs: bool = False) -> Figure:
+    """A figure of the first lines that have values, with a caption that says how many are left out.
+
+    The place of a line in `lines` decides its colour and style. of_runs: the lines are those of several runs, so the
+    raw values behind them are not drawn, and few points are marked.
+    """
+    found = {name: (place, series) for place, (name, series) in enumerate(lines.items()) if series}
+    places = {name: place for name, (place, _) in list(found.items())[:MAX_LINES]}
+    shown = {name: found[name][1] for name in places}
     left_out = len(found) - len(shown)
     more = f" {left_out} more lines are not drawn; metrics.jsonl has their values." if left_out else ""
     steps = [step for series in shown.values() for step, _ in series]
     last = "; ".join(f"{name} {series[-1][1]:.3g}" for name, series in shown.items())
     described = f"Lines over steps {min(steps)} to {max(steps)}, in {unit}. Last values: {last}."
-    return Figure(caption + more, described, _line_figure(shown, unit))
+    return Figure(caption + more, described, _line_figure(shown, places, unit, of_runs))
 
 
-def _line_figure(lines: Mapping[str, Series], unit: str) -> bytes:
+def _line_figure(lines: Mapping[str, Series], places: Mapping[str, int], unit: str, of_runs: bool) -> bytes:
+    longest = max(map(len, lines.values()))  # one window for all lines: with a shorter one, a line is less steady
+
     def draw(axes: Axes) -> None:
-        for index, (name, series) in enumerate(lines.items()):
-            steps, values = zip(*series, strict=True)
-            colour, style = _COLOURS[index % len(_COLOURS)], _STYLES[index % len(_STYLES)]
-            if len(values) >= _SMOOTH_FROM:
-                axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-                values = _trailing_means(values, len(values) // 20)
-            marker = "o" if len(values) == 1 else None
-            axes.plot(steps, values, color=colour, linestyle=style, marker=marker, label=_label(name))
+        for name, series in lines.items():
+            colour, style = _COLOURS[places[name] % len(_COLOURS)], _STYLES[places[name] % len(_STYLES)]
+            if longest >= _SMOOTH_FROM:
+                if not of_runs:
+                    axes.plot(*zip(*series, strict=True), color=colour, alpha=0.25, linewidth=0.8)
+                series = _trailing_means(series, longest // 20)
+            if of_runs:
+                series = evenly(series, _MAX_POINTS)
+            marker = "o" if len(series) <= (_MARKED if of_runs else 1) else None
+            line = {"color": colour, "linestyle": style, "marker": marker, "markersize": 4, "label": _label(name)}
+            axes.plot(*zip(*series, strict=True), **line)
         if unit.startswith("difference"):
             axes.axhline(0, color="#888888", linewidth=0.8)
         axes.set_ylabel(unit)
@@ -131,7 +145,7 @@ def _stage_figure(rows: Rows, stages: Sequence[str]) -> bytes:
     def draw(axes: Axes) -> None:
         bottom = [0.0] * len(bins)
         for index, stage in enumerate(stages):
-            heights = [sum(value for _, value in _series(part, f"timing_s/{stage}")) / len(part) for part in bins]
+            heights = [sum(value for _, value in series_of(part, f"timing_s/{stage}")) / len(part) for part in bins]
             if any(heights):
                 steps = [part[0]["step"] + (size - 1) / 2 for part in bins]
                 axes.bar(steps, heights, 0.9 * size, bottom=bottom, color=_STAGE_COLOURS[index], label=_label(stage))

@@ -85,7 +85,7 @@ def test_a_cut_or_long_line_is_a_problem(text):
 def test_an_example_of_no_command_is_refused():
     with pytest.raises(AssertionError, match="no example"):
         example_of("Options:\n  --help\n")
-    for line in ("mars runs ls --jsn", "mars runs show", "mars runs diff a b c", "mars data synth out --seed x"):
+    for line in ("mars runs ls --jsn", "mars runs show", "mars runs show a b", "mars data synth out --seed x"):
         words = shlex.split(line)
         path = tuple(words[1:3])
         with pytest.raises(Exception, match=r"(?i)no such option|missing|unexpected|valid"):
