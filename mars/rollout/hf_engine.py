@@ -133,7 +133,10 @@ class HfEngine:
         self._buffers.take(self._model.buffers())
 
     def wake(self) -> None:
-        """There is no KV cache between two calls of `generate`."""
+        """Gets no memory back: this engine has no KV cache between two calls of `generate`.
+
+        Raises RuntimeError if no weights were loaded since `sleep`.
+        """
         if self._state == "asleep":
             raise RuntimeError("the engine has no weights since it slept")
         self._state = "awake"

@@ -87,7 +87,7 @@ def invalid_share(rollouts: Sequence[PromptRollouts]) -> float:
 class CurriculumSampling:
     """Draws prompts by a moving average of each one's share of right responses.
 
-    Rounds have more prompts the higher the moving average of the share of prompts without signal is.
+    The more prompts have given no signal (a moving average of their share), the more prompts a round has.
     """
 
     def __init__(self, setup: SamplerSetup, settings: Settings) -> None:

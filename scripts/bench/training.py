@@ -68,7 +68,9 @@ def job_overrides(job: Job) -> list[str]:
 
 
 def run_job(job: Job, after_step: Callable[[int], None] = lambda _: None) -> Done:
-    """Run `python -m mars.main` to its end. A step ends when its row is in metrics.jsonl.
+    """Run `python -m mars.main` to its end, or kill it after its last step (`kill_after_last_step`).
+
+    A step ends when its row is in metrics.jsonl.
 
     after_step: called with the number of finished steps each time it grows, while the next step runs.
     Raises ContenderFailed, also if a step had no gradient.

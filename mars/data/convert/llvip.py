@@ -32,7 +32,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 @dataclass(frozen=True)
 class LlvipOptions:
-    """question: the prompt's text after the two markers. The template adds how to answer (data.template).
+    """question: the prompt's text after the two image placeholders. The template adds how to answer (data.template).
 
     keep_empty: scenes without a person are rows too (truth []); else they are left out.
     splits: None converts all splits that are there.
