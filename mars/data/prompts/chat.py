@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any
 
@@ -11,11 +11,12 @@ import numpy as np
 
 from mars.data.prompts.chat_template import (
     check_opening,
+    check_texts,
     refuse_lost_images,
     render,
-    try_template,
     without_opening,
 )
+from mars.data.prompts.template_trial import try_template
 from mars.data.prompts.token_rules import token_rules, with_turn_end
 from mars.data.prompts.tokenizer import has_file, load_tokenizer, read_json
 from mars.errors import DataError, SetupError
@@ -26,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 CACHED_PROMPTS = 4096
 """The cache of prompt ids has room for at least this many views. Each view takes 1 kB or more."""
+
+
+_BYTE_ORDER_MARK = "\ufeff"  # of a file that an editor of Windows saved; it would begin every prompt
 
 
 class MissingOpening(DataError):
@@ -39,6 +43,7 @@ class PromptEncoder:
     opening: the beginning of every response that the prompt holds already: "<think>" and a line break for a thinking
         model whose generation prompt ends with it, "" for others. It is part of the text of a response, but not of its
         tokens.
+    parts_only: roles whose texts the chat template takes only as lists of parts (`roles_of_parts`).
     """
 
     def __init__(
@@ -48,8 +53,10 @@ class PromptEncoder:
         template_arguments: Mapping[str, Any],
         cached_prompts: int = CACHED_PROMPTS,
         opening: str = "",
+        parts_only: Collection[str] = (),
     ) -> None:
         self.opening = opening
+        self._parts_only = parts_only
         self._tokenizer = tokenizer
         self._rules = rules
         self._template_arguments = template_arguments
@@ -73,7 +80,7 @@ class PromptEncoder:
         arguments = {} if family is None else family.template_arguments
         written = try_template(tokenizer, model_path, arguments)
         rules = with_turn_end(rules, tokenizer, written.after_response)
-        return cls(tokenizer, rules, arguments, cached_prompts, written.opening)
+        return cls(tokenizer, rules, arguments, cached_prompts, written.opening, written.parts_only)
 
     def token_rules(self) -> TokenRules:
         """The ids of images, end of sequence and padding, and the ids that may never be sampled."""
@@ -120,7 +127,10 @@ class PromptEncoder:
             self._check_plain(
                 message.text.replace(IMAGE_MARKER, ""), message.role
             )  # without markers, because views join the texts around them
-        turns = [{"role": message.role, "content": _content(message.text)} for message in messages]
+        turns = [
+            {"role": message.role, "content": _content(message.text, message.role in self._parts_only)}
+            for message in messages
+        ]
         rendered = render(self._tokenizer, turns, self._template_arguments)
         check_opening(self._tokenizer, rendered, self.opening)
         ids = tuple(self._tokenizer(rendered, add_special_tokens=False)["input_ids"])
@@ -129,6 +139,7 @@ class PromptEncoder:
             refuse_lost_images(self._tokenizer, turns, placeholders, num_images)
         if placeholders != num_images:
             raise DataError(f"the prompt has {placeholders} image placeholders for {num_images} images")
+        check_texts(self._tokenizer, rendered, turns)
         return ids
 
     def _check_plain_uncached(self, text: str, where: str) -> None:
@@ -153,7 +164,7 @@ def chat_template(tokenizer: Any, model_path: str) -> Any:
         template = template if own is None else own
     if template is None:
         raise SetupError(f"model.path: no chat template; got {model_path}; use an instruction-tuned model")
-    return template
+    return template.removeprefix(_BYTE_ORDER_MARK) if isinstance(template, str) else template
 
 
 @cache
@@ -194,10 +205,10 @@ def prompt_length(prompt_token_ids: Sequence[int], tokens_per_image: Sequence[in
     return len(prompt_token_ids) - len(tokens_per_image) + sum(tokens_per_image)
 
 
-def _content(text: str) -> str | list[dict[str, str]]:
-    """Text with markers as the content list a chat template takes; text without markers as it is."""
+def _content(text: str, as_parts: bool) -> str | list[dict[str, str]]:
+    """The content that a chat template takes: text without markers as it is or as one part, other text as parts."""
     pieces = text.split(IMAGE_MARKER)
-    if len(pieces) == 1:
+    if len(pieces) == 1 and not as_parts:
         return text
     content: list[dict[str, str]] = []
     for i, piece in enumerate(pieces):

@@ -1,44 +1,14 @@
-"""Render a model's chat template, which is a program that comes with the model.
-
-transformers runs it in jinja's sandbox, which keeps it away from the interpreter but lets it loop for ever or fill the
-memory. So each template is first rendered in a process that can be killed.
-"""
+"""Render a model's chat template, which is a program that comes with the model, and check what it wrote."""
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import lru_cache
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
 
 from mars.errors import SetupError
 
-_DEADLINE_S = 10.0  # a real template takes milliseconds; the rest is for a busy machine
-_MEMORY_BYTES = 2**30  # beyond what the process has when it starts
 _OPEN, _CLOSE = "<think>", "</think>"
-_IMAGE = {"type": "image"}
-_TEXT = {"type": "text", "text": "Is there a bus?"}
-_RESPONSE = "The bus is red."
-
-Turns = list[Mapping[str, Any]]
-
-# What rows can hold. Some templates refuse a system message, or want one, or refuse turns after the first: then rows
-# that they refuse cannot be used. One of these must be rendered without an error.
-_CONVERSATIONS: tuple[Turns, ...] = (
-    [{"role": "user", "content": [_IMAGE, _TEXT]}],
-    [{"role": "user", "content": "Is there a bus?"}],
-    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [_IMAGE, _IMAGE, _IMAGE, _TEXT]}],
-    [
-        {"role": "user", "content": [_TEXT, _IMAGE]},
-        {"role": "assistant", "content": "yes"},
-        {"role": "user", "content": "And a car?"},
-    ],
-)
 
 
 class TemplateFailure(SetupError):
@@ -56,7 +26,7 @@ def render(tokenizer: Any, turns: Sequence[Mapping[str, Any]], arguments: Mappin
     except Exception as error:
         roles = ", ".join(str(turn["role"]) for turn in turns)
         raise TemplateFailure(
-            f"model.path: {_template_file(tokenizer.name_or_path)}: {_failure(error)} for a conversation of {roles}; "
+            f"model.path: {template_file(tokenizer.name_or_path)}: {failure_of(error)} for a conversation of {roles}; "
             "use a model whose template takes these messages, or correct the file"
         ) from error
 
@@ -65,7 +35,7 @@ def refuse_lost_images(tokenizer: Any, turns: Sequence[Mapping[str, Any]], made:
     """Always raises TemplateFailure. For the caller that has found that numbers of placeholders and images differ."""
     roles = ", ".join(str(turn["role"]) for turn in turns)
     raise TemplateFailure(
-        f"model.path: {_template_file(tokenizer.name_or_path)}: the chat template makes {made} image placeholders of "
+        f"model.path: {template_file(tokenizer.name_or_path)}: the chat template makes {made} image placeholders of "
         f"{given} images in a conversation of {roles}; use the template of a vision-language model"
     )
 
@@ -90,7 +60,7 @@ def check_opening(tokenizer: Any, rendered: str, opening: str) -> None:
     """
     if not rendered.endswith(opening) or (not opening and rendered.rstrip().endswith(_OPEN)):
         raise TemplateFailure(
-            f"model.path: {_template_file(tokenizer.name_or_path)}: the chat template ends some prompts with {_OPEN} "
+            f"model.path: {template_file(tokenizer.name_or_path)}: the chat template ends some prompts with {_OPEN} "
             "and others not; use a model whose template always does the same, or correct the file"
         )
 
@@ -108,122 +78,37 @@ def without_opening(response: str, opening: str) -> str | None:
     return start[len(opening.rstrip()) :].lstrip() if start.startswith(opening.rstrip()) else None
 
 
-@dataclass(frozen=True)
-class WrittenByTemplate:
-    """opening: of responses, see `opening_of`. after_response: see `text_after_response`."""
+def check_texts(tokenizer: Any, rendered: str, turns: Sequence[Mapping[str, Any]]) -> None:
+    """Raises TemplateFailure if a text of the turns is not in `rendered`, their conversation.
 
-    opening: str
-    after_response: str
-
-
-def try_template(tokenizer: Any, model_path: str, arguments: Mapping[str, Any]) -> WrittenByTemplate:
-    """Render some conversations in a separate process, and return what the template writes around responses.
-
-    Raises SetupError if all conversations fail, if rendering needs too much memory, or if the process ends or takes too
-    long before it has answered.
+    White space around a text may be missing, and so may the thought of an earlier response.
     """
-    template = tokenizer.chat_template
-    key = repr(sorted(template.items())) if isinstance(template, dict) else str(template)
-    return _try_once(_Template(key, model_path, tokenizer, arguments))
-
-
-class _Template:
-    """A template to be tried, equal to others with the same text and file."""
-
-    def __init__(self, text: str, model_path: str, tokenizer: Any, arguments: Mapping[str, Any]) -> None:
-        self.identity, self.model_path = (text, model_path), model_path
-        self.tokenizer, self.arguments = tokenizer, arguments
-
-    def __hash__(self) -> int:
-        return hash(self.identity)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Template) and self.identity == other.identity
-
-
-@lru_cache(maxsize=8)
-def _try_once(template: _Template) -> WrittenByTemplate:
-    file = _template_file(template.model_path)
-    # Forked, because a new interpreter would need a second to import the tokenizer. The child renders and ends: it
-    # takes no lock of a thread of this process and starts none.
-    context = multiprocessing.get_context("fork")
-    ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_render_all, args=(template.tokenizer, template.arguments, theirs), daemon=True)
-    child.start()
-    theirs.close()
-    try:
-        if not ours.poll(_DEADLINE_S):
-            raise SetupError(
-                f"model.path: {file}: the chat template was not rendered within {_DEADLINE_S:g} s; "
-                "it may loop for ever; correct it, or download the file again"
+    for turn in turns:
+        if any(text not in rendered for text in _texts(turn)):
+            roles = ", ".join(str(turn["role"]) for turn in turns)
+            raise TemplateFailure(
+                f"model.path: {template_file(tokenizer.name_or_path)}: the chat template leaves out the text of the "
+                f"{turn['role']} message in a conversation of {roles}; use a model whose template takes these "
+                "messages, or correct the file"
             )
-        try:
-            failure, written = ours.recv()
-        except EOFError:
-            child.join()
-            raise SetupError(
-                f"model.path: {file}: the chat template ended the process that rendered it "
-                f"(exit code {child.exitcode}); correct it, or download the file again"
-            ) from None
-        if failure:
-            raise SetupError(f"model.path: {file}: {failure}; correct it, or download the file again")
-        return written
-    finally:
-        ours.close()
-        child.kill()
-        child.join()
 
 
-def _render_all(tokenizer: Any, arguments: Mapping[str, Any], connection: Connection) -> None:
-    """Runs in the child. Sends why the template fails, or None, and what it writes around responses.
-
-    It fails if it takes none of the conversations, or lacks memory. All must end within `_DEADLINE_S` seconds, or the
-    parent kills the child.
-    """
-    with suppress(OSError, ValueError):  # a system without /proc, or a lower limit
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        limit = pages * resource.getpagesize() + _MEMORY_BYTES
-        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    errors: list[Exception] = []
-    openings: list[str] = []
-    for turns in _CONVERSATIONS:
-        try:
-            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **arguments)
-            openings.append(opening_of(text.rpartition("?")[2]))  # behind the question that ends each conversation
-        except Exception as error:  # noqa: BLE001 - a template can raise anything
-            errors.append(error)
-            if isinstance(error, MemoryError):
-                break
-    fails = len(errors) == len(_CONVERSATIONS) or isinstance(next(reversed(errors), None), MemoryError)
-    if fails:
-        connection.send((_failure(errors[0]), None))
-    else:
-        connection.send((None, WrittenByTemplate(openings[0], text_after_response(tokenizer, arguments))))
+def _texts(turn: Mapping[str, Any]) -> list[str]:
+    content = turn["content"]
+    texts = [content] if isinstance(content, str) else [part["text"] for part in content if "text" in part]
+    if turn["role"] == "assistant":
+        texts = [text.rpartition(_CLOSE)[2] for text in texts]
+    return [text.strip() for text in texts]
 
 
-def text_after_response(tokenizer: Any, arguments: Mapping[str, Any]) -> str:
-    """What the chat template writes after the assistant's last text; "" if it refuses, changes or omits that text.
-
-    Example: "<|im_end|>\\n" for the templates of Qwen.
-    """
-    question, response = _TEXT["text"], {"type": "text", "text": _RESPONSE}
-    # Some templates take only texts, or only lists.
-    for asked, answered in (([_TEXT], _RESPONSE), ([_TEXT], [response]), (question, _RESPONSE)):
-        turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
-        with suppress(Exception):
-            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=False, **arguments)
-            if _RESPONSE in text:
-                return text.rpartition(_RESPONSE)[2]
-    return ""
-
-
-def _failure(error: Exception) -> str:
+def failure_of(error: Exception) -> str:
+    """What a template raised, in one line."""
     where = getattr(error, "lineno", None)
     line = f" in line {where}" if isinstance(where, int) else ""
-    return f"the chat template fails{line} with {type(error).__name__}: {error}"
+    return f"the chat template fails{line} with {type(error).__name__}: {' '.join(str(error).split()):.300}"
 
 
-def _template_file(model_path: str) -> str:
+def template_file(model_path: str) -> str:
     """The file that holds the template, as transformers looks for it."""
     for name in ("chat_template.jinja", "chat_template.json"):
         if (Path(model_path) / name).is_file():

@@ -55,6 +55,7 @@ def load_tokenizer(model_path: str, trust_remote_code: bool) -> Any:
     except Exception as error:
         for name in ("tokenizer.json", "vocab.json", "special_tokens_map.json", "added_tokens.json"):
             read_json(model_path, name)  # raises for the file that is broken
+        _check_text(model_path, "chat_template.jinja")
         folder = Path(model_path)
         is_no_model = folder.is_dir() and not (folder / "config.json").is_file()
         why = "the folder has no config.json" if is_no_model else f"{type(error).__name__}: {error}"
@@ -103,6 +104,18 @@ def _file(model_path: str, name: str) -> Path | None:
     if path is None and name == "config.json" and not Path(model_path).is_dir():
         raise no_model(model_path)
     return Path(path) if path else None
+
+
+def _check_text(model_path: str, name: str) -> None:
+    """Raises SetupError if the model has such a file, and it is not a text in UTF-8."""
+    path = _file(model_path, name)
+    try:
+        if path is not None:
+            read_regular(path, MAX_BYTES).decode()
+    except (OSError, ValueError) as error:
+        raise SetupError(
+            f"model.path: {path}: not a readable text file in UTF-8: {error}; download it again"
+        ) from error
 
 
 def no_model(model_path: str) -> SetupError:

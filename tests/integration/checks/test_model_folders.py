@@ -12,7 +12,7 @@ import pytest
 
 from mars.checks.model import check_context, check_model, model_check
 from mars.checks.weights import read_headers
-from mars.data.prompts import chat_template
+from mars.data.prompts import template_trial
 from mars.data.prompts.budget import ImageBudget
 from mars.data.prompts.chat import PromptEncoder
 from mars.errors import ConfigError, SetupError
@@ -315,11 +315,48 @@ def test_chat_templates_that_fail(broken):
         "class": template("{{ ''.__class__.__mro__ }}", "SecurityError"),
         "memory": template("{{ 'a' * 10 ** 12 }}", "MemoryError"),
         "type": template("{{ messages + 1 }}", "TypeError"),
+        "no prompt": template(chatml(MESSAGE, ""), "writes '<|im_start|>assistant' before a response, but not at the"),
+        "latin": (text("chat_template.jinja", b"{{ messages }}\xff"), "chat_template.jinja: not a readable text"),
     })  # fmt: skip
 
 
+MESSAGE = "{{ m.content if m.content is string else m.content[-1].text }}"
+
+
+def chatml(message: str, prompt: str = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}") -> str:
+    turn = "<|im_start|>{{ m.role }}\n" + message + "<|im_end|>\n"
+    return "{% for m in messages %}" + turn + "{% endfor %}" + prompt
+
+
+def test_templates_that_go_through_the_parts_of_a_message_get_parts(broken, tiny):
+    """Such a template finds no part in a plain text: without an error, the model would get no system message."""
+    parts = "{% for p in m.content %}{{ p.text if p.type == 'text' }}{% endfor %}"
+    messages = (Message("system", "Be brief."), Message("user", "Is there a bus?"))
+    wanted = PromptEncoder.from_pretrained(str(tiny)).encode(messages, 0)
+    found = PromptEncoder.from_pretrained(str(broken("parts", text("chat_template.jinja", chatml(parts)))))
+    assert found.encode(messages, 0) == wanted
+    by_role = "{% if m.role == 'system' %}{{ m.content }}{% else %}" + parts + "{% endif %}"
+    found = PromptEncoder.from_pretrained(str(broken("by role", text("chat_template.jinja", chatml(by_role)))))
+    assert found.encode(messages, 0) == wanted
+
+
+def test_a_template_that_leaves_out_a_text_is_named_when_a_row_has_it(broken):
+    without = chatml(MESSAGE).replace("in messages", "in messages if m.role != 'system'")
+    encoder = PromptEncoder.from_pretrained(str(broken("without", text("chat_template.jinja", without))))
+    assert encoder.encode((Message("user", "Is there a bus?"),), 0)
+    with pytest.raises(SetupError, match=r"jinja: the chat template leaves out the text of the system message in a c"):
+        encoder.encode((Message("system", "Be brief."), Message("user", "Is there a bus?")), 0)
+
+
+def test_a_byte_order_mark_does_not_begin_every_prompt(broken, tiny):
+    marked = broken("marked", text("chat_template.jinja", "\ufeff" + (tiny / "chat_template.jinja").read_text()))
+    ask = (Message("user", "Is there a bus?"),)
+    first, second = (PromptEncoder.from_pretrained(str(folder)).encode(ask, 0) for folder in (marked, tiny))
+    assert first == second
+
+
 def test_chat_templates_that_loop(broken, monkeypatch):
-    monkeypatch.setattr(chat_template, "_DEADLINE_S", 0.5)
+    monkeypatch.setattr(template_trial, "_DEADLINE_S", 0.5)
     loop = "{%- for a in range(99999) -%}{%- for b in range(99999) -%}{%- endfor -%}{%- endfor -%}"
     check_all(broken, {
         "always": template(loop, "not rendered within 0.5 s"),
@@ -337,7 +374,7 @@ def test_a_template_that_refuses_some_messages_is_named_when_a_row_has_them(brok
 
 
 def test_a_template_may_want_a_system_message(broken):
-    wanting = "{% if messages[0].role != 'system' %}{{ ''.__class__.__mro__ }}{% endif %}{{ messages[0].content }}"
+    wanting = "{% if messages[0].role != 'system' %}{{ ''.__class__.__mro__ }}{% endif %}" + chatml(MESSAGE)
     encoder = PromptEncoder.from_pretrained(str(broken("wanting", text("chat_template.jinja", wanting))))
     assert encoder.encode((Message("system", "Be brief."), Message("user", "?")), 0)
     with pytest.raises(SetupError, match=r"chat_template\.jinja: .* a conversation of user; "):

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mars.data.prompts.chat_template import text_after_response
+from mars.data.prompts.template_trial import text_after_response
 from mars.data.prompts.token_rules import with_turn_end
 from mars.types import TokenRules
 

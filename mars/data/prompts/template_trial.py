@@ -1,0 +1,203 @@
+"""Try a model's chat template before a run, and find out what it writes around responses.
+
+transformers runs it in jinja's sandbox, which keeps it away from the interpreter but lets it loop for ever or fill the
+memory. So each template is first rendered in a process that can be killed.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from mars.data.prompts.chat_template import failure_of, opening_of, template_file
+from mars.errors import SetupError
+from mars.types import MESSAGE_ROLES
+
+_DEADLINE_S = 10.0  # a real template takes milliseconds; the rest is for a busy machine
+_MEMORY_BYTES = 2**30  # beyond what the process has when it starts
+_IMAGE = {"type": "image"}
+_TEXT = {"type": "text", "text": "Is there a bus?"}
+_RESPONSE = "The bus is red."
+
+Turns = list[Mapping[str, Any]]
+
+# What rows can hold. Some templates refuse a system message, or want one, or refuse turns after the first: then rows
+# that they refuse cannot be used. One of these must be rendered without an error.
+_CONVERSATIONS: tuple[Turns, ...] = (
+    [{"role": "user", "content": [_IMAGE, _TEXT]}],
+    [{"role": "user", "content": "Is there a bus?"}],
+    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [_IMAGE, _IMAGE, _IMAGE, _TEXT]}],
+    [
+        {"role": "user", "content": [_TEXT, _IMAGE]},
+        {"role": "assistant", "content": "yes"},
+        {"role": "user", "content": "And a car?"},
+    ],
+)
+
+
+@dataclass(frozen=True)
+class WrittenByTemplate:
+    """opening: of responses, see `opening_of`. after_response: see `text_after_response`.
+
+    parts_only: roles whose texts the template takes only as [{"type": "text", "text": ...}], see `roles_of_parts`.
+    """
+
+    opening: str
+    after_response: str
+    parts_only: frozenset[str] = frozenset()
+
+
+def try_template(tokenizer: Any, model_path: str, arguments: Mapping[str, Any]) -> WrittenByTemplate:
+    """Render some conversations in a separate process, and return what the template writes around responses.
+
+    Raises SetupError if all conversations fail, if rendering needs too much memory, if the template has no generation
+    prompt (`missing_header`), or if the process ends or takes too long before it has answered.
+    """
+    template = tokenizer.chat_template
+    key = repr(sorted(template.items())) if isinstance(template, dict) else str(template)
+    return _try_once(_Template(key, model_path, tokenizer, arguments))
+
+
+class _Template:
+    """A template to be tried, equal to others with the same text and file."""
+
+    def __init__(self, text: str, model_path: str, tokenizer: Any, arguments: Mapping[str, Any]) -> None:
+        self.identity, self.model_path = (text, model_path), model_path
+        self.tokenizer, self.arguments = tokenizer, arguments
+
+    def __hash__(self) -> int:
+        return hash(self.identity)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Template) and self.identity == other.identity
+
+
+@lru_cache(maxsize=8)
+def _try_once(template: _Template) -> WrittenByTemplate:
+    file = template_file(template.model_path)
+    # Forked, because a new interpreter would need a second to import the tokenizer. The child renders and ends: it
+    # takes no lock of a thread of this process and starts none.
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_render_all, args=(template.tokenizer, template.arguments, theirs), daemon=True)
+    child.start()
+    theirs.close()
+    try:
+        if not ours.poll(_DEADLINE_S):
+            raise SetupError(
+                f"model.path: {file}: the chat template was not rendered within {_DEADLINE_S:g} s; "
+                "it may loop for ever; correct it, or download the file again"
+            )
+        try:
+            failure, written = ours.recv()
+        except EOFError:
+            child.join()
+            raise SetupError(
+                f"model.path: {file}: the chat template ended the process that rendered it "
+                f"(exit code {child.exitcode}); correct it, or download the file again"
+            ) from None
+        if failure:
+            raise SetupError(f"model.path: {file}: {failure}; correct it, or download the file again")
+        return written
+    finally:
+        ours.close()
+        child.kill()
+        child.join()
+
+
+def _render_all(tokenizer: Any, arguments: Mapping[str, Any], connection: Connection) -> None:
+    """Runs in the child. Sends why the template fails, or None, and what it writes around responses.
+
+    It fails if it takes none of the conversations, or lacks memory. All must end within `_DEADLINE_S` seconds, or the
+    parent kills the child.
+    """
+    with suppress(OSError, ValueError):  # a system without /proc, or a lower limit
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + _MEMORY_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    errors: list[Exception] = []
+    openings: list[str] = []
+    for turns in _CONVERSATIONS:
+        try:
+            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **arguments)
+            openings.append(opening_of(text.rpartition("?")[2]))  # behind the question that ends each conversation
+        except Exception as error:  # noqa: BLE001 - a template can raise anything
+            errors.append(error)
+            if isinstance(error, MemoryError):
+                break
+    fails = len(errors) == len(_CONVERSATIONS) or isinstance(next(reversed(errors), None), MemoryError)
+    header = "" if fails else missing_header(tokenizer, arguments)
+    if fails:
+        connection.send((failure_of(errors[0]), None))
+    elif header:
+        failure = f"the chat template writes {header!r} before a response, but not at the end of a prompt"
+        connection.send((f"{failure}, because it does not read add_generation_prompt", None))
+    else:
+        after, parts_only = text_after_response(tokenizer, arguments), roles_of_parts(tokenizer, arguments)
+        connection.send((None, WrittenByTemplate(openings[0], after, parts_only)))
+
+
+def missing_header(tokenizer: Any, arguments: Mapping[str, Any]) -> str:
+    """What the chat template writes before a response, but not at the end of a prompt with a generation prompt.
+
+    A policy would have to write it itself, and the cold start would teach responses without it. "" if nothing is
+    missing, and if it cannot be told because the template refuses, changes or omits a response.
+    Example: "<|im_start|>assistant" for a ChatML template that ignores `add_generation_prompt`.
+    """
+    for asked, answered in _spellings():
+        turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+        with suppress(Exception):
+            plain, prompt = (
+                tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=wanted, **arguments)
+                for wanted in (False, True)
+            )
+            whole = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=False, **arguments)
+            if plain == prompt and whole.startswith(prompt) and _RESPONSE in whole:
+                return whole[len(prompt) :].partition(_RESPONSE)[0].strip()
+    return ""
+
+
+def roles_of_parts(tokenizer: Any, arguments: Mapping[str, Any]) -> frozenset[str]:
+    """The roles of which the template writes a text only if it gets it as a list of parts.
+
+    Some templates go through the parts of each message, and find none in a text.
+    """
+    user = {"role": "user", "content": [_IMAGE, _TEXT]}
+
+    def writes(role: str, content: Any) -> bool:
+        turn = {"role": role, "content": content}
+        turns = {"system": [turn, user], "user": [turn], "assistant": [user, turn, user]}[role]
+        with suppress(Exception):
+            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **arguments)
+            return _RESPONSE in text
+        return False
+
+    parts = [{"type": "text", "text": _RESPONSE}]
+    return frozenset(role for role in MESSAGE_ROLES if not writes(role, _RESPONSE) and writes(role, parts))
+
+
+def _spellings() -> Iterator[tuple[Any, Any]]:
+    """A question and a response, each as a text or a list of parts: some templates take only one of the two."""
+    response = {"type": "text", "text": _RESPONSE}
+    yield from (([_TEXT], _RESPONSE), ([_TEXT], [response]), (_TEXT["text"], _RESPONSE))
+
+
+def text_after_response(tokenizer: Any, arguments: Mapping[str, Any]) -> str:
+    """What the chat template writes after the assistant's last text; "" if it refuses, changes or omits that text.
+
+    Example: "<|im_end|>\\n" for the templates of Qwen.
+    """
+    for asked, answered in _spellings():
+        turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+        with suppress(Exception):
+            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=False, **arguments)
+            if _RESPONSE in text:
+                return text.rpartition(_RESPONSE)[2]
+    return ""
