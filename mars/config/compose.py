@@ -170,13 +170,21 @@ def resolved_leaves(config: DictConfig, mappings: Collection[str]) -> tuple[dict
                 else:
                     values[key] = value
             except OmegaConfBaseException as error:
-                reason = str(error).partition("\n")[0]
-                problems.append(
-                    Problem(key, f"cannot be resolved ({reason})", "correct the ${...} in it, or set what it refers to")
-                )
+                problems.append(_unresolved(key, str(error).partition("\n")[0]))
 
     resolve(config, "")
     return values, problems
+
+
+def _unresolved(key: str, reason: str) -> Problem:
+    """reason: OmegaConf's. It takes ${HOME} for the key HOME of a file of settings."""
+    variable = re.search(r"Interpolation key '(\w+)' not found", reason)
+    if "interpolation type env" in reason or (variable is not None and variable[1] in os.environ):
+        name = variable[1] if variable is not None else "NAME"
+        remedy = f"write ${{oc.env:{name}}} for an environment variable"
+    else:
+        remedy = "correct the ${...} in it, or set what it refers to"
+    return Problem(key, f"cannot be resolved ({reason})", remedy)
 
 
 def _composition_problem(error: Exception) -> Problem:

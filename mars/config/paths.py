@@ -24,7 +24,10 @@ PATH_KEYS = (
 _OF_RECIPES = ("data.image_root", "data.train_files", "data.eval_files")
 """Keys with paths that recipes have: those in recipe/ are mars' own, if the current folder has none."""
 
-_VARIABLE = re.compile(r"\$\w|\$\{")
+_VARIABLE = re.compile(r"\$(?=\w|\{)\{?(?P<name>\w*)")
+_WRITE_VARIABLE = "write ${oc.env:NAME} for it, ~ for $HOME, or ./$… for a file of this name"
+_ADDRESS = re.compile(r"(?P<kind>[A-Za-z][A-Za-z0-9+.-]*)://")
+_WINDOWS = re.compile(r"[A-Za-z]:[\\/]")
 
 
 def with_homes(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,7 +59,9 @@ def given_path(text: str, name: str = "path") -> str:
     Example, for the home /home/ann: "~/images" -> "/home/ann/images".
     """
     path = os.path.expanduser(text)
-    problem = _wrong(path)
+    problem = _wrong(
+        path, variable="write it without single quotes, so that the shell does, or ./$… for a file of this name"
+    )
     if problem is not None:
         raise ConfigError(str(Problem(name, *problem, got=text)))
     return path
@@ -69,19 +74,33 @@ def _each(change: Callable[[str], str], value: Any) -> Any:
     return change(value) if isinstance(value, str) else value
 
 
-def _wrong(path: str) -> tuple[str, str] | None:
-    """(what is wrong, what to do)."""
+def _wrong(path: str, variable: str = _WRITE_VARIABLE) -> tuple[str, str] | None:
+    """(what is wrong, what to do). variable: what to do about a shell variable."""
     if not path:
         return "empty", "give a path"
     if path.startswith("~"):
         return "no user has this home", "write the path from / on, or ./~… for a folder of this name"
-    if _VARIABLE.match(path):
-        return (
-            "a shell variable that no shell has replaced",
-            "write ${oc.env:NAME} for it, ~ for $HOME, or ./$… for a file of this name",
-        )
+    if _has_variable(path):
+        return "a shell variable that no shell has replaced", variable
     if "\0" in path:
         return "a zero byte, which no path has", "remove it"
     if path != path.strip():
         return "white space before or after the path", "remove it (a list with Windows line ends has \\r)"
+    if address := _ADDRESS.match(path):
+        remedy = "give the path alone" if address["kind"] == "file" else "download it, and give its path"
+        return "an address, and only paths are read", f"{remedy} (a model of the hub is owner/name)"
+    if _WINDOWS.match(path):
+        return "a path of Windows", "give its path on this system, such as /mnt/c/… in WSL"
     return None
+
+
+def _has_variable(path: str) -> bool:
+    """Whether a part of the path begins like a shell variable, or one that is set is anywhere in it.
+
+    Example, with USER set: "/data/$USER/runs" and "runs/of_$USER", but not "cost$5" or "a$b".
+    """
+    return any(
+        found.start() == 0 or path[found.start() - 1] == "/" or found["name"] in os.environ
+        for found in _VARIABLE.finditer(path)
+        if not (found.start() == 2 and path.startswith("./"))
+    )

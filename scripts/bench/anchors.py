@@ -24,6 +24,7 @@ from typing import Any
 
 from scripts.bench.launch import LAUNCHES, make_workload, say
 from scripts.bench.machine import busy_share, machine_facts
+from scripts.bench.paths import path_option
 from scripts.bench.process import ContenderFailed
 from scripts.bench.summary import check, intervals, rounded, stage_seconds
 from scripts.bench.training import Done, Job, job_overrides, run_job, step_settings
@@ -126,7 +127,7 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=12, help="steps of each run, warm-up included")
     parser.add_argument("--warm-up", type=int, default=3, help="number of first steps that are not counted")
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds that a run may take")
-    parser.add_argument("--picture", type=Path, default=None, help="a PNG file")
+    parser.add_argument("--picture", type=path_option, default=None, help="a PNG file")
     options = parser.parse_args(arguments)
     if options.rounds < 1 or not 1 <= options.warm_up < options.steps:
         parser.error("needs 1 round or more, and 1 <= warm-up < steps")

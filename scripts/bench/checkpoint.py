@@ -37,6 +37,7 @@ from mars.checkpoint.state import RunState
 from mars.config.load import load_config
 from mars.step_parts import SamplingState
 from scripts.bench.machine import busy_share, machine_facts
+from scripts.bench.paths import path_option
 from scripts.bench.summary import check, rounded
 from scripts.bench.supervision import supervision
 from scripts.bench.trainer_cases import build_policy
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--models", nargs="*", choices=MODELS, default=list(MODELS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
-        "--folder", type=Path, default=None, help="on the disk to be measured; default: a temporary one"
+        "--folder", type=path_option, default=None, help="on the disk to be measured; default: a temporary one"
     )
     parser.add_argument("--pairs", type=int, default=40, help="of steps with and without supervision; 0: no such run")
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds that the run may take")

@@ -61,6 +61,7 @@ from scripts.bench.launch import say
 from scripts.bench.machine import machine_facts
 from scripts.bench.memory import status_mib
 from scripts.bench.parts import parts_without_hooks
+from scripts.bench.paths import path_option
 from scripts.bench.training import BENCH
 
 FLAT_TARGET = 1.15  # microseconds and bytes for a rollout: most prompts / fewest prompts
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--tokens", type=int, default=24, help="tokens of each response")
     parser.add_argument("--ranks", type=int, default=64)
     parser.add_argument("--reward-processes", type=int, default=0)
-    parser.add_argument("--profile", type=Path, help="write what took the time at the last number of prompts")
+    parser.add_argument("--profile", type=path_option, help="write what took the time at the last number of prompts")
     options = parser.parse_args(arguments)
     rows = []
     with tempfile.TemporaryDirectory(prefix="mars_bench_") as folder:

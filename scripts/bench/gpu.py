@@ -33,6 +33,7 @@ from scripts.bench.gpu_work import UnknownGpu, peak_tflops
 from scripts.bench.gpu_workload import CASES, SMOKE, Case
 from scripts.bench.launch import child_environment, say
 from scripts.bench.machine import machine_facts
+from scripts.bench.paths import path_option
 from scripts.bench.summary import rounded
 
 
@@ -90,10 +91,10 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2, help="runs of each packing, in turns")
     parser.add_argument("--peak-tflops", type=float, default=None, help="peak of one GPU: dense bfloat16")
     parser.add_argument("--overrides", nargs="*", default=[], help="settings of the runs, key=value")
-    parser.add_argument("--folder", type=Path, default=None, help="where model and data stay for the next call")
+    parser.add_argument("--folder", type=path_option, default=None, help="where model and data stay for the next call")
     parser.add_argument("--timeout", type=float, default=1800.0, help="seconds that a run may take")
     parser.add_argument("--budget-seconds", type=float, default=None, help="start no run that would end later")
-    parser.add_argument("--json", type=Path, default=None, help="file for the report, written after every run")
+    parser.add_argument("--json", type=path_option, default=None, help="file for the report, written after every run")
     parser.add_argument("--smoke", action="store_true", help="only test the benchmark: a tiny model on the CPU")
     options = parser.parse_args(arguments)
     if options.smoke:

@@ -23,6 +23,7 @@ from typing import Any
 from scripts.bench.launch import LAUNCHES, make_workload, say
 from scripts.bench.machine import busy_share, machine_facts
 from scripts.bench.memory import WINDOW, Memory, growth, is_ours, memory_of_child, processor_seconds_of_child
+from scripts.bench.paths import path_option
 from scripts.bench.process import ContenderFailed
 from scripts.bench.summary import check, intervals, rounded, stage_seconds
 from scripts.bench.training import Done, Job, job_overrides, run_job, step_settings
@@ -150,7 +151,7 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--warm-up", type=int, default=3, help="number of first steps that are not counted")
     parser.add_argument("--long-steps", type=int, default=200, help="steps of the run that shows memory; 0: none")
     parser.add_argument("--timeout", type=float, default=1800.0, help="seconds that a run may take")
-    parser.add_argument("--picture", type=Path, default=None, help="a PNG file")
+    parser.add_argument("--picture", type=path_option, default=None, help="a PNG file")
     parser.add_argument("--quick", action="store_true", help="only test the benchmark: tiny sweeps and 40 steps")
     options = parser.parse_args(arguments)
     if options.quick:

@@ -24,6 +24,7 @@ from typing import Any
 from scripts.bench.contenders import CONTENDERS, OURS, TRL, Plan, overrides, run_contender
 from scripts.bench.launch import make_workload, say
 from scripts.bench.machine import busy_share, machine_facts
+from scripts.bench.paths import path_option
 from scripts.bench.process import ContenderFailed
 from scripts.bench.summary import Run, check, contender_report, ratio, rounded
 from scripts.bench.training import step_settings
@@ -111,7 +112,7 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--trl-threads", type=int, default=2)
     parser.add_argument("--trl-sequences-per-forward", type=int, default=64, help="must divide 128")
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds that a process may take")
-    parser.add_argument("--picture", type=Path, default=None, help="a PNG file")
+    parser.add_argument("--picture", type=path_option, default=None, help="a PNG file")
     options = parser.parse_args(arguments)
     if options.rounds < 1 or not 1 <= options.warm_up < options.steps:
         parser.error("needs 1 round or more, and 1 <= warm-up < steps")

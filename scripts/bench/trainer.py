@@ -28,6 +28,7 @@ from mars.actor.batch import ForwardBatch
 from mars.actor.model import PolicyModel
 from scripts.bench.machine import busy_share, machine_facts
 from scripts.bench.memory import in_own_process, status_mib
+from scripts.bench.paths import path_option
 from scripts.bench.speed import measured_rates
 from scripts.bench.summary import rounded
 from scripts.bench.trainer_cases import (
@@ -94,7 +95,7 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--tokens-per-forward", type=int, default=8192, help="most tokens; packs are not split")
     parser.add_argument("--skip-memory", action="store_true")
     parser.add_argument("--skip-growth", action="store_true", help="skip the runs with 4 and 16 responses of 60 tokens")
-    parser.add_argument("--picture", type=Path, default=None, help="a PNG file")
+    parser.add_argument("--picture", type=path_option, default=None, help="a PNG file")
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error("needs 1 round or more")

@@ -45,6 +45,7 @@ from mars.rollout.vllm_call import VllmCall, VllmParts
 from mars.rollout.window import samples_in_window
 from mars.train_types import TrainBatch
 from mars.types import RolloutRequest, WeightUpdate
+from scripts.bench.paths import path_option
 
 MAX_NUM_SEQS = 256
 ENGINE_STEP_S = 0.1
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--generate-s", type=float, default=40.0)
     parser.add_argument("--update-s", type=float, default=20.0)
     parser.add_argument("--timeout-s", type=float, default=900.0, help="for the start of all workers")
-    parser.add_argument("--profile", type=Path, help="write what took the time in the last step")
+    parser.add_argument("--profile", type=path_option, help="write what took the time in the last step")
     options = parser.parse_args(arguments)
     options.prompts = options.prompts or 16 * options.engines
     with tempfile.TemporaryDirectory(prefix="mars_bench_") as folder:

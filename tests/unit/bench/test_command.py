@@ -15,6 +15,7 @@ from scripts.bench import contenders, gpu, gpu_report, gpu_runs, reward
 from scripts.bench.advantages import MARS, flat_tensors, plain_advantages, random_prompts
 from scripts.bench.gpu_variants import VARIANTS
 from scripts.bench.gpu_workload import CASES
+from scripts.bench.paths import path_option
 from scripts.bench.training import BENCH
 
 ROOT = Path(__file__).parents[3]
@@ -126,3 +127,18 @@ def test_without_a_gpu_it_says_so_in_one_line(monkeypatch, capsys):
     assert out == ""
     assert err.startswith("no GPU: ")
     assert err.count("\n") == 1
+
+
+def test_every_path_among_the_options_may_begin_with_the_home(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert path_option("~/a b.json") == tmp_path / "a b.json"
+    plain = [
+        file.name
+        for file in (ROOT / "scripts/bench").glob("*.py")
+        if '"--' in file.read_text() and "type=Path" in file.read_text()
+    ]
+    assert plain == []
+    with pytest.raises(SystemExit) as stopped:
+        gpu.main(["--smoke", "--folder=~nobody_here/x"])
+    assert stopped.value.code == 2
+    assert "--folder: path: no user has this home; got '~nobody_here/x'" in capsys.readouterr().err

@@ -48,6 +48,8 @@ def test_every_path_of_every_command_may_begin_with_the_home(home):
         (("data", "show", "rows.jsonl", "out.html", "--image-root="), "path: empty; got ''; give a path"),
         (("runs", "ls", ""), "path: empty"),
         (("ckpt", "export", "$RUN", "out"), "a shell variable that no shell has replaced; got '$RUN'"),
+        (("runs", "ls", "/runs/$USER"), "so that the shell does, or ./$… for a file of this name"),
+        (("runs", "ls", "s3://bucket/runs"), "an address, and only paths are read"),
         (("eval", "show", "answers\r"), "white space before or after the path"),
     ],
 )

@@ -15,6 +15,7 @@ FILES = "data.train_files=[/d/train.parquet]"
 @pytest.fixture(autouse=True)
 def home(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MARS_SET", "here")
     return str(tmp_path)
 
 
@@ -67,6 +68,15 @@ def test_a_home_in_a_file_of_settings_is_found_too(home, tmp_path):
             "data.train_files=['$DATA/a.parquet']",
             "data.train_files: a shell variable .* ~ for \\$HOME, or \\./\\$… for a file",
         ),
+        ("run.dir='/scratch/$SOME_NAME/1'", "run.dir: a shell variable that no shell has replaced"),
+        ("run.dir=runs/of_$MARS_SET", "run.dir: a shell variable that no shell has replaced"),
+        ("data.train_files=[/d/part-$MARS_SET.parquet]", "data.train_files: a shell variable"),
+        ("run.dir=s3://bucket/runs", "run.dir: an address, and only paths are read; got 's3://bucket/runs'; download"),
+        ("run.dir=file:///runs/1", "run.dir: an address, .*; give the path alone"),
+        ("data.image_root=hdfs://images", "data.image_root: an address"),
+        ("data.eval_files=[https://host/a.parquet]", "data.eval_files: an address"),
+        ("model.path=https://huggingface.co/Qwen/Qwen3-VL-4B-Instruct", "model.path: an address.* is owner/name"),
+        ("run.dir='C:\\\\runs\\\\1'", "run.dir: a path of Windows; .* WSL"),
         ("model.path=~nobody_here/m", "model.path: no user has this home; got '~nobody_here/m'"),
         ("data.eval_files=['/a.parquet\\r']", "data.eval_files: white space .* Windows line ends"),
         ("data.image_root=''", "data.image_root: empty; got ''; give a path"),
@@ -80,8 +90,12 @@ def test_what_is_no_path_is_refused_with_the_remedy(override, message):
 
 
 @pytest.mark.parametrize(
-    "path", ["/a b/é [x] = ,y.parquet", "./~x", "a$b", "/d/it's.parquet", "rel/../a.parquet", "/d//a.parquet/"]
-)
+    "path",
+    [
+        "./$x/a.jsonl", "cost$5.parquet", "a_$not_set_anywhere", "/d/100$/a", "a:b",
+        "/a b/é [x] = ,y.parquet", "./~x", "a$b", "/d/it's.parquet", "rel/../a.parquet", "/d//a.parquet/",
+    ],
+)  # fmt: skip
 def test_any_other_name_is_left_as_it_is(path):
     quoted = path.replace("'", "\\'")
     assert load(f"data.train_files=['{quoted}']").data.train_files == [path]
@@ -100,3 +114,10 @@ def test_letters_beyond_ascii_need_no_quotes(home, path):
 
 def test_an_environment_variable_is_written_as_the_remedy_says(home):
     assert load("run.dir=${oc.env:HOME}/runs").run.dir == f"{home}/runs"
+
+
+@pytest.mark.parametrize("written", ["${MARS_SET}", "${env:MARS_SET}", "/d/${MARS_SET}/1"])
+def test_a_variable_as_in_a_shell_is_refused_with_the_way_to_write_it(written):
+    name = "NAME" if "env:" in written else "MARS_SET"
+    with pytest.raises(ConfigError, match=rf"run\.dir: cannot be resolved .*; write \$\{{oc\.env:{name}\}} for an env"):
+        load(f"run.dir={written}")

@@ -1,0 +1,20 @@
+"""Paths among the options of the benchmarks: "~" is the home, also after "=", as in the other commands."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mars.config.paths import given_path
+from mars.errors import ConfigError
+
+
+def path_option(text: str) -> Path:
+    """For argparse's `type`. Raises ArgumentTypeError for a text that cannot be a path.
+
+    Example, for the home /home/ann: "~/report.json" -> Path("/home/ann/report.json").
+    """
+    try:
+        return Path(given_path(text))
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
