@@ -187,7 +187,7 @@ def nuscenes(
     on_bad_sample: OnBadSample = "drop",
     licence: Licence = None,
 ) -> None:
-    """nuScenes: questions about six cameras. In the form of DEMON or M4-Instruct; short answers."""
+    """nuScenes: questions about six cameras, with short answers. SRC has the form of DEMON or M4-Instruct."""
     from mars.cli.convert import run_conversion
     from mars.data.convert.nuscenes import nuscenes_set
     from mars.rewards.vqa import VQA
@@ -206,7 +206,7 @@ def ocr_vqa(
     on_bad_sample: OnBadSample = "drop",
     licence: Licence = None,
 ) -> None:
-    """OCR-VQA: two book covers, multiple choice. In the form of DEMON or M4-Instruct."""
+    """OCR-VQA: two book covers, multiple choice. SRC has the form of DEMON or M4-Instruct."""
     from mars.cli.convert import run_conversion
     from mars.data.convert.ocr_vqa import ocr_vqa_set
     from mars.rewards.vqa import VQA

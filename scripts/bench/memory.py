@@ -29,7 +29,7 @@ class Memory:
 
 
 def memory_of_child() -> dict[str, Memory]:
-    """Name of a process, as `named` gives it -> its memory. Of the run that is this process's only child.
+    """The memory of each process of the run, by the names that `named` gives. The run is this process's only child.
 
     Empty if the run has just ended.
     """
