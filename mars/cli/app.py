@@ -13,7 +13,7 @@ from mars.cli.config import config
 from mars.cli.data import app as data
 from mars.cli.eval import evaluation
 from mars.cli.examples import example
-from mars.cli.paths import RunDir, path_argument, path_option
+from mars.cli.paths import RunDir, RunDirs, path_argument, path_option
 from mars.cli.ray import ray
 from mars.cli.recipe import recipe
 from mars.cli.runs import runs
@@ -135,20 +135,32 @@ def watch(
     watch(run_dir, once=once)
 
 
-@app.command(epilog=example("mars report runs/mars", "mars report runs/mars --follow"))
+@app.command(
+    epilog=example(
+        "mars report runs/mars", "mars report runs/mars --follow", "mars report runs/a runs/b --out a_and_b.html"
+    )
+)
 def report(
-    run_dir: RunDir,
-    follow: Annotated[bool, typer.Option("--follow", help="Write it anew as the run goes on, until it ends.")] = False,
-    every: Annotated[int, typer.Option(min=1, help="With --follow: seconds between two looks at the run.")] = 30,
+    run_dirs: RunDirs,
+    out: Annotated[
+        Path | None,
+        path_option(help="The page. Default: RUN/report.html; of several runs comparison.html here."),
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Write it anew as runs go on, until they end.")] = False,
+    every: Annotated[int, typer.Option(min=1, help="With --follow: seconds between two looks at the runs.")] = 30,
 ) -> None:
-    """Write a page with curves, evaluations and rollouts of a run. It is RUN/report.html. Prints the evaluations
-    too."""
+    """Write a page with curves, evaluations and rollouts of a run. Of several runs: a page that compares them.
+    Prints the evaluations too."""
+    if len(run_dirs) > 1:
+        from mars.cli.report_runs import DEFAULT_OUT, follow_runs, report_runs
+
+        path = DEFAULT_OUT if out is None else out
+        follow_runs(run_dirs, path, every) if follow else report_runs(run_dirs, path)
+        return
     from mars.cli.report import follow_run, report_run
 
-    if follow:
-        follow_run(run_dir, every)
-    else:
-        report_run(run_dir)
+    (run_dir,) = run_dirs
+    follow_run(run_dir, every, out) if follow else report_run(run_dir, out)
 
 
 @reward.command(

@@ -50,7 +50,7 @@ RunDir = Annotated[Path, path_argument(metavar="RUN", help="Folder of a run (run
 RunDirs = Annotated[
     list[Path],
     path_argument(
-        metavar="RUN...",
+        metavar="RUN",
         help="Folders of runs (run.dir); the others are compared with the first.",
         autocompletion=complete_run,
     ),

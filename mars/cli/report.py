@@ -9,30 +9,52 @@ from pathlib import Path
 import typer
 
 from mars import interrupts
+from mars.cli.run_folders import MAX_DEPTH, run_dirs
 from mars.data.pixels.images import decode_image
+from mars.errors import ConfigError
 from mars.evaluation.tables import evaluation_table, print_table
 from mars.live_report.follow import follow, standing
+from mars.output.files import check_page
 from mars.report.run_page import write_report
-from mars.report.run_record import read_evaluations
+from mars.report.run_record import REPORT_FILE, read_evaluations
 
 
-def report_run(run_dir: Path) -> None:
-    """Write the report, and print the evaluations and its path. Raises DataError if there is nothing to report."""
-    path = write_report(run_dir, None, decode_image, standing(run_dir))
+def report_run(run_dir: Path, out: Path | None = None) -> None:
+    """Write the report, and print the evaluations and its path.
+
+    out: by default RUN/report.html. Raises DataError if there is nothing to report, ConfigError if `out` is the place
+    of another run's report or no name of a page, and SetupError where it cannot be written.
+    """
+    check_out(run_dir, out)
+    path = write_report(run_dir, out, decode_image, standing(run_dir))
     results = read_evaluations(run_dir)
     if results:
         print_table(evaluation_table(results))
     typer.echo(f"report: {path}")
 
 
-def follow_run(run_dir: Path, every: int, wait: Callable[[float], None] = time.sleep) -> None:
+def follow_run(run_dir: Path, every: int, out: Path | None = None, wait: Callable[[float], None] = time.sleep) -> None:
     """Write the report as `follow` until the run ends; then print as `report_run`. Ctrl-C leaves; the run goes on.
 
-    Raises DataError if the run is over and there is nothing to report.
+    Raises as `report_run`, DataError only once the run is over.
     """
+    check_out(run_dir, out)
     try:
-        follow(run_dir, every, wait, typer.echo)
+        follow(run_dir, every, wait, typer.echo, out)
     except KeyboardInterrupt:
         interrupts.settle()
         return
-    report_run(run_dir)
+    report_run(run_dir, out)
+
+
+def check_out(run_dir: Path, out: Path | None) -> None:
+    if out is not None:
+        if out.resolve() != (run_dir / REPORT_FILE).resolve():
+            refuse_report_of_a_run(out)
+        check_page(out, "--out")
+
+
+def refuse_report_of_a_run(out: Path) -> None:
+    """Raises ConfigError for RUN/report.html: the page of another run, or of several, must not take its place."""
+    if out.name == REPORT_FILE and list(run_dirs(out.parent, depth=MAX_DEPTH)) == [out.parent]:
+        raise ConfigError(f"--out: this is the place of the report of one run; got {out}; give another name")

@@ -17,13 +17,19 @@ from mars.tracking.rollouts import ROLLOUTS_FOLDER
 Signs = dict[str, tuple[int, int]]
 
 
-def follow(run_dir: Path, every: int, wait: Callable[[float], object], say: Callable[[str], object]) -> None:
+def follow(
+    run_dir: Path,
+    every: int,
+    wait: Callable[[float], object],
+    say: Callable[[str], object],
+    out: Path | None = None,
+) -> None:
     """Write the report of a running run, and anew whenever its files have changed. Returns when the run has ended,
     before the page says so.
 
     every: seconds between two looks at the run; also how often the page loads itself again. A run that has not logged
     anything yet is waited for. wait: lets so many seconds pass; what it raises ends this. say: gets one line for each
-    page.
+    page. out: the page, by default RUN/report.html.
     """
     shown: Signs | None = None
     # The state is read before the files: what a run has written when it has ended is complete.
@@ -32,7 +38,7 @@ def follow(run_dir: Path, every: int, wait: Callable[[float], object], say: Call
         if found != shown:
             shown = found
             try:
-                path = write_report(run_dir, None, decode_image, now)
+                path = write_report(run_dir, out, decode_image, now)
             except NothingToReport:
                 say(f"{run_dir}: the run has logged nothing yet")
             else:

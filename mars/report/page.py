@@ -85,6 +85,11 @@ class Page:
         image.convert("RGB").save(stored, format="PNG" if lossless else "JPEG", quality=85)
         return self.embed("image/png" if lossless else "image/jpeg", stored.getvalue())
 
+    def figure(self, caption: str, description: str, svg: bytes) -> dict[str, str | None]:
+        """What the macro `figure` takes. The page shows an <img>: an SVG in it cannot run scripts, and its labels come
+        from the data. description: in words, for those who cannot see it."""
+        return {"caption": caption, "description": description, "uri": self.embed("image/svg+xml", svg)}
+
     def write(self, path: Path, template: str, *, script: str | None = None, **content: Any) -> None:
         """Render `template`, a file in the templates' folder, and write the page. Raises SetupError if that fails.
 

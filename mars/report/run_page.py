@@ -10,7 +10,7 @@ from typing import Any
 
 from mars.answers.record import Answer
 from mars.errors import DataError
-from mars.evaluation.tables import evaluation_rows
+from mars.report.evaluation_parts import evaluation_part, evaluation_tables
 from mars.report.page import FULL, Page
 from mars.report.questions import DecodeImage, shown_question, view_of
 from mars.report.run_record import REPORT_FILE, read_run
@@ -122,7 +122,7 @@ def write_answers_page(
     order. notes: lines at the top.
     """
     page = Page("run_parts.html.j2")
-    made = [_table(title, part, [str(result["name"]) for result in part]) for title, part in tables]
+    made = [evaluation_part(title, part, [str(result["name"]) for result in part]) for title, part in tables]
     _write(
         page,
         path,
@@ -176,39 +176,8 @@ def _figures(rows: Sequence[Mapping[str, Any]], page: Page) -> list[dict[str, st
         return []
     from mars.report.plots import draw_figures
 
-    # As <img>, not inline: an SVG in an <img> cannot run scripts, and its labels come from the data.
-    return [
-        {
-            "caption": figure.caption,
-            "description": figure.description,
-            "uri": page.embed("image/svg+xml", figure.svg),
-        }
-        for figure in draw_figures(rows)
-    ]
+    return [page.figure(figure.caption, figure.description, figure.svg) for figure in draw_figures(rows)]
 
 
 def _evaluations(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A table over all data sources, one for the compat scorer, and one per data source if there are several."""
-    if not results:
-        return []
-    names = sorted({name for result in results for name in result["by_data_source"]})
-    tables = [("All data sources", list(results))]
-    compat = [{**result, **result["compat"]} for result in results if result.get("compat") is not None]
-    if compat:
-        tables.append(("All data sources, compat scorer", compat))
-    if len(names) > 1:
-        for name in names:
-            having = [result for result in results if name in result["by_data_source"]]
-            tables.append((name, [{**result, **result["by_data_source"][name]} for result in having]))
-    return [
-        _table(title, part, [f"{result['name']} (step {result['step']})" for result in part]) for title, part in tables
-    ]
-
-
-def _table(title: str, results: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, Any]:
-    return {
-        "title": title,
-        "metric": ", ".join(dict.fromkeys(str(result["metric"]) for result in results)),
-        "columns": columns,
-        "rows": evaluation_rows(results),
-    }
+    return evaluation_tables([(f"{result['name']} (step {result['step']})", result) for result in results])

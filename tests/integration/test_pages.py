@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from mars.answers.record import Answer
+from mars.cli.compared_runs import compared
 from mars.evaluation.summary import EvalRecord, summarize
+from mars.report.comparison_page import write_comparison
 from mars.report.data_page import write_sheet
 from mars.report.page import Page
 from mars.report.run_page import Standing, write_answers_page, write_report
@@ -17,6 +19,7 @@ from mars.tracking.rollouts import RolloutFiles
 from mars.types import ImageRef, Message, RewardResult, Source
 from tests.builders import make_prompt, make_rollouts
 from tests.integration.browser import chromium, measure
+from tests.unit.cli.run_folders import write_run
 
 ROOT = Path(__file__).parents[2]
 PHONE = 390
@@ -133,7 +136,20 @@ def study(folder):
     return folder / "study.html"
 
 
-PAGES = {"report": report, "sheet": sheet, "answers": answers, "study": study}
+def comparison(folder):
+    """Three runs with long names, of which the first two have evaluated."""
+    views = {None: "0110", "visible": "0100"}
+    runs = [
+        write_run(
+            folder / name, {"run.seed": seed, "data.train_files": [WORD]}, name=f"{WORD}{name}", evaluations=found
+        )
+        for name, seed, found in (("a", 0, {3: views}), ("b", 1, {3: views}), ("ניסוי", 2, {}))
+    ]
+    write_comparison(compared(runs), folder / "comparison.html")
+    return folder / "comparison.html"
+
+
+PAGES = {"report": report, "sheet": sheet, "answers": answers, "study": study, "comparison": comparison}
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +182,7 @@ def test_nothing_is_wider_than_a_phone(on_a_phone, name):
 @pytest.mark.parametrize("name", PAGES)
 def test_images_are_shown_and_have_a_text_in_their_place(on_a_phone, name):
     found = on_a_phone[name]
-    assert found["images"] == {"report": 4 + 4, "sheet": 6, "answers": 1, "study": 1}[name]
+    assert found["images"] == {"report": 4 + 4, "sheet": 6, "answers": 1, "study": 1, "comparison": 2}[name]
     assert (found["broken"], found["withoutAlt"]) == (0, 0)
 
 

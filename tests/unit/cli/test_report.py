@@ -42,7 +42,7 @@ def test_a_running_run_is_followed_to_its_end(tmp_path, capsys):
                 events.log("finished", 2)
                 lock.release()
 
-        follow_run(tmp_path, 7, wait)
+        follow_run(tmp_path, 7, wait=wait)
     again = "It is written anew as the run goes on, and loads itself again every 7 s."
     step_1, step_2 = (f"after step {step} of 2. State of the run: running. {again}" for step in (1, 2))
     assert looks == [False, (step_1, "7"), (step_2, "7"), (step_2, "7")]
@@ -73,4 +73,4 @@ def test_a_folder_of_evaluations_has_no_state(tmp_path):
 
 def test_nothing_to_follow(tmp_path):
     with pytest.raises(DataError, match="nothing to report"):
-        follow_run(tmp_path, 1, pytest.fail)
+        follow_run(tmp_path, 1, wait=pytest.fail)

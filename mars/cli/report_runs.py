@@ -1,0 +1,75 @@
+"""`mars report A B ...`: the page that compares runs, written once or until all runs have ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import typer
+
+from mars import interrupts
+from mars.cli.compared_runs import check_runs, compared, evaluation_lines
+from mars.cli.report import refuse_report_of_a_run
+from mars.errors import ConfigError
+from mars.live_report.follow import Signs, signs, standing
+from mars.output.files import check_page
+from mars.report.comparison_page import GENERATOR, write_comparison
+
+DEFAULT_OUT = Path("comparison.html")
+"""In the current folder: the page belongs to none of the runs."""
+
+_HEAD_BYTES = 4096  # of a page, in which it says what wrote it
+
+
+def report_runs(run_dirs: Sequence[Path], out: Path) -> None:
+    """Write the page to `out`, and print the evaluations beside each other and the page's path.
+
+    Raises ConfigError as `check_runs` and `write_comparison` do, and where `out` is a file of another kind.
+    """
+    check_runs(run_dirs)
+    check_out(out)
+    found = compared(run_dirs)
+    write_comparison(found, out)
+    typer.echo("\n".join([*evaluation_lines(found)[1:], f"report: {out}"]))
+
+
+def follow_runs(run_dirs: Sequence[Path], out: Path, every: int, wait: Callable[[float], object] = time.sleep) -> None:
+    """Write the page, and anew whenever the files of a run have changed, until no run is running; then print as
+    `report_runs`. Ctrl-C leaves; the runs go on.
+
+    every: seconds between two looks at the runs; also how often the page loads itself again. Raises as `report_runs`.
+    """
+    check_runs(run_dirs)
+    check_out(out)
+    shown: list[Signs] | None = None
+    try:
+        # The states are read before the files: what a run has written when it has ended is complete.
+        while any((now := standing(run_dir)) is not None and now.state == "running" for run_dir in run_dirs):
+            seen = [signs(run_dir) for run_dir in run_dirs]
+            if seen != shown:
+                shown = seen
+                write_comparison(compared(run_dirs), out, every)
+                typer.echo(f"report: {out}")
+            wait(every)
+    except KeyboardInterrupt:
+        interrupts.settle()
+        return
+    report_runs(run_dirs, out)
+
+
+def check_out(out: Path) -> None:
+    """Raises ConfigError unless `out` is a new page or one that compares runs, and SetupError where it cannot be
+    written."""
+    refuse_report_of_a_run(out)
+    check_page(out, "--out")
+    if out.exists() and GENERATOR.encode() not in _head(out):
+        raise ConfigError(
+            f"--out: there is a file that is no comparison of runs, and would be overwritten; got {out}; give another "
+            "--out, or remove the file"
+        )
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_HEAD_BYTES)
