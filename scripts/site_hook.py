@@ -8,6 +8,7 @@ the functions on_*; the others need no mkdocs.
 from __future__ import annotations
 
 import html
+import json
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 DOCS, OUTSIDE = "docs", "repository"
 LANGUAGES = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".yml": "yaml", ".json": "json", ".toml": "toml"}
+PAGES = (".md", ".ipynb")  # a notebook is a page too: its texts, and its cells of code as blocks
 _BLOCK, _SPAN = r"^ *```.*?^ *```$", r"(?P<ticks>`+)(?:(?!\n\n).)+?(?<!`)(?P=ticks)(?!`)"
 _CODE_OR_LINK = re.compile(rf"{_BLOCK}|{_SPAN}|(?<=\]\()(?P<target>[^)\s]+)(?=\))", re.DOTALL | re.MULTILINE)
 _PIPED = re.compile(r"`([^`]*\\\|[^`]*)`")
@@ -145,8 +147,8 @@ def outside_files(named: Iterable[str]) -> set[str]:
             continue
         seen.add(path)
         shown = repository_path(site_uri(path))  # a folder shows its README.md, if it has one
-        if shown.endswith(".md"):
-            todo += [shown, *(file for _, file in links_of((ROOT / shown).read_text(encoding="utf-8"), shown))]
+        if shown.endswith(PAGES):
+            todo += [shown, *(file for _, file in links_of(markdown_of(shown), shown))]
     return {repository_path(site_uri(path)) for path in seen if site_uri(path).startswith(f"{OUTSIDE}/")}
 
 
@@ -156,13 +158,22 @@ def content(path: str) -> str:
     The search leaves code and lists out.
     """
     file = ROOT / path
-    if path.endswith(".md"):
-        return file.read_text(encoding="utf-8")
+    if path.endswith(PAGES):
+        return markdown_of(path)
     head = f"---\nsearch:\n  exclude: true\n---\n# {path}\n\n"
     if file.is_dir():
         names = [entry.name for entry in sorted(file.iterdir()) if not entry.name.startswith((".", "__pycache__"))]
         return head + "".join(f"- `{name}`\n" for name in names)
     return f"{head}`````{LANGUAGES.get(file.suffix, 'text')}\n{file.read_text(encoding='utf-8')}`````\n"
+
+
+def markdown_of(path: str) -> str:
+    """The Markdown of a page or of a notebook."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    if path.endswith(".md"):
+        return text
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"]]
+    return "\n\n".join(source if kind == "markdown" else f"```python\n{source}\n```" for kind, source in cells) + "\n"
 
 
 def with_lists(markdown: str) -> str:

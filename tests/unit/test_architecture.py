@@ -110,6 +110,9 @@ MAY_IMPORT = {
     "checks": READING
     | {"actor", "added_rows", "algorithms", "answers", "build", "config", "data.prompts", "families", "fit", "hooks"}
     | {"inputs", "rewards", "run_dir", "tracking"},
+    "by_hand": BASE
+    | {"actor", "added_rows", "build", "checkpoint", "checks", "cluster", "config", "fit", "hooks", "inputs"}
+    | {"quarantine", "step_parts"},
     "run": BASE
     | {"added_rows", "answers", "build", "checkpoint", "checks", "cluster", "interrupts", "tracking", "train"}
     | {"config", "evaluation", "fit", "hooks", "inputs", "job", "live_report", "output", "plugin", "report"}

@@ -19,6 +19,7 @@ REFERENCE = sorted((ROOT / "docs" / "reference").glob("*.md"))
 def test_the_navigation_names_each_page_once():
     inside = [*(ROOT / "docs").rglob("*.md")]
     outside = [*ROOT.glob("*.md"), *ROOT.glob("recipe/*/README.md"), *ROOT.glob("examples/*/README.md")]
+    outside += ROOT.glob("examples/*/*.ipynb")
     pages = [site_hook.site_uri(page.relative_to(ROOT).as_posix()) for page in [*inside, *outside]]
     assert {"index.md", "decisions/0001-explicit-identity.md", "repository/recipe/mars/README.md"} <= set(pages)
     assert sorted(site_hook.pages_of(site_hook.expanded(SITE["nav"]))) == sorted(pages)
@@ -79,6 +80,15 @@ def test_code_is_shown_as_code_and_a_folder_as_a_list():
     assert f"`````python\n{(ROOT / 'mars' / 'errors.py').read_text(encoding='utf-8')}`````\n" in code
     assert "- `0001-explicit-identity.md`\n" in site_hook.content("docs/decisions")
     assert site_hook.content("README.md").startswith("# mars")
+
+
+def test_a_notebook_is_shown_as_text_and_code_and_its_links_are_followed():
+    page = "examples/notebooks/quickstart.ipynb"
+    shown = site_hook.content(page)
+    assert shown.startswith("# mars in a notebook\n\nmars trains")
+    assert "```python\nopened.close()" in shown
+    assert "](../../../extend.md)" in site_hook.with_site_links(shown, page)
+    assert "recipe/effect/reward.py" in site_hook.outside_files([site_hook.site_uri(page)])
 
 
 def test_headings_have_the_names_that_links_use():
