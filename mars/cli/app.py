@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from mars.cli.ckpt import ckpt
-from mars.cli.completion import complete_choice
+from mars.cli.completion import PassingOn, complete_choice
 from mars.cli.config import config
 from mars.cli.data import app as data
 from mars.cli.eval import evaluation
@@ -51,7 +51,10 @@ def init(
 
 @app.command(epilog=example("mars quickstart anchor=none run.num_steps=20"))
 def quickstart(
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="key=value", help="Settings to change.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="key=value", help="Settings to change.", autocompletion=complete_choice),
+    ] = None,
     folder: Annotated[Path, path_option("--dir", envvar="QUICKSTART_DIR", help="Folder for everything.")] = Path(
         "runs/quickstart"
     ),
@@ -63,7 +66,7 @@ def quickstart(
     quickstart(folder, overrides or [])
 
 
-@app.command(context_settings=_PASS_ON)
+@app.command(cls=PassingOn, context_settings=_PASS_ON)
 def train(words: _PassedOn = None) -> None:
     """Train a policy. Same as python -m mars.main."""
     from mars.main import main
@@ -71,7 +74,7 @@ def train(words: _PassedOn = None) -> None:
     raise typer.Exit(main(words or []))
 
 
-@app.command(context_settings=_PASS_ON)
+@app.command(cls=PassingOn, context_settings=_PASS_ON)
 def sft(words: _PassedOn = None) -> None:
     """Supervised cold start. Same as python -m mars.sft."""
     from mars.sft import main

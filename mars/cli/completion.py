@@ -1,20 +1,51 @@
-"""What a shell offers on TAB beside commands and options: runs, experiments, choices of groups, names of settings.
+"""What a shell offers on TAB beside commands and options: runs, experiments, choices of groups, settings and values.
 
 Each function gets the word typed so far, and returns whole words that begin with it. If there is none, bash offers
 files.
+
+bash takes "=" for the end of a word: it splits "anchor=mo" into "anchor", "=" and "mo", and replaces the last one.
+Right behind the sign it asks for words that begin with "=", and typer passes on an empty word instead.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import typer
+from typer.core import TyperCommand
 
 from mars.cli.run_folders import MAX_DEPTH, run_dirs
 
 _RUNS = Path("runs")
+_SIGN = "="
+_VALUE = "value"  # stands for a value that is not one of a few
+
+
+@dataclass(frozen=True)
+class _Offered:
+    """What typer's shells ask of an option that is offered."""
+
+    value: str
+    type: str = "plain"
+    help: str | None = None
+
+
+class PassingOn(TyperCommand):
+    """A command that passes its options on to mars.main or mars.sft; a shell completes them."""
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        from mars.config.command_line import OPTIONS
+
+        return [
+            _Offered(name, help=settings.get("help"))
+            for name, settings in {**OPTIONS, "--help": {}}.items()
+            if name.startswith(incomplete)
+        ]
 
 
 def complete_run(incomplete: str) -> list[str]:
@@ -35,33 +66,78 @@ def complete_key(incomplete: str) -> list[str]:
 
 
 def complete_choice(context: typer.Context, incomplete: str) -> list[str]:
-    """`group=choice` for each choice of each group, such as experiment=quickstart."""
-    return choices(_words(context), incomplete)
+    """`group=choice` for each choice of each group, such as experiment=quickstart, and `key=value` of settings."""
+    return choices(_words(context), incomplete, "sft" if context.info_name == "sft" else "train")
 
 
 def complete_config(context: typer.Context, incomplete: str) -> list[str]:
-    """Experiments and run directories, or `group=choice`."""
+    """Experiments and run directories, or `group=choice` and `key=value`."""
     previous = _words(context)
-    if previous[-1:] == ["="]:
+    if previous[-1:] == [_SIGN]:
         return choices(previous, incomplete)
-    experiments = [name for name in _groups()["experiment"] if name.startswith(incomplete)]
+    experiments = [name for name in _groups("train", previous)["experiment"] if name.startswith(incomplete)]
     return [*experiments, *complete_run(incomplete), *choices(previous, incomplete)]
 
 
-def choices(previous: Sequence[str], incomplete: str) -> list[str]:
-    """previous: the words before. bash splits "experiment=qui" into three words, and completes the last one."""
-    if len(previous) > 1 and previous[-1] == "=":
-        return [choice for choice in _groups().get(previous[-2], []) if choice.startswith(incomplete)]
-    every = [f"{group}={choice}" for group, names in _groups().items() for choice in names]
-    return [word for word in every if word.startswith(incomplete)]
+def choices(previous: Sequence[str], incomplete: str, root: str = "train") -> list[str]:
+    """`group=choice` and `key=value`, or behind a "=" or an option only what follows it. root: "train" or "sft".
+
+    previous: the words before. Settings are offered as soon as a letter is typed. If a setting does not take one of a
+    few values, "value" stands for them: a shell then completes up to the "=", without a space behind it.
+    """
+    found, options = _groups(root, previous), _values_of_options()
+    before = [word for word in previous[-2:] if word != _SIGN]
+    if before and (previous[-1] == _SIGN or before[-1] in options):
+        known = found | options
+        offered = known[before[-1]] if before[-1] in known else _values(root, before[-1]).get(before[-1], [])
+        return [value for value in offered if value.startswith(incomplete)]
+    words = [f"{group}={choice}" for group, names in found.items() for choice in names]
+    if incomplete and incomplete.partition(_SIGN)[0] not in found:
+        for key, values in _values(root, incomplete.partition(_SIGN)[0]).items():
+            words += [f"{key}={value}" for value in values or ("", _VALUE)]
+    return [word for word in words if word.startswith(incomplete)]
 
 
-def _groups() -> dict[str, list[str]]:
+def _values_of_options() -> dict[str, list[str]]:
+    """Option of mars.main and mars.sft that takes a value -> its choices, [] for a folder."""
+    from mars.config.command_line import OPTIONS
+
+    return {name: list(of.get("choices", ())) for name, of in OPTIONS.items() if of.get("action") != "store_true"}
+
+
+def _values(root: str, begin: str) -> dict[str, list[str]]:
+    """Setting -> the values that it takes, [] if these are not a few; for settings that begin with `begin`."""
+    from mars.config.keys import few_values, leaves
+    from mars.config.schema import SftConfig, TrainConfig
+
+    fields = leaves(SftConfig if root == "sft" else TrainConfig)
+    return {key: few_values(field) for key, field in fields.items() if key.startswith(begin)}
+
+
+def _groups(root: str, previous: Sequence[str]) -> dict[str, list[str]]:
+    """Group -> its choices, those in the folders of --config-dir included."""
     from mars.config.folders import groups, shipped_folder
 
-    return groups("train", [shipped_folder()])
+    return groups(root, [shipped_folder(), *_config_dirs(previous)])
+
+
+def _config_dirs(words: Sequence[str]) -> Iterator[Path]:
+    option = "--config-dir"
+    whole = [word for word in words if word != _SIGN]  # bash splits --config-dir=DIR, too
+    for word, following in pairwise([*whole, ""]):
+        if word == option and following:
+            yield Path(following)
+        elif word.startswith(option + _SIGN):
+            yield Path(word.partition(_SIGN)[2])
 
 
 def _words(context: typer.Context) -> list[str]:
     """The words of the command line that the command's last parameter has taken so far."""
-    return [str(word) for value in context.params.values() if isinstance(value, list | tuple) for word in value]
+    words = [str(word) for value in context.params.values() if isinstance(value, list | tuple) for word in value]
+    return [*words, _SIGN] if _is_behind_sign() else words
+
+
+def _is_behind_sign() -> bool:
+    """Whether bash asks for what follows a "=", of which typer does not tell."""
+    place, words = os.environ.get("COMP_CWORD", ""), os.environ.get("COMP_WORDS", "").split("\n")
+    return place.isdecimal() and int(place) < len(words) and words[int(place)] == _SIGN

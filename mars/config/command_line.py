@@ -6,10 +6,22 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mars.config.folders import groups, shipped_folder
 
 _WIDTH = 80
+OPTIONS: dict[str, dict[str, Any]] = {
+    "--config-dir": {
+        "action": "append",
+        "default": [],
+        "metavar": "DIR",
+        "help": "folder with further configuration files; repeatable",
+    },
+    "--cfg": {"choices": ["job"], "help": "print the composed configuration and exit"},
+    "--dry-run": {"action": "store_true", "help": "check settings, data and model files and exit"},
+}
+"""Name -> what `argparse` is told of it."""
 _EXAMPLES = {
     "train": "experiment=quickstart run.num_steps=5 --dry-run",
     "sft": "experiment=quickstart_sft run.num_steps=5 --dry-run",
@@ -41,15 +53,8 @@ def parse_command_line(root: str, program: str, argv: Sequence[str]) -> CommandL
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="settings to change; docs/config.md lists all"
     )
-    parser.add_argument(
-        "--config-dir",
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="folder with further configuration files; repeatable",
-    )
-    parser.add_argument("--cfg", choices=["job"], help="print the composed configuration and exit")
-    parser.add_argument("--dry-run", action="store_true", help="check settings, data and model files and exit")
+    for name, settings in OPTIONS.items():
+        parser.add_argument(name, **settings)
     options, unknown = parser.parse_known_intermixed_args(argv)
     overrides = (*options.overrides, *unknown)
     return CommandLine(overrides, tuple(options.config_dir), options.cfg is not None, options.dry_run)

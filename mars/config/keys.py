@@ -68,6 +68,27 @@ def expected(field: FieldInfo) -> str:
     return _words(field.annotation, field.metadata)
 
 
+def few_values(field: FieldInfo) -> list[str]:
+    """The values of a key that takes one of a few, as they are written on a command line; [] for another key.
+
+    >>> from mars.config.run_sections import TrackerConfig
+    >>> few_values(TrackerConfig.model_fields["project"])
+    []
+    """
+    found: list[str] = []
+    arguments = get_args(field.annotation) if get_origin(field.annotation) in (Union, types.UnionType) else ()
+    for annotation in arguments or (field.annotation,):
+        if annotation is bool:
+            found += ["true", "false"]
+        elif annotation is types.NoneType:
+            found.append("null")
+        elif get_origin(annotation) is Literal:
+            found += get_args(annotation)
+        else:
+            return []
+    return found
+
+
 def _words(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:

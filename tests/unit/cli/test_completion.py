@@ -19,7 +19,7 @@ def completed(mars, monkeypatch, tmp_path):
 
     def complete(*words: str) -> list[str]:
         monkeypatch.setenv("_MARS_COMPLETE", "complete_bash")
-        monkeypatch.setenv("COMP_WORDS", " ".join(("mars", *words)))
+        monkeypatch.setenv("COMP_WORDS", "\n".join(("mars", *words)))  # as the script of bash joins them
         monkeypatch.setenv("COMP_CWORD", str(len(words)))
         result = mars()
         assert result.returncode == 0, result.stderr
@@ -54,6 +54,44 @@ def test_settings(completed):
     assert completed("train", "algorithm=d") == ["algorithm=dapo", "algorithm=dr_grpo"]
     assert completed("resume", "runs/first", "anchor=n") == ["anchor=none"]
     assert completed("eval", "run", "model", "data", "reward=v") == ["reward=vqa"]
+
+
+@pytest.mark.parametrize("command", ["train", "sft"])
+def test_options_of_the_trainings(completed, command):
+    assert completed(command, "--") == ["--config-dir", "--cfg", "--dry-run", "--help"]
+    assert completed(command, "--dry-run", "--c") == ["--config-dir", "--cfg"]
+    assert completed(command, "--cfg", "") == completed(command, "--cfg", "=") == ["job"]
+    assert completed(command, "--config-dir", "") == completed(command, "--config-dir", "=") == []  # bash offers files
+
+
+def test_choices_in_a_folder_of_ones_own(completed, tmp_path):
+    (tmp_path / "own" / "anchor").mkdir(parents=True)
+    (tmp_path / "own" / "anchor" / "mine.yaml").touch()
+    for option in (("--config-dir", "own"), ("--config-dir", "=", "own"), ("--config-dir=own",)):
+        assert completed("train", *option, "anchor=mi") == ["anchor=mine"]
+    assert completed("train", "--config-dir", "nowhere", "anchor=mi") == []
+
+
+def test_settings_and_the_values_of_those_that_take_one_of_a_few(completed):
+    assert completed("train", "rollout.eng") == [
+        f"rollout.engine={engine}" for engine in ("vllm", "hf", "scripted", "scripted_full_length")
+    ]
+    assert completed("train", "rollout.engine", "=", "h") == ["hf"]
+    assert completed("train", "rollout.engine=h") == ["rollout.engine=hf"]  # zsh and fish do not split it
+    assert completed("resume", "runs/first", "run.res") == ["run.resume=true", "run.resume=false"]
+    assert completed("config", "show", "run.res") == ["run.resume=true", "run.resume=false"]
+    assert completed("train", "sft.batch_s") == []
+    assert completed("sft", "sft.batch_s") == ["sft.batch_size=", "sft.batch_size=value"]
+    assert completed("train", "run.seed", "=", "") == []
+    assert "run.seed=" not in completed("train", "")  # the groups alone, so that they are seen
+
+
+def test_behind_the_equals_sign_nothing_is_typed_yet(completed):
+    """bash asks for a word that begins with "=", and inserts what it gets behind the sign."""
+    assert completed("train", "anchor", "=") == completed("train", "anchor", "=", "")
+    assert {"mono", "none"} < set(completed("train", "run.seed", "=", "1", "anchor", "="))
+    assert "quickstart_sft" in completed("sft", "experiment", "=")
+    assert completed("config", "show", "run.resume", "=") == ["true", "false"]
 
 
 def test_bash_splits_a_choice_at_the_equals_sign(completed):
