@@ -13,18 +13,16 @@ from mars.cli.config import config
 from mars.cli.data import app as data
 from mars.cli.eval import evaluation
 from mars.cli.examples import example
+from mars.cli.groups import group
 from mars.cli.paths import RunDir, RunDirs, path_argument, path_option
 from mars.cli.ray import ray
 from mars.cli.recipe import recipe
 from mars.cli.runs import runs
 
-app = typer.Typer(
-    help="Train vision-language models on questions about several images of one scene.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+app = group(
+    "Train vision-language models on questions about several images of one scene.", pretty_exceptions_enable=False
 )
-reward = typer.Typer(help="Try a reward on responses.", no_args_is_help=True, rich_markup_mode=None)
+reward = group("Try a reward on responses.")
 app.add_typer(config, name="config")
 app.add_typer(data, name="data")
 app.add_typer(runs, name="runs")

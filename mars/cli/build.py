@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mars.cli.examples import example
+from mars.cli.groups import group
 from mars.cli.paths import path_argument, path_option
 
 if TYPE_CHECKING:
     from mars.data.build.write import Task
 
-app = typer.Typer(
-    help="Make rows whose truth is known without labels. Puzzles from images, changed captions, changed images.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+app = group("Make rows whose truth is known without labels. Puzzles from images, changed captions, changed images.")
 
 Source = Annotated[
     Path, path_argument(metavar="SRC", help="File of rows, a saved data set, or a folder of images (for puzzles).")

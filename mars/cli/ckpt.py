@@ -12,14 +12,13 @@ import typer
 
 from mars.cli.completion import complete_run
 from mars.cli.examples import example
+from mars.cli.groups import group
 from mars.cli.paths import RunDir, path_argument
 
 if TYPE_CHECKING:
     from mars.checkpoint.catalogue import Catalogue, Checkpoint
 
-ckpt = typer.Typer(
-    help="List, verify, export and remove the checkpoints of a run.", no_args_is_help=True, rich_markup_mode=None
-)
+ckpt = group("List, verify, export and remove the checkpoints of a run.")
 
 Step = Annotated[int | None, typer.Option(help="The checkpoint of this step.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON.")]

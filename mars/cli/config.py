@@ -11,12 +11,13 @@ import typer
 
 from mars.cli.completion import complete_config, complete_key
 from mars.cli.examples import example
+from mars.cli.groups import group
 from mars.cli.paths import path_text_option
 
 if TYPE_CHECKING:
     from mars.config.browse import Named, Setting
 
-config = typer.Typer(help="Show, find and compare settings.", no_args_is_help=True, rich_markup_mode=None)
+config = group("Show, find and compare settings.")
 
 Words = Annotated[
     list[str] | None,

@@ -9,12 +9,11 @@ import typer
 
 from mars.cli.build import app as build
 from mars.cli.examples import example
+from mars.cli.groups import group
 from mars.cli.paths import path_argument, path_option, path_text_option
 
-app = typer.Typer(help="Make, convert, check and show data sets.", no_args_is_help=True, rich_markup_mode=None)
-convert = typer.Typer(
-    help="Convert a public data set to parquet.", no_args_is_help=True, rich_markup_mode=None
-)  # fmt: skip
+app = group("Make, convert, check and show data sets.")
+convert = group("Convert a public data set to parquet.")
 app.add_typer(convert, name="convert")
 app.add_typer(build, name="build")
 

@@ -11,11 +11,10 @@ import typer
 
 from mars.cli.completion import complete_choice
 from mars.cli.examples import example
+from mars.cli.groups import group
 from mars.cli.paths import path_argument, path_option, path_text_argument, path_text_option
 
-evaluation = typer.Typer(
-    help="Evaluate a model: ask it; score, compare and show its answers.", no_args_is_help=True, rich_markup_mode=None
-)
+evaluation = group("Evaluate a model: ask it; score, compare and show its answers.")
 
 
 def _known_task(task: str | None) -> str | None:

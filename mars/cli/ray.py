@@ -8,11 +8,10 @@ from typing import Annotated
 import typer
 
 from mars.cli.examples import example
+from mars.cli.groups import group
 from mars.cli.paths import path_option, path_text_option
 
-ray = typer.Typer(
-    help="Start Ray nodes on this machine, and submit runs to a cluster.", no_args_is_help=True, rich_markup_mode=None
-)
+ray = group("Start Ray nodes on this machine, and submit runs to a cluster.")
 
 ObjectStore = Annotated[
     int | None,

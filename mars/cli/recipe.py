@@ -11,9 +11,10 @@ from typing import Annotated
 import typer
 
 from mars.cli.examples import example
+from mars.cli.groups import group
 from mars.cli.paths import path_argument, path_option
 
-recipe = typer.Typer(help="List recipes, or begin one of your own.", no_args_is_help=True, rich_markup_mode=None)
+recipe = group("List recipes, or begin one of your own.")
 
 _OWN = Path("recipe")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")

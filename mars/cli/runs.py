@@ -10,11 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from mars.cli.examples import example
+from mars.cli.groups import group
 from mars.cli.paths import RunDir, RunDirs, path_argument
 from mars.cli.run_facts import checked_run, details, summary
 from mars.cli.run_folders import run_dirs
 
-runs = typer.Typer(help="List, show and compare runs.", no_args_is_help=True, rich_markup_mode=None)
+runs = group("List, show and compare runs.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON.")]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from mars.config.folders import groups, shipped_folder
 
-_WIDTH = 80
+_WIDTH = 80  # most characters of a line
 OPTIONS: dict[str, dict[str, Any]] = {
     "--config-dir": {
         "action": "append",
@@ -67,11 +68,11 @@ def _choices(root: str) -> str:
 
 
 def _wrapped(start: str, choices: Sequence[str]) -> str:
-    """The choices with "|" between them, on lines of at most 80 characters."""
-    lines = [start]
+    """The choices with "|" between them, on lines that fit the terminal."""
+    lines, width = [start], min(shutil.get_terminal_size().columns, _WIDTH)
     for choice in choices:
         word = choice if choice == choices[-1] else f"{choice}|"
-        if len(lines[-1]) + len(word) > _WIDTH:
+        if len(lines[-1]) + len(word) > width:
             lines.append("    ")
         lines[-1] += word
     return "\n".join(lines)

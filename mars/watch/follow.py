@@ -21,7 +21,7 @@ _PAUSE_S = 1.0
 def show_once(reader: RunReader, console: Console) -> Seen:
     """Print one picture."""
     seen = reader.look()
-    console.print(Picture(seen))
+    _print(seen, console)
     return seen
 
 
@@ -32,13 +32,21 @@ def follow(reader: RunReader, console: Console, wait: Callable[[float], None] = 
     """
     seen = reader.look()
     if seen.state == "running":
-        with Live(Picture(seen), console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
+        first = Picture(seen, console.height)
+        with Live(first, console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
             while seen.state == "running":
                 wait(_PAUSE_S)
                 seen = reader.look()
-                live.update(Picture(seen), refresh=True)
-    console.print(Picture(seen))
+                live.update(Picture(seen, console.height), refresh=True)
+    _print(seen, console)
     return seen
+
+
+def _print(seen: Seen, console: Console) -> None:
+    """On a terminal the picture leaves room for `ending` and the shell's prompt, so that its first line stays in sight;
+    elsewhere it is whole."""
+    below = sum(-(-max(line.cell_len, 1) // console.width) for line in ending(seen).split()) + 1
+    console.print(Picture(seen, max(console.height - below, 1) if console.is_terminal else None))
 
 
 def ending(seen: Seen) -> Text:

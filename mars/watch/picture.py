@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.segment import Segment
 from rich.text import Text
 
 from mars.output.text import visible
@@ -24,24 +26,26 @@ _SILENT_S = 60.0
 """A driver notes what it does every few seconds; after so many it does not any more: it saves the policy, hangs, or is
 on a machine that is lost."""
 _ANSWER_LINES = 12  # if the height is not limited
-_FEWEST_ANSWER_LINES = 3
+_FEWEST_ANSWER_LINES = 2  # the heading and one
+_SHORTEST_NAME = 16  # characters to which the name of a run is cut if the time left would have no room otherwise
 _STATE_STYLES = {"running": "bold green", "finished": "bold green", "interrupted": "bold yellow", "failed": "bold red"}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Fits the width that it gets, and the height if there is one: the answers get the lines that the rest leaves.
+    """Fits the width that it gets, and `height` lines if that is not None: the answers get the lines that the rest
+    leaves, and what is still too much is cut off at the bottom.
 
     All texts of models, data and files are escaped. A text that may run from right to left is the last of its line,
     because a terminal that reorders it would else move its neighbours, too.
     """
 
     seen: Seen
+    height: int | None = None  # not the height of ConsoleOptions, which a screen of rich does not pass on
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         levels = LETTERS if options.ascii_only else BLOCKS
-        height, is_roomy = options.height, options.height is None or options.height >= _ROOMY
-        options = options.update(height=None)
+        height, is_roomy = self.height, self.height is None or self.height >= _ROOMY
         upper = [
             *_spaced(_head(self.seen, options.max_width, levels), is_first=True, is_roomy=is_roomy),
             *_spaced(curve_table(self.seen.rows, options.max_width, levels, tall=is_roomy), is_roomy=is_roomy),
@@ -49,8 +53,14 @@ class Picture:
             *_spaced(_workers(self.seen, options.max_width), is_roomy=is_roomy),
             *_spaced(_notes(self.seen), is_roomy=is_roomy),
         ]
-        used = len(console.render_lines(Group(*upper), options, pad=False)) + is_roomy
-        room = _ANSWER_LINES if height is None else max(height - used, _FEWEST_ANSWER_LINES)
+        if height is None:
+            room = _ANSWER_LINES
+        else:
+            lines = console.render_lines(Group(*upper), options, pad=False)
+            room = height - len(lines) - is_roomy
+            if room < _FEWEST_ANSWER_LINES:
+                yield from chain.from_iterable([*line, Segment.line()] for line in lines[:height])
+                return
         yield from upper
         yield from _spaced(answer_table(self.seen.questions, options.max_width, room), is_roomy=is_roomy)
 
@@ -64,16 +74,8 @@ def _spaced(part: RenderableType | None, *, is_roomy: bool, is_first: bool = Fal
 
 
 def _head(seen: Seen, width: int, levels: str) -> RenderableType:
-    state = Text(seen.state, style=_STATE_STYLES[seen.state])
-    name, step = Text(visible(seen.name), style="bold"), Text(f"step {seen.step}")
-    facts = [name, state, step]
-    if seen.last_step is not None:
-        step.append(f" of {seen.last_step}")
-    now = one_line(_now(seen)) if seen.state == "running" else None
-    left = seen.seconds_left
-    if left is not None:
-        facts.append(Text(f"about {duration(left)} left"))
-    line = Text(" · ").join(facts)
+    line = _first_line(seen, width)
+    now = Text(visible(_now(seen))) if seen.state == "running" else None
     if not seen.last_step:
         return line if now is None else Group(line, now)
     share = min(seen.step / seen.last_step, 1.0)
@@ -82,6 +84,25 @@ def _head(seen: Seen, width: int, levels: str) -> RenderableType:
     done = int(share * size)
     bar = Text(levels[-1] * done, style="green").append(levels[1] * (size - done), style="dim").append(label)
     return Group(line, bar) if now is None else Group(line, bar, now)
+
+
+def _first_line(seen: Seen, width: int) -> Text:
+    """Name, state, steps and time left. In a narrow line the name is cut; if that is too little, no time is shown."""
+    step = f"step {seen.step}" + ("" if seen.last_step is None else f" of {seen.last_step}")
+    facts = [Text(seen.state, style=_STATE_STYLES[seen.state]), Text(step)]
+    left = seen.seconds_left
+    if left is not None:
+        facts.append(Text(f"about {duration(left)} left"))
+    name = Text(visible(seen.name), style="bold")
+    while len(facts) > 2 and _width(facts) + min(name.cell_len, _SHORTEST_NAME) > width:
+        facts.pop()
+    name.truncate(max(width - _width(facts), 1), overflow="ellipsis")
+    return Text(" · ").join([name, *facts])
+
+
+def _width(facts: Sequence[Text]) -> int:
+    """Characters of the facts with a " · " before each."""
+    return sum(3 + fact.cell_len for fact in facts)
 
 
 def _now(seen: Seen) -> str:

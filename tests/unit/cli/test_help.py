@@ -14,6 +14,7 @@ from mars.config.command_line import parse_command_line
 from mars.config.load import load_config
 
 COLUMNS = 80
+NARROW = 60
 PASS_ON = {("train",): "train", ("sft",): "sft"}  # their help and options are those of mars.main and mars.sft
 PROGRAMS = {"python -m mars.main": "mars train", "python -m mars.sft": "mars sft"}
 ROOT = typer.main.get_command(app)
@@ -42,11 +43,11 @@ def example_of(text: str) -> list[list[str]]:
     ]
 
 
-def problems_of(text: str) -> list[str]:
+def problems_of(text: str, columns: int = COLUMNS) -> list[str]:
     """Lines that are cut or too long. A usage line may end with the dots of a repeated argument."""
     lines = [line for line in text.splitlines() if not line.lower().startswith("usage:")]
     cut = [line for line in lines if line.rstrip().endswith(("...", "…"))]
-    return cut + [line for line in text.splitlines() if len(line) > COLUMNS]
+    return cut + [line for line in text.splitlines() if len(line) > columns]
 
 
 def check_example(path: tuple[str, ...], words: list[str]) -> None:
@@ -75,6 +76,14 @@ def test_the_help_is_whole_on_80_columns(path, mars, monkeypatch):
     if path in LEAVES:
         for words in example_of(result.stdout):
             check_example(path, words)
+
+
+def test_a_narrow_terminal_cuts_no_help(mars, monkeypatch):
+    """Only an example may be longer than the line: two parts of it could not be copied."""
+    monkeypatch.setenv("COLUMNS", str(NARROW))
+    for path in ALL:
+        _, _, text = mars(*path, "--help").stdout.partition("\n\n")  # behind the usage, which may end with dots
+        assert problems_of(text.partition("Example:")[0], NARROW) == [], path
 
 
 @pytest.mark.parametrize("text", ["  show  Show everything of…", "  ls  List the...", "x" * 81])

@@ -7,17 +7,18 @@ from collections.abc import Callable
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from mars.run_dir.lock import RunLock
-from mars.watch.follow import ending, follow
+from mars.watch.follow import ending, follow, show_once
 from mars.watch.seen import RunReader
-from tests.unit.watch.run_folder import RunFolder
+from tests.unit.watch.run_folder import RunFolder, answer
 
 TO_SCREEN, FROM_SCREEN = "\x1b[?1049h", "\x1b[?1049l"
 
 
-def terminal() -> Console:
-    return Console(file=io.StringIO(), width=80, height=24, force_terminal=True, _environ={"TERM": "xterm"})
+def terminal(width: int = 80, height: int = 24) -> Console:
+    return Console(file=io.StringIO(), width=width, height=height, force_terminal=True, _environ={"TERM": "xterm"})
 
 
 class Waits:
@@ -37,8 +38,9 @@ def run(tmp_path) -> RunFolder:
 
 
 def test_a_growing_run_is_followed_to_its_end(run):
-    console, lock = terminal(), RunLock(run.path)
+    console, lock = terminal(height=12), RunLock(run.path)
     lock.take()
+    run.answer(1, answer("an answer"))
     pictures = []
 
     def step(number: int) -> None:
@@ -58,9 +60,26 @@ def test_a_growing_run_is_followed_to_its_end(run):
     assert "0.125 to 0.25" in pictures[2]
     whole = console.file.getvalue()
     assert whole.count(TO_SCREEN) == whole.count(FROM_SCREEN) == 1
+    assert "an answer" in whole.partition(FROM_SCREEN)[0]  # twelve lines have room for it
     after = whole.partition(FROM_SCREEN)[2]  # stays in the terminal
     assert "step 4 of 4" in after
     assert ending(seen).plain == "finished after step 4"
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (40, 12)])
+def test_the_last_picture_and_how_the_run_ended_fit_the_terminal(run, width, height):
+    """With the prompt below them, so that the run's name is not scrolled away."""
+    console = terminal(width, height)
+    run.add(3, critic__score__mean=0.5, mars__gain__mean=0.1, timing_s__step=60.0, timing_s__gen=50.0)
+    run.events.log("failed", 3, reason="a worker was lost, for a reason that takes several lines of a small terminal")
+    seen = follow(RunReader(run.path), console, Waits())
+    console.print(ending(seen), soft_wrap=True)
+    *lines, last = Text.from_ansi(console.file.getvalue()).plain.split("\n")
+    assert (lines[0].split()[0], last) == ("one", "")
+    assert sum(-(-max(len(line), 1) // width) for line in lines) < height
+    file = Console(file=io.StringIO(), width=width, height=height)
+    show_once(RunReader(run.path), file)
+    assert "gen " in file.file.getvalue()  # the whole picture
 
 
 def test_ctrl_c_gives_the_terminal_back(run):

@@ -122,6 +122,16 @@ def test_the_same_run_at_40_characters(run):
     assert "workers" not in lines  # nothing works any more
 
 
+def test_the_first_line_keeps_the_state_whatever_the_width(tmp_path):
+    folder = RunFolder(tmp_path / "run", name="a_run_with_a_rather_long_name_of_60_characters_and_some_more")
+    folder.add(3, timing_s__step=10.0)
+    with RunLock(folder.path) as lock:
+        lock.take()
+        wide = "a_run_with_a_rather_long_name_of_60_ch… · running · step 3 of 4 · about 10s left"
+        assert shown(folder.path, 80)[0] == wide
+        assert shown(folder.path, 40)[0] == "a_run_with_a_ra… · running · step 3 of 4"
+
+
 def test_many_steps_share_the_columns(tmp_path):
     run = RunFolder(tmp_path / "run", last_step=4000)
     for step in range(1, 1001):
@@ -229,6 +239,5 @@ def test_the_answers_get_the_lines_that_are_left(run, height):
     many = [answer(f"text {k}", prompt=f"p{k}") for k in range(40)]
     run.answer(5, *many)
     recording = console(80)
-    options = recording.options.update(height=height)
-    lines = recording.render_lines(Picture(RunReader(run.path).look()), options, pad=False)
+    lines = recording.render_lines(Picture(RunReader(run.path).look(), height), pad=False)
     assert len(lines) == height

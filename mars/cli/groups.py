@@ -1,0 +1,26 @@
+"""Groups of commands, such as `mars runs`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+_ANY_LENGTH = 10_000
+
+
+class _Group(TyperGroup):
+    """Its help wraps what it says of a command; click cuts it where the line ends."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, command.get_short_help_str(_ANY_LENGTH)) for name, command in commands if command is not None]
+            )
+
+
+def group(help: str, **settings: Any) -> typer.Typer:
+    """A group without commands. help: its first sentence is shown in the group above."""
+    return typer.Typer(cls=_Group, help=help, no_args_is_help=True, rich_markup_mode=None, **settings)
