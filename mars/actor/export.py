@@ -21,6 +21,7 @@ from mars.actor.state import save_policy, weight_buckets
 from mars.config.actor_sections import LoraConfig
 from mars.config.schema import ModelConfig
 from mars.errors import CheckpointError, SetupError
+from mars.output.files import give_usual_permissions
 from mars.output.text import shorten
 
 _BUCKET_BYTES = 256 * 2**20
@@ -69,6 +70,7 @@ def export_adapter(shards: str, model: ModelConfig, lora: LoraConfig, folder: st
     path.mkdir(parents=True, exist_ok=True)
     file = path / "adapter_model.safetensors"
     save_file(tensors, file, {"format": "pt"})
+    give_usual_permissions(file)
     _compare(load_file(file), tensors.items(), folder)
     (path / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 

@@ -17,6 +17,7 @@ from mars.actor.model_files import carry_files
 from mars.actor.sharding import is_in_first_copy, rows_of, shard_axis
 from mars.config.schema import ModelConfig
 from mars.errors import SetupError
+from mars.output.files import give_usual_permissions
 from mars.weights.transfer import Bucket
 
 _SAVE_BUCKET_BYTES = 256 * 2**20
@@ -147,6 +148,7 @@ def save_policy(policy: PolicyModel, model: ModelConfig, path: str, is_writer: b
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
         backbone.save_pretrained(path, state_dict=dict(state))
+        give_usual_permissions(*Path(path).glob("*.safetensors"))
     except Exception as error:
         file = _save_weights(state, Path(path), error)
         raise SetupError(
@@ -174,6 +176,7 @@ def _save_weights(state: Mapping[str, Tensor], folder: Path, reason: Exception) 
     try:
         # Copies, because tied weights share memory, which the format does not allow.
         save_file({name: value.clone().contiguous() for name, value in state.items()}, file, {"format": "pt"})
+        give_usual_permissions(file)
     except Exception as error:
         raise SetupError(
             f"{folder}: the policy cannot be saved: {reason}; saving only its weights failed too: {error}"

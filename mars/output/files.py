@@ -95,6 +95,19 @@ def write_atomically(path: Path, content: str) -> None:
         raise cannot_write(path, error) from error
 
 
+def give_usual_permissions(*paths: Path) -> None:
+    """Give files the permissions that a new file gets in their folder: safetensors lets only this user read its own.
+
+    Raises OSError.
+    """
+    for path in paths:
+        draft = _draft(path)
+        draft.touch()
+        usual = stat.S_IMODE(draft.stat().st_mode)
+        draft.unlink()
+        path.chmod(usual)
+
+
 def append(path: Path, content: str) -> None:
     """Raises SetupError; a part of `content` may then be at the end of the file."""
     try:

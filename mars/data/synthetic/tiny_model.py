@@ -31,6 +31,7 @@ from mars.data.synthetic.tiny_families import (
     build_config,
     build_processor,
 )
+from mars.output.files import give_usual_permissions
 
 Vocabulary = Literal["tiny", "real", "benchmark"]
 
@@ -180,6 +181,7 @@ def build_tiny(
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     path = Path(path)
     model.save_pretrained(path)
+    give_usual_permissions(*path.glob("*.safetensors"))
     processor.save_pretrained(path)
     logger.info("%s: %s, %d parameters", path, family, model.num_parameters())
     return path

@@ -348,6 +348,9 @@ def test_a_saved_policy_is_a_whole_hugging_face_folder(family, pictures, request
     before = response_logprobs(trainer, batch.prompts)
     trainer.update(batch)
     trainer.save(str(tmp_path / "policy"))
+    usual = tmp_path / "a new file"
+    usual.touch()
+    assert {path.stat().st_mode for path in (tmp_path / "policy").iterdir()} == {usual.stat().st_mode}
     model, after = one.plain_model(tmp_path / "policy"), response_logprobs(trainer, batch.prompts)
     for p, prompt in enumerate(batch.prompts):
         for k, response in enumerate(prompt.responses):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import stat
+
 import pytest
 
-from mars.output.files import replacing
+from mars.output.files import give_usual_permissions, replacing
 
 
 def test_the_draft_takes_the_files_place_when_the_block_ends(tmp_path):
@@ -41,3 +44,18 @@ def test_a_draft_that_a_killed_process_left_is_written_over(tmp_path):
         draft.write_text("new")
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("umask", "usual"), [(0o022, 0o644), (0o007, 0o660), (0o077, 0o600)])
+def test_a_file_gets_the_permissions_of_a_new_one(tmp_path, umask, usual):
+    private, open_to_all = tmp_path / "private", tmp_path / "open"
+    before = os.umask(umask)
+    try:
+        for path, mode in ((private, 0o600), (open_to_all, 0o666)):
+            path.touch()
+            path.chmod(mode)
+        give_usual_permissions(private, open_to_all)
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (private, open_to_all)] == [usual, usual]
+    assert sorted(tmp_path.iterdir()) == [open_to_all, private]
