@@ -13,7 +13,7 @@ from mars.data.order.mixture import ChangingWeights, PromptMixture
 from mars.data.order.stream import PromptStream
 from mars.data.pixels.images import DecodeImage, decode_image, decoded_size
 from mars.data.prompts.boxes import BoxFrames, truth_frame
-from mars.data.prompts.budget import ImageBudget, check_names, num_image_tokens, source_budgets
+from mars.data.prompts.budget import ImageBudget, check_limits, num_image_tokens, source_budgets
 from mars.data.prompts.chat import CACHED_PROMPTS, PromptEncoder, prompt_length
 from mars.data.prompts.prepare import PromptSet, RowSettings, prepare_rows
 from mars.data.prompts.processor import PromptProcessor
@@ -93,7 +93,7 @@ def load_inputs(config: TrainConfig, with_training_set: bool) -> Inputs:
         raise ConfigError(
             f"anchor.kind: no row of data.train_files has two sources; got {config.anchor.kind}; use anchor=none"
         )
-    check_names(data.source_image_pixels, [prompt for rows in usable.values() for prompt in rows.prompts])
+    check_limits(data.source_image_pixels, form.budget, [p for rows in usable.values() for p in rows.prompts])
     if evaluation is not None and config.evaluation.max_samples is not None:
         evaluation = replace(evaluation, prompts=evaluation.prompts[: config.evaluation.max_samples])
     return Inputs(form.encoder, form.budget, train, evaluation, form.frames, config)

@@ -17,7 +17,7 @@ from mars.data.pixels.cells import read_cell
 from mars.data.pixels.headers import HeaderCache, cache_file
 from mars.data.pixels.images import decoded_size
 from mars.data.prompts.boxes import BoxFrames
-from mars.data.prompts.budget import check_names, num_image_tokens
+from mars.data.prompts.budget import check_limits, num_image_tokens
 from mars.data.prompts.prepare import PreparedRows, RowSettings, prepare_rows
 from mars.data.prompts.wording import unshown_images
 from mars.data.rows.files import fingerprint_of, unusable_files
@@ -81,7 +81,7 @@ def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) ->
     lengths = {row: length for group in groups for row, length in group.lengths.items()}
     rewards.check_sets(prompt.data_source for prompt in rendered)
     if not problems:  # without problems every row has been read, so a source that no row has is a mistake
-        check_names(config.data.source_image_pixels, rendered)
+        check_limits(config.data.source_image_pixels, form.budget, rendered)
     untrue = {problem.row for problem in problems if problem.reason == "truth"}
     scorable = [prompt for prompt in rendered if prompt.row in lengths and prompt.row not in untrue]
     problems += [*_disagreements(rewards, reward, scorable, form.frames), *_overlap(rendered, set(held_out))]

@@ -13,6 +13,8 @@ from mars.families.family import Family, Grid, ImageLimits, ModelParts, Size
 if TYPE_CHECKING:
     from torch import Tensor
 
+_FRAMES = 2  # the image processor's temporal_patch_size, if its file has none
+_LIMITS = ("shortest_edge", "longest_edge", "min_pixels", "max_pixels")
 _BYTES_PER_PIXEL = 24  # 3 channels x 2 frames (an image is processed as a video of two frames) x 4 bytes
 
 
@@ -68,9 +70,7 @@ def read_sizing(
         "temporal_patch_size": "temporal_patch_size",
     }
     for key, model_key in keys.items():
-        if key not in settings:  # temporal_patch_size has a default
-            continue
-        value = settings[key]
+        value = settings.get(key, _FRAMES)  # the others are there
         if type(value) is not int or value < 1:
             raise SetupError(
                 f"model.path: {file}: {key} must be a whole number, at least 1; got {value!r}; download the file again"
@@ -81,6 +81,13 @@ def read_sizing(
                 f"model.path: {file}: {key} must be {model_value!r}, as config.json's "
                 f"vision_config.{model_key}; got {value}; use the processor files of this model"
             )
+    size = settings.get("size")
+    sides = [name for name in size if name not in _LIMITS and size[name] is not None] if isinstance(size, dict) else []
+    if sides or not isinstance(size, dict | None):
+        raise SetupError(
+            f"model.path: {file}: size must have shortest_edge and longest_edge, because images keep their shape; got "
+            f"{size!r:.80}; remove it, and set data.min_image_pixels and data.max_image_pixels"
+        )
     return settings["patch_size"], settings["merge_size"], SMART_RESIZE
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mars.config.schema import SftConfig
 from mars.data.order.stream import PromptStream
-from mars.data.prompts.budget import check_names
+from mars.data.prompts.budget import check_limits
 from mars.data.prompts.prepare import PromptSet, prepare_rows
 from mars.data.rows.problems import refuse_or_drop
 from mars.errors import ConfigError
@@ -38,7 +38,7 @@ def load_rows(config: SftConfig) -> SupervisedRows:
         problems = [problem for rows in prepared.values() for problem in rows.problems]
         refuse_or_drop(problems, sum(rows.num_rows for rows in prepared.values()), "error")
     usable = {name: rows.usable(data.on_bad_sample) for name, rows in prepared.items()}
-    check_names(data.source_image_pixels, [prompt for rows in usable.values() for prompt in rows.prompts])
+    check_limits(data.source_image_pixels, form.budget, [p for rows in usable.values() for p in rows.prompts])
     found = SupervisedRows(form, usable["train"], usable.get("held out"))
     if config.sft.mono_ratio > 0 and not found.num_mono:
         raise ConfigError(

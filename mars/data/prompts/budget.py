@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -19,6 +19,8 @@ from mars.types import Prompt, Source
 
 logger = logging.getLogger(__name__)
 
+_BICUBIC = 3  # of Pillow: the filter of all families' image processors, and of images with limits of their own
+
 SourcePixels = Mapping[str, Sequence[int]]
 """Source name -> [smallest, largest] width x height after resizing, within the limits for every image."""
 
@@ -29,6 +31,8 @@ class ImageBudget:
 
     min_pixels, max_pixels: limits of width x height after resizing. patch_size: side of a vision patch in pixels.
     merge_size: a model token covers merge_size x merge_size patches. sizing: how the model's family keeps the limits.
+    resample: Pillow's number of the filter with which the image processor resizes. own_minimum: the lower limit in the
+        model's own files, and where it is; `min_pixels` replaces it.
     """
 
     min_pixels: int
@@ -36,29 +40,34 @@ class ImageBudget:
     patch_size: int
     merge_size: int
     sizing: ImageSizing = SMART_RESIZE
+    resample: int | None = _BICUBIC
+    own_minimum: tuple[int, str] = (0, "")
 
     @classmethod
     def from_pretrained(cls, model_path: str, min_pixels: int, max_pixels: int) -> ImageBudget:
         """Read the sizes of patches and tokens from the model's image processor file.
 
-        Raises SetupError if they are missing or invalid, if the file names the image processor of another model, or if
-        the model's family is not supported.
+        Raises SetupError if they are missing or invalid, if the file names the image processor of another model or
+        settings that are not kept here, or if the model's family is not supported.
         """
         config = read_json(model_path, "config.json")
         family = family_of(config.get("model_type"), f"model.path: {model_path}/config.json")
         processor = read_json(model_path, "processor_config.json")
-        for name in ("processor_config.json", "preprocessor_config.json"):
-            settings = processor if name == "processor_config.json" else read_json(model_path, name)
-            settings = settings.get("image_processor", settings)
-            if isinstance(settings, dict) and all(key in settings for key in family.sizing_keys):
-                check_image_processor(settings, family, f"{model_path}/{name}")
-                warn_of_smaller_images(settings, max_pixels, f"{model_path}/{name}")
-                patch, merge, sizing = family.read_sizing(settings, processor, config, f"{model_path}/{name}")
-                return cls(min_pixels, max_pixels, patch, merge, sizing)
-        raise SetupError(
-            f"model.path: no image processor with {' and '.join(family.sizing_keys)}; got {model_path}; "
-            f"use a complete folder of a {family.name} model"
-        )
+        name, settings = "processor_config.json", processor.get("image_processor")
+        if settings is None:  # as transformers chooses the file
+            name, settings = "preprocessor_config.json", read_json(model_path, "preprocessor_config.json")
+        if not isinstance(settings, dict) or not all(key in settings for key in family.sizing_keys):
+            raise SetupError(
+                f"model.path: no image processor with {' and '.join(family.sizing_keys)}; got {model_path}; "
+                f"use a complete folder of a {family.name} model"
+            )
+        file = f"{model_path}/{name}"
+        check_image_processor(settings, family, file)
+        warn_of_smaller_images(settings, max_pixels, file)
+        patch, merge, sizing = family.read_sizing(settings, processor, config, file)
+        least, written = _limit(settings, "min_pixels", "shortest_edge")
+        own = (least, f"{file} has {written}")
+        return cls(min_pixels, max_pixels, patch, merge, sizing, settings.get("resample", _BICUBIC), own)
 
     @property
     def max_bytes(self) -> int:
@@ -68,6 +77,15 @@ class ImageBudget:
     def processor_settings(self) -> dict[str, Any]:
         """The arguments with which transformers' image processor keeps this budget."""
         return self.sizing.settings(self)
+
+
+_SWITCHES = {
+    "do_resize": (True, "images are resized to whole patches, within data.min_image_pixels and data.max_image_pixels"),
+    "do_center_crop": (False, "the model sees whole images"),
+    "do_pad": (False, "images are resized to whole patches"),
+    "do_rescale": (True, "images have 8 bits, and the model reads numbers of about 1"),
+}
+"""Switches of image processors: the value with which they make the images that a run takes, and why."""
 
 
 def check_image_processor(settings: Mapping[str, Any], family: Family, file: str) -> None:
@@ -84,16 +102,21 @@ def check_image_processor(settings: Mapping[str, Any], family: Family, file: str
             f"{family.name}; got {named!r:.80}; write {family.image_processor} there, or use the processor files of "
             "this model"
         )
+    for key, (wanted, reason) in _SWITCHES.items():
+        if settings.get(key, wanted) not in ((True,) if wanted else (None, False)):
+            raise SetupError(
+                f"model.path: {file}: {key} must be {str(wanted).lower()}, because {reason}; got "
+                f"{settings[key]!r:.40}; remove it"
+            )
 
 
 @cache
-def _warn_once(file: str, key: str, limit: int, max_pixels: int) -> None:
+def _warn_once(file: str, written: str, limit: int, max_pixels: int) -> None:
     logger.warning(
-        "data.max_image_pixels: %s has %s=%d, so the model may have been trained on smaller images; got %d, which "
+        "data.max_image_pixels: %s has %s, so the model may have been trained on smaller images; got %d, which "
         "counts; to follow the file, set it to %d",
         file,
-        key,
-        limit,
+        written,
         max_pixels,
         limit,
     )
@@ -103,15 +126,53 @@ def warn_of_smaller_images(settings: Mapping[str, Any], max_pixels: int, file: s
     """Warns once if the limit in the model's own file is below the run's, which replaces it.
 
     The file has max_pixels, or in newer versions size.longest_edge. In transformers the first counts if both are there.
+    The limit of InternVL is max_patches.
+    """
+    limit, written = _limit(settings, "max_pixels", "longest_edge")
+    if 0 < limit < max_pixels:
+        _warn_once(file, written, limit, max_pixels)
+
+
+def _limit(settings: Mapping[str, Any], name: str, edge: str) -> tuple[int, str]:
+    """A limit of the model's own file in pixels, and as it is written there; (0, "") if there is none.
+
+    name: of the limit, also within `size` in files of 2024. edge: its name within `size` in newer files. InternVL's
+    limits are numbers of tiles; at least one is none, because every image has one.
+
+    >>> _limit({"size": {"shortest_edge": 3136, "longest_edge": 1003520}}, "max_pixels", "longest_edge")
+    (1003520, 'size.longest_edge=1003520')
     """
     size = settings.get("size")
-    limits = {
-        "max_pixels": settings.get("max_pixels"),
-        "size.longest_edge": size.get("longest_edge") if isinstance(size, Mapping) else None,
-    }
-    key, limit = next(((key, value) for key, value in limits.items() if type(value) is int), ("", max_pixels))
-    if 0 < limit < max_pixels:
-        _warn_once(file, key, limit, max_pixels)
+    size = size if isinstance(size, Mapping) else {}
+    limits = {name: settings.get(name), f"size.{edge}": size.get(edge), f"size.{name}": size.get(name)}
+    for key, value in limits.items():
+        if type(value) is int:
+            return value, f"{key}={value}"
+    key = name.replace("pixels", "patches")
+    tiles, side = settings.get(key), size.get("height")
+    if type(tiles) is int and type(side) is int and (tiles > 1 or name == "max_pixels"):
+        return tiles * side**2, f"{key}={tiles}"
+    return 0, ""
+
+
+def warn_of_small_images(budget: ImageBudget, prompts: Iterable[Prompt]) -> None:
+    """Warns if images have fewer pixels than the model's own file allows, so that the model was trained on larger ones.
+
+    Images of sources with limits of their own are left out.
+    """
+    least, where = budget.own_minimum
+    sizes = [source.image.size for prompt in prompts for source in prompt.sources if source.image.resized is None]
+    num_small = sum(width * height < least for width, height in sizes)
+    if budget.min_pixels < least and num_small:
+        logger.warning(
+            "data.min_image_pixels: %s, to which the model's own processor enlarges images, and %d of %d images are "
+            "smaller; got %d, which counts; to follow the file, set it to %d",
+            where,
+            num_small,
+            len(sizes),
+            budget.min_pixels,
+            least,
+        )
 
 
 def model_image_size(size: tuple[int, int], budget: ImageBudget) -> tuple[int, int]:
@@ -131,12 +192,18 @@ def source_budgets(source_pixels: SourcePixels, budget: ImageBudget) -> dict[str
     """Source name -> budget with the limits of that source and the patch sizes of `budget`.
 
     Raises ConfigError for a model whose image processor would resize the images again, because it cuts every image into
-    tiles by one limit.
+    tiles by one limit, and for one that resizes with another filter.
     """
     if source_pixels and not budget.sizing.takes_resized:
         raise ConfigError(
             f"data.source_image_pixels: this model cuts every image into tiles by one limit; got limits for "
             f"{', '.join(source_pixels)}; set data.max_image_pixels alone"
+        )
+    if source_pixels and budget.resample != _BICUBIC:
+        raise ConfigError(
+            f"data.source_image_pixels: images with limits of their own are resized with a bicubic filter, and this "
+            f"model's image processor has resample={budget.resample}; got limits for {', '.join(source_pixels)}; set "
+            "data.max_image_pixels alone"
         )
     return {name: replace(budget, min_pixels=low, max_pixels=high) for name, (low, high) in source_pixels.items()}
 
@@ -165,8 +232,11 @@ def limit_images(prompt: Prompt, budgets: Mapping[str, ImageBudget]) -> tuple[Pr
     return replace(prompt, sources=tuple(map(limit, prompt.sources))), problems
 
 
-def check_names(source_pixels: SourcePixels, prompts: Sequence[Prompt]) -> None:
-    """Raises ConfigError if `source_pixels` names a source that no prompt has: the name must be misspelt."""
+def check_limits(source_pixels: SourcePixels, budget: ImageBudget, prompts: Sequence[Prompt]) -> None:
+    """Compares limits with the images. Raises ConfigError if `source_pixels` names a source that no prompt has: the
+    name must be misspelt. Warns of images that the model's own files would enlarge (`warn_of_small_images`).
+    """
+    warn_of_small_images(budget, prompts)
     known = list(dict.fromkeys(source.name for prompt in prompts for source in prompt.sources))
     unknown = [name for name in source_pixels if name not in known]
     if unknown:

@@ -99,6 +99,54 @@ def test_the_image_processor_must_be_the_familys(model_type, right, wrong):
         )
 
 
+def sizing_of(settings, frames):
+    vision = {"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": frames}
+    check_image_processor(settings, FAMILIES["qwen2_5_vl"], "f")
+    return read_sizing(settings, {}, {"vision_config": vision}, "f")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"do_resize": False}, "do_resize must be true, because .* data.max_image_pixels; got False; remove it"),
+        ({"do_resize": None}, "do_resize must be true"),
+        ({"do_resize": "true"}, "do_resize must be true"),
+        ({"do_center_crop": True}, "do_center_crop must be false"),
+        ({"do_rescale": False}, "do_rescale must be true, because images have 8 bits"),
+        ({"do_pad": 1}, "do_pad must be false"),
+        ({"size": {"height": 448, "width": 448}}, "size must have shortest_edge and longest_edge"),
+        ({"size": 448}, "size must have shortest_edge and longest_edge"),
+        ({"size": {"shortest_edge": 3136, "longest_edge": 9999, "max_height": 5}}, "size must have"),
+        ({"temporal_patch_size": 1}, "temporal_patch_size must be 2"),
+    ],
+)
+def test_settings_with_which_sizes_are_others_are_refused(settings, said):
+    whole = {"patch_size": 14, "merge_size": 2} | settings
+    with pytest.raises(SetupError, match=f"model.path: f: {said}") as caught:
+        sizing_of(whole, frames=2)
+    assert caught.value.exit_code == 4
+
+
+def test_a_model_of_single_frames_needs_a_processor_of_single_frames():
+    """transformers makes two frames where its file does not say how many."""
+    with pytest.raises(SetupError, match=r"temporal_patch_size must be 1, as .*; got 2"):
+        sizing_of({"patch_size": 14, "merge_size": 2}, frames=1)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_resize": True, "do_center_crop": None, "do_pad": False, "size": None},
+        {"size": {"height": None, "shortest_edge": 3136, "longest_edge": 12_845_056}},
+        {"size": {"min_pixels": 3136, "max_pixels": 12_845_056}, "min_pixels": 3136},
+        {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": False, "resample": 2, "do_convert_rgb": None},
+    ],
+)
+def test_settings_that_are_kept_are_taken(settings):
+    """Rescaling and normalization are the image processor's own, in the engine and in the trainer."""
+    assert sizing_of({"patch_size": 14, "merge_size": 2} | settings, frames=2) == (14, 2, SMART_RESIZE)
+
+
 @pytest.mark.parametrize(
     ("settings", "warned"),
     [
@@ -109,6 +157,9 @@ def test_the_image_processor_must_be_the_familys(model_type, right, wrong):
         ({"max_pixels": 12_845_056}, None),  # of the public folders
         ({"max_pixels": None, "size": {"height": 448, "width": 448}}, None),  # of InternVL
         ({"size": 448}, None),
+        ({"size": {"min_pixels": 3136, "max_pixels": 200_704}}, "size.max_pixels=200704"),  # of 2024
+        ({"max_patches": 1, "size": {"height": 448, "width": 448}}, "max_patches=1"),  # of InternVL
+        ({"max_patches": 12, "size": {"height": 448, "width": 448}}, None),
         ({}, None),
     ],
 )

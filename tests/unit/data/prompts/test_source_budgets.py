@@ -7,7 +7,7 @@ import pytest
 from mars.data.pixels.images import decoded_size
 from mars.data.prompts.budget import (
     ImageBudget,
-    check_names,
+    check_limits,
     limit_images,
     model_image_size,
     num_image_tokens,
@@ -60,9 +60,36 @@ def test_a_strip_that_its_limits_make_narrower_is_a_bad_row():
 
 def test_a_name_that_no_row_has_is_refused():
     prompts = [prompt_of([(64, 64)]), prompt_of([(64, 64)] * 2)]
-    check_names({"infrared": [1, 2]}, prompts)
-    check_names({}, [])
+    budget = ImageBudget(*WHOLE, 14, 2)
+    check_limits({"infrared": [1, 2]}, budget, prompts)
+    check_limits({}, budget, [])
     with pytest.raises(ConfigError, match=r"source_image_pixels: no row has.*got infra_red; .* are visible, infrared$"):
-        check_names({"infrared": [1, 2], "infra_red": [1, 2]}, prompts)
+        check_limits({"infrared": [1, 2], "infra_red": [1, 2]}, budget, prompts)
     with pytest.raises(ConfigError, match=r"are none$"):
-        check_names({"infrared": [1, 2]}, [])
+        check_limits({"infrared": [1, 2]}, budget, [])
+
+
+def test_a_filter_that_is_not_bicubic_is_not_kept_for_one_source():
+    """These images are resized before the image processor, which would not resize them again."""
+    budget = ImageBudget(*WHOLE, 14, 2, resample=2)
+    assert source_budgets({}, budget) == {}
+    with pytest.raises(ConfigError, match=r"bicubic filter, .* has resample=2; got limits for infrared, depth; set"):
+        source_budgets(OWN, budget)
+
+
+def test_images_that_the_models_files_enlarge_are_counted(caplog):
+    budget = ImageBudget(*WHOLE, 16, 2, own_minimum=(65_536, "m/preprocessor_config.json has size.shortest_edge=65536"))
+    prompts = [prompt_of([(256, 256), (128, 96)]), prompt_of([(640, 480), (8, 8)])]
+    check_limits({}, budget, [prompt_of([(256, 256)])])
+    assert caplog.records == []
+    check_limits({}, budget, prompts)
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "data.min_image_pixels: m/preprocessor_config.json has size.shortest_edge=65536, to which the model's own "
+        "processor enlarges images, and 2 of 4 images are smaller; got 3136, which counts; to follow the file, set it "
+        "to 65536"
+    )
+    limited_prompts = [limited(prompt, {"infrared": [3136, 200704]}, budget)[0] for prompt in prompts]
+    check_limits({}, budget, limited_prompts)  # their limits are the user's own
+    check_limits({}, ImageBudget(65_536, 1003520, 16, 2, own_minimum=budget.own_minimum), prompts)
+    assert len(caplog.records) == 1
