@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -95,9 +95,10 @@ def summary_of(run_dir: Path, record: RunRecord) -> dict[str, Any]:
 
 
 def _last(record: RunRecord, metric: str) -> float | None:
-    """The last value that is a number; null and NaN are none."""
+    """The last value that is a number; null, NaN and whole numbers beyond the largest float are none."""
     values = (row.get(metric) for row in reversed(record.metrics))
-    return next((value for value in values if isinstance(value, int | float) and -math.inf < value < math.inf), None)
+    largest = sys.float_info.max
+    return next((value for value in values if isinstance(value, int | float) and -largest <= value <= largest), None)
 
 
 def checked_run(run_dir: Path) -> Path:

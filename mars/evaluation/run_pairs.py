@@ -19,6 +19,7 @@ from mars.rewards.built_in import is_built_in
 from mars.rewards.functions import RewardsBySet
 
 ALL_SETS = "All data sources"
+_LINES = 2  # of an error: what is wrong, and the first place
 _STEP_FILE = re.compile(r"step_([0-9]+)\.jsonl")
 
 
@@ -72,7 +73,8 @@ def _pair(first: EvaluatedRun, other: EvaluatedRun, first_at: Callable[[int], Sc
         _check_rewards(first, other, files)
         comparisons = _comparisons(files, threshold)
     except DataError as error:
-        return Pair(first.mark, other.mark, step, f"not compared at step {step}: {error}", {})
+        reason = " ".join(" ".join(str(error).splitlines()[:_LINES]).split())
+        return Pair(first.mark, other.mark, step, f"not compared at step {step}: {reason}", {})
     last = ((first.mark, max(own)), (other.mark, max(others)))
     newer = [f"{mark} also has step {newest}" for mark, newest in last if newest > step]
     which = f"step {step}, the last that both have ({', '.join(newer)})" if newer else f"step {step} of both"

@@ -47,7 +47,8 @@ def write_comparison(found: RunComparison, path: Path, reload_s: int | None = No
     page = Page("run_parts.html.j2")
     headings = [_heading(run) for run in found.runs]
     notes = [f"{run.mark}: {note}" for run in found.runs for note in run.notes]
-    notes += [f"{run.mark}: no evaluation" for run in found.runs if not run.evaluations]
+    without = [run.mark for run in found.runs if not run.evaluations]
+    notes += [f"{', '.join(without)}: no evaluation"] if without else []
     curves = draw_run_curves([(run.mark, run.name, run.metrics) for run in found.runs])
     last = [(f"{_heading(run)} (step {result['step']})", result) for run, result in last_evaluations(found.runs)]
     page.write(
@@ -62,10 +63,10 @@ def write_comparison(found: RunComparison, path: Path, reload_s: int | None = No
         runs=page.parts("run", found.runs, _run_row),
         notes=page.parts("note", notes),
         figures=page.parts("figure", [page.figure(curve.caption, curve.description, curve.svg) for curve in curves]),
-        pairs=page.parts("note", [f"{pair.other} − {pair.first}: {pair.how}." for pair in found.pairs]),
+        pairs=page.parts("note", _how(found.pairs)),
         differences=page.parts("table", _difference_tables(found.pairs, headings, found.threshold)),
         method=method_of(found.pairs),
-        evaluations=page.parts("table", evaluation_tables(last)),
+        evaluations=page.parts("table", map(_turned, evaluation_tables(last))),
         settings=_grid(page, difference_rows(found.settings), headings),
         versions=_grid(page, difference_rows(found.versions), headings),
         events=_grid(page, event_rows(found.runs), headings),
@@ -83,8 +84,16 @@ def _run_row(run: ComparedRun) -> dict[str, str]:
     return {**shown, "score": score, "evaluation": evaluation}
 
 
+def _how(pairs: Sequence[Pair]) -> list[str]:
+    """Which evaluations are compared: one line for all runs of which the same is said."""
+    others: dict[str, list[str]] = {}
+    for pair in pairs:
+        others.setdefault(pair.how, []).append(pair.other)
+    return [f"{pairs[0].first} with {', '.join(marks)}: {how}." for how, marks in others.items()]
+
+
 def _difference_tables(pairs: Sequence[Pair], headings: Sequence[str], threshold: float | None) -> list[dict[str, Any]]:
-    """Over all data sources, then of each: the first run, and each other run with its difference to the first.
+    """Over all data sources, then of each: a row of the first run, one of each other run, and one of its difference.
 
     Runs are in one table if the first run has the same values beside each: the same step and the same questions.
     """
@@ -99,18 +108,29 @@ def _difference_tables(pairs: Sequence[Pair], headings: Sequence[str], threshold
                 groups.setdefault((pair.step, of_first), []).append((heading, pair, rows))
         for (step, _), group in groups.items():
             metric = str(group[0][1].comparisons[title]["metric"])
-            tables.append({"title": f"{title}, step {step}", "metric": metric, **_beside(headings[0], group)})
+            table = {"title": f"{title}, step {step}", "metric": metric, **_beside(headings[0], group)}
+            tables.append(_turned(table))
     return tables
 
 
 def _beside(first: str, group: Sequence[tuple[str, Pair, Mapping[str, list[str]]]]) -> dict[str, Any]:
-    """group: (heading, pair, label -> value of the first run, value, difference) of each other run."""
+    """The columns and rows of a table with a row for each quantity.
+
+    group: (heading, pair, label -> value of the first run, value, difference) of each other run.
+    """
     columns, cells = [first], {label: [made[0]] for _, _, rows in group for label, made in rows.items()}
     for heading, pair, rows in group:
         columns += [heading, f"{pair.other} − {pair.first}"]
         for label, made in cells.items():
             made += rows[label][1:] if label in rows else [NONE, NONE]
     return {"columns": columns, "rows": list(cells.items())}
+
+
+def _turned(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The table with a row for each run: ten runs are not ten columns."""
+    labels, cells = zip(*table["rows"], strict=True)
+    rows = list(zip(table["columns"], zip(*cells, strict=True), strict=True))
+    return {**table, "columns": labels, "rows": rows}
 
 
 def _grid(page: Page, rows: Sequence[Row], headings: Sequence[str]) -> Mapping[str, Any]:

@@ -25,6 +25,8 @@ NONE = "–"
 _SIX_DIGITS = ".6g"
 _USUAL = ("started", "checkpoint_saved", "finished")
 _STEPS_SHOWN = 5
+_VALUE_CHARACTERS = 120  # of a value
+_SAME_CHARACTERS = 30  # shown before the place where values begin to differ
 
 
 @dataclass(frozen=True)
@@ -109,11 +111,12 @@ def differences(values: Sequence[Mapping[str, Any]], ignored: Iterable[str] = ()
 
 
 def difference_rows(found: Differences) -> list[Row]:
-    """Text of the values: YAML on one line, numbers with six digits unless they differ in later ones."""
+    """Text of the values: YAML on one line, numbers with six digits unless they differ in later ones. Of long texts the
+    part where they begin to differ."""
     rows = []
     for name, values in found.items():
         cells = [_shown(value, _SIX_DIGITS) for value in values]
-        rows.append((name, cells if len(set(cells)) > 1 else [_shown(value, "r") for value in values]))
+        rows.append((name, _cut(cells if len(set(cells)) > 1 else [_shown(value, "r") for value in values])))
     return rows
 
 
@@ -163,6 +166,19 @@ def _shown(value: Any, form: str) -> str:
         return value
     text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True)
     return text.removesuffix("...\n").strip()
+
+
+def _cut(cells: Sequence[str]) -> list[str]:
+    """The cells, or of each as many characters as can be shown, from shortly before the first that differs."""
+    texts = [cell for cell in cells if cell != NONE]
+    if max(map(len, cells)) <= _VALUE_CHARACTERS:
+        return list(cells)
+    columns = enumerate(zip(*texts, strict=False))
+    same = next((place for place, letters in columns if len(set(letters)) > 1), min(map(len, texts)))
+    start = max(0, same - _SAME_CHARACTERS) if len(texts) > 1 else 0
+    end = start + _VALUE_CHARACTERS
+    before = "… " if start else ""
+    return [cell if cell == NONE else f"{before}{cell[start:end]}{' …' if len(cell) > end else ''}" for cell in cells]
 
 
 def _event_cell(events: Sequence[Mapping[str, Any]]) -> str:

@@ -18,6 +18,8 @@ _CURVES = (
     ("Response length.", "response_length/mean", "tokens"),
     ("Entropy of the policy.", "actor/entropy", "nats"),
     ("Norm of the gradient before clipping.", "actor/grad_norm", "norm"),
+    ("Cold start: cross-entropy of the responses.", "sft/loss", "nats per token"),
+    ("Cold start: cross-entropy of the held-out responses.", "eval/loss", "nats per token"),
     ("Time of a step.", "timing_s/step", "seconds"),
 )
 _NAME_CHARACTERS = 24

@@ -168,3 +168,32 @@ def test_runs_with_one_name_are_told_apart_by_their_folders(tmp_path):
 def test_values_that_differ_in_late_digits_are_shown_whole():
     found = differences([{"a": 0.1, "b": 1, "c": [1]}, {"a": 0.1000000001, "b": 1}])
     assert difference_rows(found) == [("a", ["0.1", "0.1000000001"]), ("c", ["[1]", "–"])]
+
+
+def test_of_long_values_the_place_where_they_differ_is_shown():
+    files = [f"/data/{'x' * 300}/{name}.parquet" for name in ("one", "other")]
+    ((_, cells),) = difference_rows({"data.train_files": [*files, None]})
+    assert cells == [f"… {'x' * 28}/one.parquet", f"… {'x' * 28}/other.parquet", "–"]
+    ((_, cells),) = difference_rows({"data.template": ["y" * 130, None]})
+    assert cells == [f"{'y' * 120} …", "–"]
+
+
+def test_damaged_files_are_left_out_or_named(tmp_path):
+    """A whole number that no float holds, half a row, half a result, half an answer, settings that are no mapping."""
+    a = write_run(tmp_path / "a", evaluations={2: {None: "0101"}})
+    b = write_run(tmp_path / "b", evaluations={2: {None: "0101"}})
+    rows = [f'{{"step": 1, "critic/score/mean": {"9" * 400}, "x": "text"}}', "half"]
+    (b / "metrics.jsonl").write_text("\n".join(rows))
+    (b / "evaluation" / "step_000002.json").write_text("{")
+    (b / "evaluation" / "step_000002.jsonl").write_text("{\n")
+    c = write_run(tmp_path / "c")
+    (c / "config.yaml").write_text("- 1\n")
+    found = compared([a, b, c])
+    assert [run.score for run in found.runs] == [0.3, None, 0.3]
+    assert [note for note in found.runs[1].notes if note.startswith("metrics.jsonl")] == [
+        "metrics.jsonl: 1 damaged lines are left out"
+    ]
+    assert "step_000002.jsonl: 1 of 1 lines cannot be used" in found.pairs[0].how
+    assert "\n" not in found.pairs[0].how
+    assert found.settings["run.seed"] == [0, 0, None]
+    assert "not compared: C has no answers" in as_text(found)
