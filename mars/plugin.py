@@ -8,6 +8,7 @@ record(run_dir, {"reward.function": [spec]})                                    
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import importlib.util
@@ -17,9 +18,11 @@ import json
 import logging
 import os
 import sys
+import sysconfig
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
@@ -111,10 +114,12 @@ def load(setting: str, spec: str, wanted: str, classes: bool = False, *, in_thre
         run later, and cannot import modules of the folder: the modules that they use must be imported before.
     in_threads: several threads may call the function at once. Then the modules of the file's folder stay importable in
         this process, so all functions that it loads must be in one folder.
-    Raises ConfigError if the file cannot be loaded or lacks the name (NameNotFound), or if the name is not a plain
-    function but a class, an async function or a generator.
+    Raises ConfigError if the file cannot be loaded or lacks the name (NameNotFound), if it imports a name of which
+    there are two modules (`_refuse_two_modules`), or if the name is not a plain function but a class, an async function
+    or a generator.
     """
     path, _, name = spec.rpartition(":")
+    _refuse_two_modules(setting, Path(path))
     imports = _FolderImports(_folders(Path(path)))
     module = _run_file(setting, Path(path), imports)
     function = getattr(module, name, None)
@@ -198,6 +203,37 @@ def _run_file(setting: str, path: Path, imports: _FolderImports) -> ModuleType:
         hint = beside if isinstance(error, ImportError) else ""
         raise ConfigError(f"{setting}: {path} cannot be loaded: {type(error).__name__}: {error}{hint}") from error
     return module
+
+
+def _refuse_two_modules(setting: str, path: Path) -> None:
+    """Raises ConfigError if a file imports a name that a module beside it and one of Python or of a package have.
+
+    Which of the two it gets would depend on what the process has imported before.
+    """
+    installed = [sysconfig.get_path(kind) for kind in ("purelib", "platlib")]
+    for name in sorted(_imported(path) - {_PACKAGE.name}):
+        places = [Path(folder, *rest) for folder in _folders(path) for rest in ((f"{name}.py",), (name, "__init__.py"))]
+        beside = next((place for place in places if place.is_file()), None)
+        if beside is None:
+            continue
+        spec = PathFinder.find_spec(name, installed)
+        if name in sys.stdlib_module_names or (spec is not None and spec.origin not in (None, str(beside))):
+            kind = "Python's own" if name in sys.stdlib_module_names else "that of an installed package"
+            raise ConfigError(
+                f"{setting}: {path} imports {name!r}, and there are two such modules: {beside} and {kind}; rename the "
+                f"file, or import it as .{name} (from .{name} import ...)"
+            )
+
+
+def _imported(path: Path) -> set[str]:
+    """The names that a file imports absolutely, anywhere: "a" for `import a.b`. Empty for one that is no Python."""
+    try:
+        nodes = list(ast.walk(ast.parse(path.read_bytes())))
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return set()  # running it says what is wrong
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    return {name.partition(".")[0] for name in names}
 
 
 def _folders(path: Path) -> list[str]:

@@ -23,7 +23,8 @@ _ROWS = ("data.train_files", "data.eval_files")
 _MODELS = ("model.path", "algorithm.kl_reference")
 # Files of the user that are sent along. One outside the folder of the command must be on shared storage.
 _HOOKS = ("sampler", "shaping", "advantage", "requests", "tokens", "transforms")
-_FUNCTIONS = ("reward.function", "reward.functions", "tracking.to", *(f"recipe.{hook}" for hook in _HOOKS))
+_OF_HOOKS = tuple(f"recipe.{hook}" for hook in _HOOKS)
+_FUNCTIONS = ("reward.function", "reward.functions", "tracking.to", "anchor.guide_filter", *_OF_HOOKS)
 _TEMPLATE = "data.template"
 _MEAN_PATHS = (*_SHARED, *_ROWS, *_MODELS, *_FUNCTIONS, _TEMPLATE)
 # Shorter values of --env variables are not looked for in the settings: they may be ordinary words.

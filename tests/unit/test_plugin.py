@@ -138,6 +138,25 @@ def test_a_module_that_is_not_there_is_named_with_what_may_be_imported(tmp_path)
         call_of(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "code", ["import {0}", "def f(number):\n    from {0}.deep import NAME", "import os, {0} as other"]
+)
+@pytest.mark.parametrize(("name", "whose"), [("json", "Python's own"), ("pytest", "that of an installed package")])
+def test_a_name_with_two_modules_is_refused(tmp_path, name, whose, code):
+    """Which of the two it got would depend on what the process has imported, and so on the command."""
+    write(tmp_path, own=code.format(name) + "\ndef f(number): ...", **{name: "NAME = 1"})
+    with pytest.raises(ConfigError, match=rf"^hooks\.step: .*own\.py imports '{name}', .*/{name}\.py and {whose}; ren"):
+        call_of(tmp_path)
+
+
+def test_a_name_with_two_modules_may_be_imported_as_from_a_package(tmp_path):
+    write(tmp_path, own="from .json import NAME\ndef f(number): return NAME", json="NAME = 1", string="1 / 0")
+    assert call_of(tmp_path)(0) == 1
+    write(tmp_path / "data", own="import json\ndef f(number): return json.dumps(number)")
+    (tmp_path / "data" / "json").mkdir()  # a folder of files is no module
+    assert call_of(tmp_path / "data")(0) == "0"
+
+
 def test_a_helper_is_run_once_for_a_file_and_again_when_the_file_is_loaded_again(tmp_path):
     write(tmp_path, own=LATER.replace("NAME", "seen.append(0) or len(helper.seen)"), helper="seen = []")
     first = call_of(tmp_path)

@@ -79,6 +79,8 @@ def test_functions_of_recipes_are_sent_and_those_of_mars_are_there(tmp_path):
         "requests": "own.py:Asks", "tokens": "own.py:rule", "transforms": {"mixed": "changes.py:mix"},
         "settings": {"own": {"a": 1}},
     }  # fmt: skip
+    guided = ["anchor=mono", "anchor.guide=above_mean", f"anchor.guide_filter={tmp_path}/changes.py:sensible"]
+    assert sent_settings(config(*guided), sent_from(tmp_path))["anchor"]["guide_filter"] == "changes.py:sensible"
     with pytest.raises(ConfigError, match=r"recipe\.sampler: no such file; got recipe/none/functions\.py"):
         sent_settings(config("recipe.sampler=recipe/none/functions.py:Sampler"), sent_from(tmp_path))
 
