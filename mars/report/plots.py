@@ -92,10 +92,11 @@ def _difference(left: Series, right: Series) -> Series:
     return [(step, value - subtrahend[step]) for step, value in left if step in subtrahend]
 
 
-def _trailing_means(series: Series, window: int) -> Series:
-    """The series with each value replaced by the mean of the last `window` ones."""
-    parts = [(step, series[max(0, place + 1 - window) : place + 1]) for place, (step, _) in enumerate(series)]
-    return [(step, sum(value for _, value in part) / len(part)) for step, part in parts]
+def _trailing_means(series: Series, window: int, places: Sequence[int]) -> Series:
+    """Of the points at `places`, the step and the mean of the last `window` values."""
+    values = [value for _, value in series]
+    parts = [values[max(0, place + 1 - window) : place + 1] for place in places]
+    return [(series[place][0], sum(part) / len(part)) for place, part in zip(places, parts, strict=True)]
 
 
 def lines_figure(caption: str, lines: Mapping[str, Series], unit: str, *, of_runs: bool = False) -> Figure:
@@ -115,18 +116,17 @@ def lines_figure(caption: str, lines: Mapping[str, Series], unit: str, *, of_run
     return Figure(caption + more, described, _line_figure(shown, places, unit, of_runs))
 
 
-def _line_figure(lines: Mapping[str, Series], places: Mapping[str, int], unit: str, of_runs: bool) -> bytes:
+def _line_figure(lines: Mapping[str, Series], numbers: Mapping[str, int], unit: str, of_runs: bool) -> bytes:
     longest = max(map(len, lines.values()))  # one window for all lines: with a shorter one, a line is less steady
 
     def draw(axes: Axes) -> None:
         for name, series in lines.items():
-            colour, style = _COLOURS[places[name] % len(_COLOURS)], _STYLES[places[name] % len(_STYLES)]
+            colour, style = _COLOURS[numbers[name] % len(_COLOURS)], _STYLES[numbers[name] % len(_STYLES)]
             if longest >= _SMOOTH_FROM:
                 if not of_runs:
                     axes.plot(*zip(*series, strict=True), color=colour, alpha=0.25, linewidth=0.8)
-                series = _trailing_means(series, longest // 20)
-            if of_runs:
-                series = evenly(series, _MAX_POINTS)
+                places = evenly(range(len(series)), _MAX_POINTS if of_runs else len(series))
+                series = _trailing_means(series, longest // 20, places)
             marker = "o" if len(series) <= (_MARKED if of_runs else 1) else None
             line = {"color": colour, "linestyle": style, "marker": marker, "markersize": 4, "label": _label(name)}
             axes.plot(*zip(*series, strict=True), **line)

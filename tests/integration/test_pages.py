@@ -182,7 +182,7 @@ def test_nothing_is_wider_than_a_phone(on_a_phone, name):
 @pytest.mark.parametrize("name", PAGES)
 def test_images_are_shown_and_have_a_text_in_their_place(on_a_phone, name):
     found = on_a_phone[name]
-    assert found["images"] == {"report": 4 + 4, "sheet": 6, "answers": 1, "study": 1, "comparison": 2}[name]
+    assert found["images"] == {"report": 4 + 4, "sheet": 6, "answers": 1, "study": 1, "comparison": 1}[name]
     assert (found["broken"], found["withoutAlt"]) == (0, 0)
 
 

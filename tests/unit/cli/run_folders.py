@@ -43,7 +43,7 @@ def write_run(
         section, setting = key.split(".")
         config.setdefault(section, {})[setting] = value
     (run_dir / "config.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
-    rows = [{"step": step, "critic/score/mean": step / 10, "timing_s/step": 1.0, **metrics} for step in steps_of(steps)]
+    rows = [{"step": step, "critic/score/mean": step / 10, **metrics} for step in steps_of(steps)]
     (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     events = EventLog(run_dir / EVENTS_FILE)
     events.log("started", 0, last_step=steps)

@@ -119,7 +119,7 @@ def test_questions_of_one_run_alone_are_counted(tmp_path):
 
 def test_three_runs_on_the_terminal(mars, tmp_path):
     runs = [
-        write_run(tmp_path / name, {"run.seed": seed}, steps=steps, evaluations={2: {None: "01"}})
+        write_run(tmp_path / name, {"run.seed": seed}, steps=steps, evaluations={2: {None: "01"}}, **{"perf/x": seed})
         for name, seed, steps in (("a", 0, 3), ("b", 1, 2), ("红外", 1, 3))
     ]
     lines = [" ".join(text.split()) for text in mars("runs", "diff", *map(str, runs)).stdout.splitlines()]
@@ -129,9 +129,10 @@ def test_three_runs_on_the_terminal(mars, tmp_path):
     for part in ("run.seed 0 1 1", "step 3 2 3", "critic/score/mean 0.3 0.2 0.3", "all (accuracy) A C C − A"):
         assert part in lines
     assert lines[lines.index("versions") + 1] == "the same"
-    assert not any(text.startswith("timing_s") for text in lines)
+    assert not any(text.startswith("perf/") for text in lines)
     found = json.loads(mars("runs", "diff", *map(str, runs), "--json").stdout)
     assert found["settings"]["run.seed"] == {"a": 0, "b": 1, "c": 1}
+    assert found["metrics"]["perf/x"] == {"a": 0, "b": 1, "c": 1}
     assert found["runs"]["c"]["name"] == "红外"
     assert [(pair["first"], pair["other"]) for pair in found["evaluations"]] == [("a", "b"), ("a", "c")]
 

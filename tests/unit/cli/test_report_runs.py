@@ -38,6 +38,12 @@ def two(tmp_path_factory):
     return a, b
 
 
+@pytest.fixture
+def no_curves(monkeypatch):
+    """A figure takes a third of a second."""
+    monkeypatch.setattr("mars.report.comparison_page.draw_run_curves", lambda runs: [])
+
+
 def written(runs, path):
     write_comparison(compared(runs), path)
     return Page(path.read_text(encoding="utf-8"))
@@ -78,7 +84,7 @@ def test_the_same_runs_give_the_same_bytes(two, tmp_path):
     assert (tmp_path / "one.html").read_bytes() == (tmp_path / "other.html").read_bytes()
 
 
-def test_the_command_prints_the_evaluations_and_says_where_the_page_is(two, tmp_path, monkeypatch, mars):
+def test_the_command_prints_the_evaluations_and_says_where_the_page_is(two, tmp_path, monkeypatch, mars, no_curves):
     monkeypatch.chdir(tmp_path)
     done = mars("report", *map(str, two))
     assert done.returncode == 0
@@ -104,14 +110,14 @@ def test_no_other_file_is_overwritten(two, tmp_path, mars):
 
 
 def test_one_run_has_its_page_where_it_is_told(two, tmp_path, mars):
-    assert mars("report", str(two[0]), "--out", str(tmp_path / "a.html")).returncode == 0
+    assert mars("report", str(two[0]), "--follow", "--out", str(tmp_path / "a.html")).returncode == 0
     assert "a – mars report" in (tmp_path / "a.html").read_text()
     done = mars("report", str(two[0]), "--out", str(two[1] / "report.html"))
     assert (done.returncode, "the place of the report of one run" in done.stderr) == (2, True)
     assert not (two[0] / "report.html").exists()
 
 
-def test_names_of_all_scripts_and_hostile_ones(tmp_path):
+def test_names_of_all_scripts_and_hostile_ones(tmp_path, no_curves):
     names = ("红外", HEBREW, HOSTILE.replace("\ud800", "").replace("\x00", ""))
     runs = [write_run(tmp_path / str(number), name=name) for number, name in enumerate(names)]
     page = written(runs, tmp_path / "page.html")
@@ -150,7 +156,7 @@ def test_a_run_has_one_colour_in_every_figure_and_nan_is_left_out():
 
 def run(number: int, rows: int) -> ComparedRun:
     metrics = [
-        {"step": step, "critic/score/mean": (step * 37 % 101) / 100, "timing_s/step": 1 + step % 7}
+        {"step": step, "critic/score/mean": (step * 37 % 101) / 100, "actor/entropy": 1 + step % 7}
         for step in range(1, rows + 1)
     ]
     return ComparedRun(
@@ -174,7 +180,7 @@ def test_ten_long_runs_with_long_settings_fit_on_a_page(tmp_path):
     assert "Plot left out" not in page.text
 
 
-def test_a_full_page_says_what_is_missing(tmp_path, monkeypatch):
+def test_a_full_page_says_what_is_missing(tmp_path, monkeypatch, no_curves):
     monkeypatch.setattr("mars.report.page.MAX_PAGE_BYTES", 1_010_000)
     write_comparison(comparison(2, 0, settings={f"k{n}": ["a" * 90, "b"] for n in range(99)}), tmp_path / "page.html")
     assert re.search(r"The first \d+ of 99: a page has at most 10 MB", (tmp_path / "page.html").read_text())
@@ -187,7 +193,7 @@ def test_more_runs_than_can_be_told_apart_are_refused(mars, tmp_path):
     assert (done.returncode, message in done.stderr) == (2, True)
 
 
-def test_runs_are_followed_until_the_last_one_has_ended(two, tmp_path, capsys):
+def test_runs_are_followed_until_the_last_one_has_ended(two, tmp_path, capsys, no_curves):
     running = write_run(tmp_path / "running", steps=1, ends=False)
     out, looks = tmp_path / "page.html", []
     with RunLock(running) as lock:
@@ -210,7 +216,7 @@ def test_runs_are_followed_until_the_last_one_has_ended(two, tmp_path, capsys):
     assert [line for line in said if line.startswith("report:")] == [f"report: {out}"] * 3
 
 
-def test_ctrl_c_leaves_the_page_as_it_is(two, tmp_path, monkeypatch):
+def test_ctrl_c_leaves_the_page_as_it_is(two, tmp_path, no_curves):
     running = write_run(tmp_path / "running", steps=1, ends=False)
 
     def interrupted(_):
