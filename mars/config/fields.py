@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_origin
@@ -15,6 +16,7 @@ from mars.config.problem import Problem
 from mars.config.renamed import renamed_value
 from mars.config.section import Root
 
+_OFF = re.compile(r"\b(?:0|1|null): [^.,;]+")
 _RANGES = ("greater_than", "less_than", "finite_number")
 
 
@@ -58,7 +60,8 @@ def _split(location: tuple[int | str, ...], fields: Collection[str]) -> tuple[st
 
 def _problem(key: str, place: tuple[int | str, ...], field: FieldInfo, details: ErrorDetails) -> Problem:
     words = expected(field)
-    do, value = f"give {_article(words)}{words}", details["input"]
+    value = details["input"]
+    do = f"give {_article(words)}{words}{_off_hint(field, value)}"
     where = f" at [{place[0]}]" if place else ""
     kind = details["type"]
     if kind == "missing":
@@ -78,6 +81,17 @@ def _article(words: str) -> str:
     if words.startswith("integer"):
         return "an "
     return "a " if words.startswith(("number", "list", "non-empty list", "mapping")) else ""
+
+
+def _off_hint(field: FieldInfo, value: Any) -> str:
+    """How to turn a setting off, for values that do so elsewhere, such as -1 for vLLM's top_k.
+
+    Example: " (0: all)" for a field whose description says so.
+    """
+    if isinstance(value, bool) or value not in (-1, 0, None):
+        return ""
+    found = _OFF.search(field.description or "")
+    return f" ({found.group()})" if found else ""
 
 
 def _choice_hint(key: str, field: FieldInfo, value: Any) -> str:

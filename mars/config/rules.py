@@ -11,7 +11,10 @@ from mars.config.templates import is_template, wanted
 from mars.rewards.built_in import built_in_names, is_built_in, is_reward, wanted_rewards
 from mars.rewards.functions import users_folders
 
-_LEAST_TEMPERATURE = 0.01  # vllm.sampling_params._MAX_TEMP
+LEAST_TEMPERATURE = 0.01
+"""vLLM's smallest above 0 (_MAX_TEMP in vllm/sampling_params.py)."""
+
+_LEAST_IN_FLOAT32 = 1e-6
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,16 @@ def _no_parallel_in_hf(size: int, engine: str) -> tuple[str, str] | None:
     return None
 
 
-def _temperature_of_vllm(temperature: float, engine: str) -> tuple[str, str] | None:
-    if engine == "vllm" and 0 < temperature < _LEAST_TEMPERATURE:
+def _smallest_temperature(temperature: float, engine: str) -> tuple[str, str] | None:
+    if engine == "vllm" and 0 < temperature < LEAST_TEMPERATURE:
         return (
-            f"vLLM samples with {_LEAST_TEMPERATURE} instead of a smaller temperature, and the trainer would not",
-            f"give {_LEAST_TEMPERATURE} or more, 0 for greedy answers in an evaluation, or rollout=hf",
+            f"vLLM samples with {LEAST_TEMPERATURE} instead of a smaller temperature, and the trainer would not",
+            f"give {LEAST_TEMPERATURE} or more, 0 for greedy answers in an evaluation, or rollout=hf",
+        )
+    if 0 < temperature < _LEAST_IN_FLOAT32:
+        return (
+            "logits divided by it can be infinite in float32",
+            f"give {_LEAST_IN_FLOAT32} or more, or 0 for greedy answers in an evaluation",
         )
     return None
 
@@ -230,8 +238,8 @@ TRAIN_RULES = (
     Rule(("algorithm.std_floor", "algorithm.normalize_std"), _floor_of_a_std),
     Rule(("rollout.num_workers", "cluster.kind"), one_in_process),
     Rule(("rollout.tensor_parallel_size", "rollout.engine"), _no_parallel_in_hf),
-    Rule(("rollout.temperature", "rollout.engine"), _temperature_of_vllm),
-    Rule(("evaluation.temperature", "rollout.engine"), _temperature_of_vllm),
+    Rule(("rollout.temperature", "rollout.engine"), _smallest_temperature),
+    Rule(("evaluation.temperature", "rollout.engine"), _smallest_temperature),
     Rule(("rollout.max_model_len", "data.max_prompt_tokens", "rollout.max_response_tokens"), _context_holds_both),
     Rule(("reward.function", "reward.functions"), _known_reward),
     Rule(("reward.functions",), _known_rewards),

@@ -110,7 +110,9 @@ class RolloutConfig(Section):
     samples_per_prompt: PositiveInt = Field(description="Multi rollouts per prompt (G).")
     temperature: PositiveFloat = Field(description="Sampling temperature of the rollouts; vLLM takes 0.01 or more.")
     top_p: Fraction = Field(description="Nucleus sampling: smallest set of tokens with this probability; 1: all.")
-    top_k: Annotated[int, Field(ge=0)] = Field(description="Sample from this many most likely tokens; 0: all.")
+    top_k: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        description="Sample from this many most likely tokens; 0: all."
+    )
     max_response_tokens: PositiveInt = Field(description="Longest response, in tokens.")
     max_model_len: PositiveInt = Field(description="Longest prompt and response together, in tokens.")
     max_num_seqs: PositiveInt = Field(

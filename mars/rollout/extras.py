@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from mars.answers.record import FORCED, PromptLength
+from mars.config.rules import LEAST_TEMPERATURE
 from mars.errors import ConfigError, DataError
 from mars.extra_facts import ExtraFacts
 from mars.hooks.requests import Extra, Injected
@@ -196,6 +198,8 @@ class ExtraPlan:
             wrong = f"view {extra.view}", f"name sources of the row: {', '.join(sorted(names)) or 'none'}"
         elif extra.about is not None and not 0 <= extra.about < sizes.get(extra.view, 0):
             wrong = f"about={extra.about}", f"the view has {sizes.get(extra.view, 0)} rollouts so far"
+        elif sampling is not None and (found := impossible_sampling(sampling)) is not None:
+            wrong = found
         elif sampling is not None and sampling.max_response_tokens > self.max_response_tokens:
             allowed = f"rollout.max_response_tokens is {self.max_response_tokens}"
             wrong = f"max_response_tokens={sampling.max_response_tokens}", allowed
@@ -222,3 +226,17 @@ class ExtraPlan:
 
     def _wrong(self, what: str, prompt: Prompt, do: str) -> ConfigError:
         return ConfigError(f"recipe.requests: {prompt.row}: {what}; {do}")
+
+
+def impossible_sampling(sampling: Sampling) -> tuple[str, str] | None:
+    """(the value that engines would refuse or replace, what to give); None if there is none."""
+    temperature, top_p, top_k = sampling.temperature, sampling.top_p, sampling.top_k
+    if not (temperature == 0 or (LEAST_TEMPERATURE <= temperature < math.inf)):  # nor NaN
+        return f"temperature={temperature}", f"give 0, which is greedy, or {LEAST_TEMPERATURE} or more, as vLLM takes"
+    if not 0 < top_p <= 1:
+        return f"top_p={top_p}", "give a number > 0 and <= 1 (1: all)"
+    if top_k < 0:
+        return f"top_k={top_k}", "give an integer >= 0 (0: all)"
+    if sampling.max_response_tokens < 1:
+        return f"max_response_tokens={sampling.max_response_tokens}", "give 1 or more"
+    return None

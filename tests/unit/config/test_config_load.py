@@ -375,6 +375,10 @@ SMALL = "vLLM samples with 0.01 instead of a smaller temperature"
 
 @pytest.mark.parametrize("key", ["rollout.temperature", "evaluation.temperature"])
 def test_a_temperature_that_vllm_would_replace_is_refused(key):
+    for value in ("1e-9", "1e-320"):
+        small = the_problem(f"{key}={value}", "rollout=hf")
+        assert "logits divided by it can be infinite in float32" in small
+        assert "give 1e-06 or more" in small
     for value in ("0.0099", "1e-6"):
         assert the_problem(f"{key}={value}").startswith(f"{key}: {SMALL}")
         assert load_config("train", [FILES, f"{key}={value}", "rollout=hf"], []).dotted()[key] == float(value)
@@ -387,8 +391,12 @@ def test_a_temperature_that_vllm_would_replace_is_refused(key):
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("rollout.top_p=0", "rollout.top_p: out of range; got 0; give a number > 0 and <= 1"),
-        ("rollout.top_k=-1", "rollout.top_k: out of range; got -1; give an integer >= 0"),
+        ("rollout.top_k=-1", "rollout.top_k: out of range; got -1; give an integer >= 0 and < 2147483648 (0: all)"),
+        (
+            "rollout.top_k=2147483648",
+            "rollout.top_k: out of range; got 2147483648; give an integer >= 0 and < 2147483648",
+        ),
+        ("rollout.top_p=0", "rollout.top_p: out of range; got 0; give a number > 0 and <= 1 (1: all)"),
         ("rollout.temperature=0", "rollout.temperature: out of range; got 0; give a number > 0"),
     ],
 )

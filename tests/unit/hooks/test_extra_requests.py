@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 
@@ -288,6 +289,12 @@ def test_what_cannot_be_asked_has_a_group_without_rollouts_and_is_counted(prompt
      (extra(images=(IMAGE,) * 4), "one has 4 images; the run's rows have at most 3"),
      (extra(view=("s7",)), r"one has view \('s7',\); name sources of the row: s0"),
      (extra(about=0), "one has about=0; the view has 0 rollouts so far"),
+     (extra(sampling=replace(MULTI, temperature=0.001)), "one has temperature=0.001; give 0, which is greedy, or 0.01"),
+     (extra(sampling=replace(MULTI, temperature=-1.0)), "one has temperature=-1.0; give 0"),
+     (extra(sampling=replace(MULTI, temperature=math.nan)), "one has temperature=nan; give 0"),
+     (extra(sampling=replace(MULTI, top_p=0.0)), "one has top_p=0.0; give a number > 0 and <= 1"),
+     (extra(sampling=replace(MULTI, top_k=-1)), r"one has top_k=-1; give an integer >= 0 \(0: all\)"),
+     (extra(sampling=replace(MULTI, max_response_tokens=0)), "one has max_response_tokens=0; give 1 or more"),
      (extra(sampling=replace(MULTI, max_response_tokens=17)), "one has max_response_tokens=17; rollout.max_response"),
      (extra(role="own_group", sampling=replace(MULTI, temperature=0.5)), "only its length may differ"),
      ("text", "asks for a str; give Extra or Injected"),
