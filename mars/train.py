@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -25,7 +24,7 @@ from mars.errors import WorkerError, WorkerLost
 from mars.fit import is_finished, last_step
 from mars.run_dir.outcome import completed_step, finished_step
 from mars.step_parts import PromptRounds
-from mars.tracking.tracker import Tracker
+from mars.tracking.tracker import Tracker, closed_at_end
 from mars.types import Prompt
 from mars.versions import package_versions
 
@@ -131,7 +130,7 @@ def _attempt(job: TrainingJob, start: StartingPoint, checkpoints: Checkpoints) -
     if start.shards is not None:
         job.trainer.load_checkpoint(str(start.shards.absolute()))
     # Opened after that: it drops the rows of later steps, which must stay if the checkpoint cannot be loaded.
-    with closing(job.open_tracker(start)) as tracker:
+    with closed_at_end(job.open_tracker(start)) as tracker:
         return job.loop(tracker=tracker, checkpoints=checkpoints, start=start.state)
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 
 from mars.config.rules import Rule
 from mars.config.run_sections import TRACKERS
 from mars.plugin import is_spec
 
+# Tracker -> what its package takes as the name of a project, the longest name, and the same in words.
+_PROJECTS = {
+    "wandb": (re.compile(r"[^/\\#?%:]+"), 128, "none of / \\ # ? % :"),
+    "swanlab": (re.compile(r"[0-9a-zA-Z_\-+.]+"), 100, "letters from a to z, digits and _ - + . alone"),
+}
 _WANTED = f"want {', '.join(TRACKERS)} or path/to/file.py:Class"
 
 
@@ -22,4 +28,15 @@ def _known_trackers(names: list[str]) -> tuple[str, str] | None:
     return None
 
 
-TRACKING_RULES = (Rule(("tracking.to",), _known_trackers),)
+def _project_fits(project: str, names: list[str]) -> tuple[str, str] | None:
+    """Each tracker would refuse its project in the middle of the run's start, and be switched off."""
+    for name, (allowed, most, wanted) in _PROJECTS.items():
+        if name in names and (len(project) > most or not allowed.fullmatch(project)):
+            return f"no name of a project of {name}", f"give at most {most} characters, {wanted}"
+    return None
+
+
+TRACKING_RULES = (
+    Rule(("tracking.to",), _known_trackers),
+    Rule(("tracking.project", "tracking.to"), _project_fits),
+)

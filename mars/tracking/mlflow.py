@@ -33,6 +33,7 @@ class MlflowTracker:
         folder = run.folder / FOLDER
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         server = os.environ.get(_SERVER)
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it goes to MLflow's makers, not to the server
         self._client = import_module("mlflow").MlflowClient(server or f"sqlite:///{folder.absolute() / 'mlflow.db'}")
         self._pictures = pictures
         id_file = folder / RUN_ID_FILE
@@ -70,6 +71,9 @@ class MlflowTracker:
 
     def close(self) -> None:
         self._client.set_terminated(self._run_id)
+
+    def close_failed(self) -> None:
+        self._client.set_terminated(self._run_id, status="FAILED")
 
     def _log_settings(self, config: Mapping[str, Any]) -> None:
         param = import_module("mlflow.entities").Param

@@ -19,7 +19,7 @@ from typing import Protocol, runtime_checkable
 from mars.output.text import visible
 from mars.tracking.jsonl import finite_or_none
 from mars.tracking.rollouts import sample_prompts
-from mars.tracking.tracker import Tracker
+from mars.tracking.tracker import Tracker, close
 from mars.types import PromptRollouts
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,8 @@ class Copy:
     """A tracker in its own thread behind a bounded queue, so that it can neither block nor fail the caller.
 
     A copy is any tracker of a run besides that of metrics.jsonl. An exception of the tracker, a full queue or a call
-    that takes longer than its `RemoteTracker` allows switches the copy off: `failure` holds the reason, logged once.
+    that takes longer than its `RemoteTracker` allows switches the copy off: `failure` holds the reason, logged once,
+    together with the last step that the tracker has taken.
     make: builds the tracker. Called in the thread, because building may wait for a network.
     clock: seconds, monotonic.
     """
@@ -87,13 +88,23 @@ class Copy:
         # When what the thread does now must be done; None while it waits for a call.
         self._deadline: float | None = clock() + self._start_timeout_s
         self._lock = threading.Lock()
-        self._calls: queue.Queue[Callable[[Tracker], None] | None] = queue.Queue(QUEUE_SIZE)
+        self._calls: queue.Queue[tuple[Callable[[Tracker], None], int | None] | None] = queue.Queue(QUEUE_SIZE)
+        self._run_failed = False
+        self._taken: int | None = None  # the last step whose metrics the tracker has taken
         # A daemon thread: a call that never returns must not keep the process alive.
         self._thread = threading.Thread(target=self._work, name=f"tracker-{name}", daemon=True)
         self._thread.start()
 
-    def offer(self, call: Callable[[Tracker], None] | None) -> None:
-        """Queue `call` without waiting. None ends the thread after the queued calls."""
+    def offer(self, call: Callable[[Tracker], None], step: int | None = None) -> None:
+        """Queue `call` without waiting. step: that of the metrics that the call logs, if it logs any."""
+        self._queue((call, step))
+
+    def end(self, *, failed: bool = False) -> None:
+        """Let the thread close the tracker and end after the queued calls. failed: the run did not reach its end."""
+        self._run_failed = failed
+        self._queue(None)
+
+    def _queue(self, item: tuple[Callable[[Tracker], None], int | None] | None) -> None:
         if self.failure is not None:
             return
         deadline = self._deadline
@@ -101,7 +112,7 @@ class Copy:
             self._fail("it does not answer in time")
             return
         try:
-            self._calls.put_nowait(call)
+            self._calls.put_nowait(item)
         except queue.Full:
             self._fail(f"it does not keep up: {QUEUE_SIZE} calls wait")
 
@@ -121,22 +132,24 @@ class Copy:
         tracker = None
         try:
             tracker = self._make()
-            while (call := self._next()) is not None and self.failure is None:
+            while (item := self._next()) is not None and self.failure is None:
+                call, step = item
                 call(tracker)
+                self._taken = self._taken if step is None else step
         except BaseException as error:  # noqa: BLE001 - recorded in `failure`, logged and counted in fault/tracker
             self._fail(f"{type(error).__name__}: {error}")
         if tracker is None:
             return
         try:
-            tracker.close()
+            close(tracker, failed=self._run_failed)
         except BaseException as error:  # noqa: BLE001 - as above
             self._fail(f"{type(error).__name__}: {error}")
 
-    def _next(self) -> Callable[[Tracker], None] | None:
+    def _next(self) -> tuple[Callable[[Tracker], None], int | None] | None:
         self._deadline = None
-        call = self._calls.get()
+        item = self._calls.get()
         self._deadline = self._clock() + self._call_timeout_s
-        return call
+        return item
 
     def _fail(self, reason: str) -> None:
         with self._lock:
@@ -147,7 +160,8 @@ class Copy:
         # it, because `offer` adds no more calls.
         with suppress(queue.Full):
             self._calls.put_nowait(None)
-        logger.warning("tracker %s is switched off: %s; metrics.jsonl is not affected", self._name, visible(reason))
+        has = "it has no step since its start" if self._taken is None else f"its last step is {self._taken}"
+        logger.warning("tracker %s is switched off: %s; %s, metrics.jsonl has all", self._name, visible(reason), has)
 
 
 class MultiTracker:
@@ -188,7 +202,7 @@ class MultiTracker:
         row = {**metrics, **counts}
         self._primary.log(row, step)
         for copy in self._copies:
-            copy.offer(lambda tracker: tracker.log(row, step))
+            copy.offer(lambda tracker: tracker.log(row, step), step)
 
     def log_rollouts(self, rollouts: Sequence[PromptRollouts], step: int) -> None:
         if not self._rollouts_every or (step != 1 and step % self._rollouts_every):
@@ -200,10 +214,17 @@ class MultiTracker:
             copy.offer(lambda tracker: tracker.log_rollouts(chosen, step))
 
     def close(self) -> None:
+        self._close(failed=False)
+
+    def close_failed(self) -> None:
+        """As `close`. The copies are told that the run did not reach its end."""
+        self._close(failed=True)
+
+    def _close(self, *, failed: bool) -> None:
         self._primary.close()
         deadline = time.monotonic() + self._timeout_s
         for copy in self._copies:
-            copy.offer(None)
+            copy.end(failed=failed)
         for copy in self._copies:
             copy.join(deadline)
 

@@ -57,6 +57,9 @@ class SwanLabTracker:
     def close(self) -> None:
         self._swanlab.finish()
 
+    def close_failed(self) -> None:
+        self._swanlab.finish(state="crashed", error="the run did not reach its end")
+
 
 def _run_id(path: Path, resumed_step: int | None) -> str:
     """The id in the file if the run is resumed and has one, else a new one, which is written to the file."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from mars.types import PromptRollouts
 
@@ -18,6 +19,34 @@ class Tracker(Protocol):
     def log_rollouts(self, rollouts: Sequence[PromptRollouts], step: int) -> None: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class TellsFailures(Protocol):
+    """A tracker that can say that its run has failed."""
+
+    def close_failed(self) -> None:
+        """Called instead of `Tracker.close` if the run did not reach its end: it failed, or was interrupted."""
+        ...
+
+
+def close(tracker: Tracker, *, failed: bool) -> None:
+    """Close a tracker, which is told if the run did not reach its end."""
+    if failed and isinstance(tracker, TellsFailures):
+        tracker.close_failed()
+    else:
+        tracker.close()
+
+
+@contextmanager
+def closed_at_end(tracker: Tracker) -> Iterator[Tracker]:
+    """Close the tracker at the end of the block, as that of a failed run if the block raises."""
+    failed = True
+    try:
+        yield tracker
+        failed = False
+    finally:
+        close(tracker, failed=failed)
 
 
 @dataclass(frozen=True)

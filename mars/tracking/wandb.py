@@ -50,6 +50,9 @@ class WandbTracker:
     """
 
     def __init__(self, run: TrackedRun, mode: Mode, pictures: RolloutPictures | None) -> None:
+        if mode != "online":
+            # Otherwise it also sends numbers of its own use, in every mode.
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
         self._image, self._pictures = wandb.Image, pictures
@@ -110,6 +113,9 @@ class WandbTracker:
 
     def close(self) -> None:
         self._run.finish()
+
+    def close_failed(self) -> None:
+        self._run.finish(exit_code=1)
 
 
 def _kept_run_id(path: Path) -> str | None:

@@ -223,6 +223,7 @@ REFUSALS = {
     "tracking.to=[tensorbord]": "tracking.to: no such tracker: tensorbord; got ['tensorbord']; did you mean tensor",
     "tracking.to=[wandb,wandb]": "tracking.to: a tracker comes twice; got ['wandb', 'wandb']; give each once",
     "tracking.to=[wandb:online]": "tracking.to: no such tracker: wandb:online; got ['wandb:online']; did you mean wan",
+    "tracking.project='a/b'": "tracking.project: no name of a project of wandb; got 'a/b'; give at most 128 characters",
     "tracking.to=console": "tracking.to: wrong type; got 'console'; give a list of text, such as tracking.to=[console]",
     "tracking.wandb=off": "tracking.wandb: renamed; got 'off'; use tracking.to (a list: [console,wandb], or [console]",
     # not set, not resolvable

@@ -4,12 +4,14 @@ import math
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from mars.tracking.jsonl import JsonlTracker, read_metrics
 from mars.tracking.multi import QUEUE_SIZE, Copy, MultiTracker
+from mars.tracking.tracker import closed_at_end
 from tests.builders import make_rollouts
 
 
@@ -89,6 +91,21 @@ def test_copies_get_what_the_truth_gets(tmp_path: Path) -> None:
     assert copy.closed
 
 
+class Telling(Recorder):
+    def close_failed(self) -> None:
+        self.closed = "failed"
+
+
+@pytest.mark.parametrize(("error", "ends"), [(None, [True, True]), (OSError, ["failed", True])])
+def test_copies_that_can_tell_a_failure_are_told_of_it(tmp_path: Path, error, ends) -> None:
+    telling, other = Telling(), Recorder()
+    with nullcontext() if error is None else pytest.raises(error):  # noqa: SIM117
+        with closed_at_end(make(tmp_path, telling=lambda: telling, other=lambda: other)):
+            if error is not None:
+                raise error
+    assert [telling.closed, other.closed] == ends
+
+
 def test_a_failing_copy_is_named_once_counted_and_switched_off(tmp_path: Path, caplog) -> None:
     bad, good = Recorder(fails_at=2), Recorder()
     tracker = make(tmp_path, bad=lambda: bad, good=lambda: good)
@@ -102,7 +119,7 @@ def test_a_failing_copy_is_named_once_counted_and_switched_off(tmp_path: Path, c
     assert [step for step, _ in bad.rows] == [1]
     assert [step for step, _ in good.rows] == [1, 2, 3, 4]
     assert caplog.text.count("tracker bad is switched off") == 1
-    assert r"ConnectionError: server \x1b[31mgone" in caplog.text  # not the control character itself
+    assert r"ConnectionError: server \x1b[31mgone; its last step is 1, metrics.jsonl has all" in caplog.text
     assert bad.closed  # a progress bar must give the terminal back
 
 
@@ -130,7 +147,7 @@ def test_a_copy_that_cannot_be_built_costs_nothing(tmp_path: Path, caplog, error
     tracker.log({"a": 1.0}, 1)
     tracker.close()
     assert read_metrics(tmp_path / "metrics.jsonl").rows[0]["fault/tracker"] == 1
-    assert type(error).__name__ in caplog.text
+    assert f"{type(error).__name__}: {error}; it has no step since its start, metrics.jsonl has all" in caplog.text
 
 
 def test_a_stuck_copy_does_not_hold_up_the_steps_or_the_end(tmp_path: Path, caplog, stuck: Stuck) -> None:

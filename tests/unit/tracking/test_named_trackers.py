@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 from pathlib import Path
@@ -162,7 +163,9 @@ def test_swanlab_stays_offline_unless_the_environment_says_otherwise(tmp_path: P
     assert (first["mode"], first["logdir"], "id" in first) == ("offline", str(tmp_path / "swanlab"), False)
     assert (second["mode"], resumed["id"]) == ("cloud", second["id"])
     assert swanlab.of("log") == [((SENT,), {"step": 5}), (({"rollouts/prompt_1": "the picture"},), {"step": 5})]
-    assert swanlab.of("finish")
+    tracker.close_failed()
+    crashed = {"state": "crashed", "error": "the run did not reach its end"}
+    assert swanlab.of("finish") == [((), {}), ((), crashed)]
 
 
 @pytest.fixture
@@ -176,6 +179,8 @@ def mlflow(monkeypatch) -> Calls:
     monkeypatch.setitem(sys.modules, "mlflow", module)
     monkeypatch.setitem(sys.modules, "mlflow.entities", entities)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "")  # so that it is as before when the test ends
+    monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY")
     return client
 
 
@@ -192,7 +197,16 @@ def test_mlflow_gets_settings_metrics_and_pictures(tmp_path: Path, mlflow) -> No
     sent = {key: (value, step) for key, value, _, step in row["metrics"]}
     assert sent == {key: (value, 5) for key, value in {**SENT, "share_odd": 1.0}.items()}
     assert mlflow.of("log_image")[0][1] == {"key": "rollouts/prompt_1", "step": 5}
-    assert mlflow.of("set_terminated") == [(("abc",), {})]
+    tracker.close_failed()
+    assert mlflow.of("set_terminated") == [(("abc",), {}), (("abc",), {"status": "FAILED"})]
+
+
+def test_mlflow_tells_its_makers_nothing_unless_the_environment_says_so(tmp_path: Path, mlflow, monkeypatch) -> None:
+    MlflowTracker(run_of(tmp_path), None)
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "false")
+    MlflowTracker(run_of(tmp_path), None)
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "false"
 
 
 def test_a_resumed_run_goes_on_with_its_run_of_mlflow(tmp_path: Path, mlflow, monkeypatch) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import threading
 import time
@@ -42,9 +43,10 @@ class FakeRun:
         self.at("log")
         self.rows.append(row)
 
-    def finish(self) -> None:
+    def finish(self, exit_code: int | None = None) -> None:
         self.at("finish")
         self.finished = True
+        self.exit_code = exit_code
 
 
 @pytest.fixture
@@ -206,7 +208,7 @@ def test_wandb_that_fails_is_off_with_one_notice(tmp_path, fake_wandb, monkeypat
     tracker.close()
     assert [row["a"] for row in read_metrics(tmp_path / "metrics.jsonl").rows] == [1.0, 2.0]
     assert caplog.text.count("tracker wandb is switched off: ") == 1
-    assert caplog.text.count("metrics.jsonl is not affected") == 1
+    assert caplog.text.count("metrics.jsonl has all") == 1
     assert abandoned == [made]
 
 
@@ -237,7 +239,7 @@ def test_a_tracker_that_has_nothing_to_do_misses_no_deadline(tmp_path, fake_wand
     while copy._deadline is not None:  # the thread is about to wait for the next call
         pass
     now[0] += 1e6
-    copy.offer(None)
+    copy.end()
     copy.join(time.monotonic() + 30)
     assert copy.failure is None
     assert fake_wandb.runs[0].finished
@@ -264,6 +266,15 @@ def test_it_stays_offline_unless_the_environment_says_otherwise(tmp_path, monkey
     monkeypatch.setenv("WANDB_MODE", "on")
     with pytest.raises(ConfigError, match="WANDB_MODE: not one of the modes; got 'on'; give offline, online, disabled"):
         checked(["wandb"])
+
+
+@pytest.mark.parametrize(("mode", "reports"), [("offline", "false"), ("online", None)])
+def test_offline_it_reports_nothing_of_itself_either(tmp_path, fake_wandb, monkeypatch, mode, reports) -> None:
+    """Otherwise wandb sends numbers of its own use to its server, in every mode."""
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "")  # so that it is as before when the test ends
+    monkeypatch.delenv("WANDB_ERROR_REPORTING")
+    WandbFactory(tracked_run(tmp_path), mode, None, print)()
+    assert os.environ.get("WANDB_ERROR_REPORTING") == reports
 
 
 def test_a_folder_called_wandb_is_not_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
