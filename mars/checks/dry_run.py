@@ -99,11 +99,9 @@ def summary(config: TrainConfig, inputs: Inputs) -> list[str]:
     row_tokens = max(lengths) + rollout.max_response_tokens
     stream, _ = training_stream(config, inputs)
     steps = last_step(config.run, stream)
-    dropped = sum(inputs.train.dropped.values())
-    held_out = len(inputs.evaluation.prompts) if inputs.evaluation is not None else 0
     return [
-        f"training set      {len(prompts)} prompts, {dropped} dropped {dict(inputs.train.dropped) or ''}".rstrip(),
-        f"held-out set      {held_out} prompts",
+        f"training set      {inputs.train.counted('prompts')}",
+        f"held-out set      {'none' if inputs.evaluation is None else inputs.evaluation.counted('prompts')}",
         f"sources           {histogram([len(prompt.sources) for prompt in prompts])}",
         f"prompt tokens     mean {fmean(lengths):.0f}, longest {max(lengths)} of {data.max_prompt_tokens} allowed",
         *opening_lines(inputs.encoder),

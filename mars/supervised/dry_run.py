@@ -10,11 +10,12 @@ from mars.checks.model import model_check
 from mars.checks.packages import machine_lines
 from mars.checks.trackers import with_checked_trackers
 from mars.config.schema import SftConfig
-from mars.data.prompts.prepare import PromptSet
 from mars.fit import last_step
 from mars.output.text import visible
 from mars.supervised.rows import SupervisedRows, load_rows, stream_of, warmup_warning
 from mars.supervised.views import response_of
+
+_ROWS = "rows with a response"
 
 
 def report(config: SftConfig) -> None:
@@ -34,13 +35,13 @@ def summary(config: SftConfig, rows: SupervisedRows) -> list[str]:
     """The arithmetic of the rows, one fact per line."""
     sft, train = config.sft, rows.train
     prompts, lengths = train.prompts, train.lengths
-    held_out = "none" if rows.held_out is None else _counted(rows.held_out)
+    held_out = "none" if rows.held_out is None else rows.held_out.counted(_ROWS)
     responses = {p.row: len(rows.form.encoder.encode_response(response_of(p, None))) for p in prompts}
     steps = last_step(config.run, stream_of(config, rows))
     longest = max(lengths[row] + count for row, count in responses.items())
     warning = warmup_warning(sft.warmup_steps, steps)
     return [
-        f"training set      {_counted(train)}",
+        f"training set      {train.counted(_ROWS)}",
         f"held-out set      {held_out}",
         f"sources           {histogram([len(prompt.sources) for prompt in prompts])}",
         f"mono views        {rows.num_mono} rows have one; a step shows {sft.mono_ratio:.0%} of them by one",
@@ -53,8 +54,3 @@ def summary(config: SftConfig, rows: SupervisedRows) -> list[str]:
         f"a step            {sft.batch_size} rows over {sft.num_workers} rank(s)",
         *([f"warning           {warning}"] if warning else []),
     ]
-
-
-def _counted(rows: PromptSet) -> str:
-    dropped = sum(rows.dropped.values())
-    return f"{len(rows.prompts)} rows with a response, {dropped} dropped{f' {dict(rows.dropped)}' if dropped else ''}"

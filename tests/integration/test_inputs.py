@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -284,7 +285,11 @@ def test_dry_run_prints_the_batch_arithmetic(configure, pictures, capsys):
     assert text.endswith("dry run: settings, data and model files are in order\n")
     lines = {line[:18].strip(): line[18:] for line in text.splitlines()[:-1]}
     assert lines["training set"] == "4 prompts, 0 dropped"
-    assert lines["held-out set"] == "1 prompts"
+    assert lines["held-out set"] == "1 prompts, 0 dropped"
+    evaluation = replace(inputs.evaluation, dropped={"image_undecodable": 2})
+    assert summary(config, replace(inputs, evaluation=evaluation))[1].endswith(
+        "1 prompts, 2 dropped {'image_undecodable': 2}"
+    )
     assert lines["sources"] == "1 rows with 1, 2 rows with 2, 1 rows with 3"
     assert lines["steps"] == "6 = 3.00 epochs"
     # 2, 3, 0 and 2 anchor views of two samples each: 3.5 on average.

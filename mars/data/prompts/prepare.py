@@ -70,6 +70,11 @@ class PromptSet:
     fingerprint: str
     lengths: Mapping[str, int]
 
+    def counted(self, noun: str) -> str:
+        """How many there are, and how many rows were dropped: "7 prompts, 1 dropped {'overlong': 1}"."""
+        dropped = sum(self.dropped.values())
+        return f"{len(self.prompts)} {noun}, {dropped} dropped{f' {dict(self.dropped)}' if dropped else ''}"
+
 
 @dataclass(frozen=True)
 class PreparedRows:
