@@ -56,7 +56,9 @@ def load(tmp_path, monkeypatch):
             decode_images=True, source_budgets={}, budget=ImageBudget(784, 50176, 14, 2),
             template_of=lambda prompt: None, encoder=encoder, image_layout="single", max_prompt_tokens=100,
         )  # fmt: skip
-        monkeypatch.setattr(supervised, "prompt_format", lambda config: SimpleNamespace(encoder=encoder))
+        monkeypatch.setattr(
+            supervised, "prompt_format", lambda config: SimpleNamespace(encoder=encoder, budget=settings.budget)
+        )
         monkeypatch.setattr(supervised, "row_settings", lambda config, form: settings)
         config = config_of()
         files = {name: [str(tmp_path / f"{name}.parquet")] for name in ("train", "held_out")}
