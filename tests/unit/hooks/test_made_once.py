@@ -13,6 +13,7 @@ from mars.checkpoint.resume import StartingPoint
 from mars.checkpoint.state import START
 from mars.checks import dry_run
 from mars.config.ramp_section import Ramp
+from mars.data.prompts.prepare import PromptSet
 from tests.builders import train_config
 from tests.unit.hooks.test_load import recipe
 from tests.unit.hooks.test_prompt_sampler import PROMPTS
@@ -64,7 +65,7 @@ class Sampler(Counted):
 """
 EVERY = Counter(["Bonus", "Rule", "Asks", "Tokens", "Dark", "Sampler"])
 INPUTS = SimpleNamespace(
-    train=SimpleNamespace(prompts=PROMPTS, dropped={}, lengths=dict.fromkeys((p.prompt_id for p in PROMPTS), 9)),
+    train=PromptSet(PROMPTS, {}, "", dict.fromkeys((p.prompt_id for p in PROMPTS), 9)),
     evaluation=None,
     encoder=SimpleNamespace(opening=""),
 )
@@ -105,6 +106,7 @@ def test_a_run_makes_each_hook_once_and_tells_it_the_planned_steps(config, tmp_p
         "enter_run": lambda config, lock: SimpleNamespace(events=None),
         "start_unless_complete": lambda *given: StartingPoint(START, None, None),
         "restored": lambda hooks, *given: planned.append(hooks.num_steps),
+        "report_kept": lambda *given: nullcontext(),
         "failures_logged": lambda *given: nullcontext(),
         "record_attempt": record_attempt,
     }
