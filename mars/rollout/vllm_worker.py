@@ -1,4 +1,7 @@
-"""What vLLM's workers do for mars besides generating. Imports nothing of mars, because vLLM loads it in its workers."""
+"""What vLLM's workers do for mars besides generating.
+
+vLLM loads this module in its worker processes. They need nothing else of mars, so it imports no other module of mars.
+"""
 
 from __future__ import annotations
 

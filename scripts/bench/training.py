@@ -56,7 +56,7 @@ def step_settings() -> TrainConfig:
 
 
 def job_overrides(job: Job) -> list[str]:
-    """The experiment, the job's own overrides, and the paths of its files."""
+    """The experiment, the job's own overrides, the number of its steps, and the paths of its files."""
     settings = {
         "run.dir": quoted(str(job.run_dir)),
         "run.num_steps": job.num_steps + job.kill_after_last_step,
