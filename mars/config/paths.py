@@ -97,8 +97,11 @@ def _wrong(path: str, variable: str = _WRITE_VARIABLE) -> tuple[str, str] | None
 def _has_variable(path: str) -> bool:
     """Whether a part of the path begins like a shell variable, or one that is set is anywhere in it.
 
-    Example, with USER set: "/data/$USER/runs" and "runs/of_$USER", but not "cost$5" or "a$b".
+    Example, with USER set: "/data/$USER/runs" and "runs/of_$USER", but not "cost$5" or "a$b". What is there has this
+    name, unless it begins so.
     """
+    if not path.startswith("$") and os.path.lexists(path):
+        return False
     return any(
         found.start() == 0 or path[found.start() - 1] == "/" or found["name"] in os.environ
         for found in _VARIABLE.finditer(path)

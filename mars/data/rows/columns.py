@@ -21,6 +21,7 @@ BOX_SPACES = ("original_pixels", "norm_1000")
 SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 WRAPPED_TRUTH = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL)
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|UklGR|R0lGOD|Qk[0-3])[A-Za-z0-9+/\s]{40}")  # PNG, JPEG, WEBP, GIF, BMP
 URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://|data:)")
 
 Row = Mapping[str, Any]
@@ -90,7 +91,7 @@ def _text(content: Any, inline: list[Any]) -> str:
 
 def wrong_part(part: Row) -> RowError:
     """Why a part of a content list is not read: it is neither an image nor a text."""
-    if str(part.get("type")).startswith(("video", "audio")):
+    if any(medium in str(part.get("type")) for medium in ("video", "audio")):
         return RowError("video", f"content parts must be of type text or image; got {part.get('type')!r:.80}")
     return RowError(
         "prompt",
@@ -256,6 +257,8 @@ def confined_path(path: Any, root: str) -> str:
     """The absolute path of an image under `root` (a real path). Raises RowError for a path outside it."""
     if not isinstance(path, str) or not path:
         raise RowError("image_missing", f"an image needs a path or bytes; got {path!r:.80}")
+    if _BASE64.match(path):
+        raise RowError("image_path", f"an image in base64 is not read; got {path:.30}…; store the bytes or the file")
     if UNPRINTABLE.search(path):
         raise RowError("image_path", f"control characters in an image path; got {path!r:.80}")
     if URL.match(path):

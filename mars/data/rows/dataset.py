@@ -243,6 +243,10 @@ def _image(stored: StoredRow, root: str, slot: int, cell: Any, name: str, encodi
             file, row = stored.place
             size = probe(data, encoding, f"{stored.label}, image {slot}")
             return ImageRef(file, size, encoding, row=row, slot=slot)
+        if isinstance(cell, dict) and isinstance(data, str) and data:
+            raise RowError(
+                "image_path", f"bytes must be bytes and no text, such as base64; got {data:.30}…; store them"
+            )
         file = rows.confined_path(path, root)
         return ImageRef(file, probe(file, encoding, file), encoding)
     except BadImage as error:

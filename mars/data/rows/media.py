@@ -27,6 +27,7 @@ _MAY_BE_MEDIA = re.compile(
 """Names of columns that hold media in some sets and other things in others, such as decoded_image and media: their
 values decide (`_looks_like_media`)."""
 
+_MULTI_MODAL = re.compile(r"multi_?modal_?\w{1,20}|mm_?\w{1,20}", re.IGNORECASE)
 _MEDIA_FILE = re.compile(
     r"^data:(?:image|video|audio)/"
     r"|\.(?:png|jpe?g|webp|bmp|gif|tiff?|ppm|mp4|avi|mov|mkv|webm|m4v|wav|mp3|flac|ogg|m4a)(?:[?#]\S*)?\s*$",
@@ -69,13 +70,29 @@ def _looks_like_media(value: Any, depth: int = 3) -> bool:
     return bool(value) if isinstance(value, bytes) else isinstance(value, str) and bool(_MEDIA_FILE.search(value))
 
 
+def _holds_video(name: str, value: Any) -> bool:
+    """Whether a column is for videos or sound and filled, or has a mapping with such a key.
+
+    >>> _holds_video("videos", ["1.mp4"]), _holds_video("mm_data", {"video": ["1.mp4"], "image": None})
+    (True, True)
+    >>> _holds_video("video_id", "7"), _holds_video("video_path", None)
+    (False, False)
+    """
+    if name in MEDIA_COLUMNS:
+        return is_filled(value)
+    if _MULTI_MODAL.fullmatch(name) and isinstance(value, Mapping):
+        return any(is_filled(value.get(medium)) for medium in MEDIA_COLUMNS)
+    is_named = name.lower().startswith(("video", "audio")) and OTHER_MEDIA.fullmatch(name)
+    return bool(is_named) and _looks_like_media(value)
+
+
 def refuse_videos(row: Row) -> None:
     """Raises RowError ("video") for a row with a video or sound in a column of its own: the model would not get it."""
-    filled = [name for name in MEDIA_COLUMNS if is_filled(row.get(name))]
-    if filled:
-        raise RowError(
-            "video", f"the row has a value in the column {filled[0]}, which is not read; use rows with images"
-        )
+    for name, value in row.items():
+        if _holds_video(name, value):
+            raise RowError(
+                "video", f"the row has a value in the column {name}, which is not read; use rows with images"
+            )
 
 
 def refuse_media_of_turn(turn: Row) -> None:
@@ -136,9 +153,9 @@ def refuse_unread_images(row: Row, *unread: str) -> None:
     unread: names that are read in other forms of rows, but not in this one. What is in extra_info is the reward's.
     """
     for name, value in row.items():
-        if _is_unread(name, value, unread):
+        if _is_unread(name, value, unread) and not _holds_video(name, value):  # that is refused by itself
             raise RowError(
-                "video" if name.lower().startswith(("video", "audio")) else "sources",
+                "sources",
                 f"the row has no image, but a value in the column {name}, which is not read; "
                 "give the row its images in the column images, or remove the other column",
             )

@@ -89,7 +89,9 @@ def _is_text(kind: pyarrow.DataType) -> bool:
 
     if types.is_list(kind) or types.is_large_list(kind):
         return _is_text(kind.value_type)
-    return types.is_string(kind) or types.is_large_string(kind)
+    if types.is_struct(kind):
+        return all(_is_text(field.type) for field in kind)
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind)
 
 
 def _footer(file: str) -> tuple[int, bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html import unescape
 from typing import Any
 
 from mars.data.rows.media import refuse_marker
@@ -12,17 +13,24 @@ from mars.types import IMAGE_MARKER
 
 CONTROL_TOKEN = re.compile(r"<\|[^\s<>|]{1,64}\|>")
 
+_QUOTE = r"\\{0,16}[\"']"  # after up to four times as JSON
 _LOOKED_AT = 4096  # characters in which a role or a type must stand
 # A list of objects, one object, or what Python and numpy print for them; possibly in a fence, or after image markers.
 _CONTAINER = re.compile(
-    rf"(?:\s|\ufeff|{IMAGE_MARKER}|```(?:json)?)*+(?:(?:np\.)?array\(\s*+)?[\"']?\s*+(?P<list>[\[(])?\s*+\{{"
+    rf"(?:\s|[\ufeff\u200b\u2060]|{IMAGE_MARKER}|```(?:json)?)*+(?:(?:np\.)?array\(\s*+)?b?(?:{_QUOTE}\s*+)*+"
+    r"(?P<list>[\[(])?\s*+\{"
 )
 _ROLE = re.compile(
-    r"\\?[\"'](?:role|from)\\?[\"']\s*:\s*\\?[\"'](?:system|user|assistant|human|gpt|tool|function)\\?[\"']"
+    rf"{_QUOTE}(?:role|from){_QUOTE}\s*:\s*u?{_QUOTE}(?:system|user|assistant|human|gpt|tool|function){_QUOTE}"
 )
-_FIRST_KEY = re.compile(r"\\?[\"'](?:role|content)\\?[\"']\s*:")
-_TYPE = re.compile(r"\\?[\"']type\\?[\"']\s*:\s*\\?[\"'](?:input_)?(?:text|image|image_url|video|audio)\\?[\"']")
-_FIRST_PART_KEY = re.compile(r"\\?[\"'](?:type|text|image)\\?[\"']\s*:")
+_FIRST_KEY = re.compile(rf"{_QUOTE}(?:role|content){_QUOTE}\s*:")
+_TYPE = re.compile(rf"{_QUOTE}type{_QUOTE}\s*:\s*u?{_QUOTE}(?:input_)?(?:text|image|image_url|video|audio){_QUOTE}")
+_FIRST_PART_KEY = re.compile(rf"u?{_QUOTE}(?:type|text|image){_QUOTE}\s*:")
+# What Python prints for a list of other objects: [Message(role='user', …)], [OrderedDict([('role', 'user'), …])].
+_OBJECTS = re.compile(
+    r"\s*+[\[(]\s*+[A-Za-z_]\w{0,40}+\([\s\[({]*+(?:[\"'](?:role|content|type)[\"']\s*[,:]|(?:role|content|type)\s*=)"
+)
+_TIMES_WRITTEN = 4  # as JSON
 
 
 def checked_text(text: str) -> str:
@@ -52,9 +60,11 @@ def messages_in(text: str) -> list[Any] | None:
     """
     start = _CONTAINER.match(text)
     if start is None:
+        _refuse_objects(text)
         return None
     head = text[start.end() : start.end() + _LOOKED_AT]
     if not (_ROLE.search(head) or _FIRST_KEY.match(head.lstrip())):
+        _refuse_objects(text)
         return None
     found = _loaded(text, "messages")
     turns = found if isinstance(found, list) else [found]
@@ -72,21 +82,34 @@ def parts_in(text: str) -> list[Any] | None:
     """
     start = _CONTAINER.match(text)
     if start is None:
+        _refuse_objects(text)
         return None
     head = text[start.end() : start.end() + _LOOKED_AT]
     if _ROLE.search(head):
         raise RowError("prompt", "the content of a message is a text of messages; store the messages in prompt itself")
     if not _TYPE.search(head) and not (start["list"] and _FIRST_PART_KEY.match(head.lstrip())):
+        _refuse_objects(text)
         return None
     found = _loaded(text, "parts")
     return found if isinstance(found, list) else [found]
 
 
+def _refuse_objects(text: str) -> None:
+    """Raises RowError for a list of objects as Python prints it, or as HTML writes it."""
+    if _OBJECTS.match(text):
+        raise RowError("prompt", "the text is what Python prints for a list of messages; store the list itself")
+    head = text[:_LOOKED_AT]
+    if "&" in head and (start := _CONTAINER.match(unescape(head))) and _ROLE.search(unescape(head), start.end()):
+        raise RowError("prompt", "the text is a list of messages with quotes as in HTML; store the list itself")
+
+
 def _loaded(text: str, what: str) -> Any:
-    """The value of a JSON text, also of one that was written as JSON twice."""
+    """The value of a JSON text, also of one that was written as JSON several times."""
     try:
         found = json.loads(text.lstrip("\ufeff \n\r\t"))
-        return json.loads(found) if isinstance(found, str) else found
+        for _ in range(_TIMES_WRITTEN - 1):
+            found = json.loads(found) if isinstance(found, str) else found
+        return found
     except (ValueError, RecursionError) as error:
         raise RowError(
             "prompt", f"the text starts like a list of {what} but is no JSON ({error}); store the list itself"

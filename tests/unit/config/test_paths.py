@@ -116,6 +116,11 @@ def test_an_environment_variable_is_written_as_the_remedy_says(home):
     assert load("run.dir=${oc.env:HOME}/runs").run.dir == f"{home}/runs"
 
 
+def test_a_folder_of_such_a_name_is_found(tmp_path):
+    (tmp_path / "of$MARS_SET").mkdir()
+    assert load(f"data.image_root={tmp_path}/of$MARS_SET").data.image_root == f"{tmp_path}/of$MARS_SET"
+
+
 @pytest.mark.parametrize("written", ["${MARS_SET}", "${env:MARS_SET}", "/d/${MARS_SET}/1"])
 def test_a_variable_as_in_a_shell_is_refused_with_the_way_to_write_it(written):
     name = "NAME" if "env:" in written else "MARS_SET"

@@ -78,7 +78,7 @@ def test_a_video_under_another_name(folder, column):
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_media_under_a_name_of_other_things_too(folder, column, value, kind):
     reason, detail = one(folder, row(**{column: value}), kind)
-    assert reason == "sources"
+    assert reason == ("video" if "video" in str(value) else "sources")
     assert f"in the column {column}, which is not read" in detail
 
 
@@ -148,6 +148,35 @@ def test_media_beside_a_messages_content(folder):
     assert one(folder, row(prompt=[turn | {"images": None, "videos": ["a.mp4"]}]))[0] == "video"
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("video_path", "a.mp4"), ("video_url", "http://h/a.mp4?x=1"), ("Videos", ["1.webm"]), ("audio_file", "a.wav"),
+        ("multi_modal_data", {"video": ["frames"], "image": None}), ("mm_inputs", {"audio": "x"}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_video_is_missed_beside_images_too(folder, column, value, kind):
+    reason, detail = one(folder, row("<image>q", images=["a.png"], **{column: value}), kind)
+    assert (reason, f"in the column {column}, which is not read" in detail) == ("video", True)
+
+
+def test_what_is_about_a_video_is_none(folder):
+    about = {"video_id": "a.b", "video_length": 3.5, "video_path": None, "audio_language": "en", "video_frames": 8}
+    for kind in ("jsonl", "parquet"):
+        assert one(folder, row("<image>q", images=["a.png"], **about), kind) == ("", ["a.png"])
+
+
+PNG = "iVBORw0KGgoAAAANSUhEUgAAACAAAAAYCAIAAAAUMWhjAAAAGElEQVR4nO3BAQEAAACAkP6v7ggKAICqAQkYAAHVDmly"
+
+
+@pytest.mark.parametrize("image", [PNG, {"path": PNG}, {"bytes": PNG}, {"bytes": PNG, "path": "a.png"}, "/9j/" + PNG])
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_an_image_in_base64_is_refused_as_what_it_is(folder, image, kind):
+    reason, detail = one(folder, row("<image>q", images=[image]), kind)
+    assert (reason, "base64" in detail, "store" in detail, len(detail) < 150) == ("image_path", True, True, True)
+
+
 def test_empty_cells_of_videos_and_images_hold_nothing(folder):
     """As in a file of several sets, where a null is stored as a list or a mapping of nulls."""
     nothing = {"bytes": None, "path": None}
@@ -189,7 +218,11 @@ MESSAGES = [{"role": "user", "content": "How many?"}]
         json.dumps([{"name": None, **MESSAGES[0]}]),
         json.dumps(MESSAGES[0]),
         json.dumps(json.dumps(MESSAGES)),
+        json.dumps(json.dumps(json.dumps(MESSAGES))),
+        json.dumps(json.dumps(json.dumps(json.dumps(MESSAGES)))),
         "\ufeff" + json.dumps(MESSAGES),
+        json.dumps(MESSAGES, indent=4),
+        json.dumps([{"role": "system", "content": "&quot;[{&quot;role"}, MESSAGES[0]][1:]),
         json.dumps([{"cache": None, "type": "text", "text": "How many?"}]),
         json.dumps({"type": "text", "text": "How many?"}),
     ],
@@ -211,6 +244,16 @@ def test_json_texts_that_are_read(folder, text):
         f"array({MESSAGES}, dtype=object)",
         f"({MESSAGES[0]},)",
         f"```json\n{json.dumps(MESSAGES)}\n```",
+        "[{u'role': u'user', u'content': u'q'}]",
+        str(json.dumps(MESSAGES).encode()),
+        "[Message(role='user', content='q')]",
+        "[OrderedDict([('role', 'user'), ('content', 'q')])]",
+        "[OrderedDict({'role': 'user', 'content': 'q'})]",
+        "\u200b" + json.dumps(MESSAGES),
+        json.dumps(MESSAGES).replace('"', "&quot;"),
+        json.dumps(MESSAGES).replace("[", " [ ").replace('"', "&#34;"),
+        json.dumps(MESSAGES) + ", how many?",
+        json.dumps(MESSAGES)[:-3],
         f"<image>\n{json.dumps(MESSAGES)}",
         f"{json.dumps(MESSAGES[0])}\n{json.dumps(MESSAGES[0])}",
     ],
@@ -231,7 +274,18 @@ def test_json_texts_that_are_refused_wherever_a_question_is_read(folder, text, p
 
 @pytest.mark.parametrize(
     "text",
-    ['[{"a": 1}]: what is a?', '{"task": "count"}', "[0, 1] or {2}?", "{user} asks", 'Is {"role": "user"} JSON?'],
+    [
+        "[f(x), g(x)]?",
+        "[print(role)]",
+        "(sin(x)",
+        "&quot;Why&quot; is quoted?",
+        "[user(name='a')] or {b}?",
+        '[{"a": 1}]: what is a?',
+        '{"task": "count"}',
+        "[0, 1] or {2}?",
+        "{user} asks",
+        'Is {"role": "user"} JSON?',
+    ],
 )
 def test_questions_with_brackets_are_questions(folder, text):
     (folder / "set.jsonl").write_text(json.dumps(row(prompt=text)))
