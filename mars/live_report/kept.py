@@ -53,8 +53,8 @@ class ReportProcess:
     @classmethod
     def start(cls, run_dir: Path) -> ReportProcess | None:
         """None, and a warning, if no process can be started."""
-        errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
         try:
+            errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
             # A session of its own: Ctrl-C in the run's terminal does not reach it.
             process = subprocess.Popen(
                 [sys.executable, "-m", _PROGRAM, str(run_dir.absolute())],

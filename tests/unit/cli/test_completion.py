@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from mars.cli.completion import choices
@@ -100,6 +107,20 @@ def test_bash_splits_a_choice_at_the_equals_sign(completed):
     assert completed("config", "show", "experiment", "=", "quick") == ["quickstart", "quickstart_sft"]
     assert choices(["anchor", "="], "f") == ["forced_source"]
     assert choices(["run.seed", "="], "f") == []
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_a_real_bash_is_offered_what_follows_the_equals_sign(mars, monkeypatch, tmp_path):
+    """With the words into which bash splits "mars train anchor="; the printed script asks a `mars` of its own."""
+    monkeypatch.setenv("_MARS_COMPLETE", "source_bash")
+    script = mars().stdout
+    (tmp_path / "mars").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m mars.cli.main "$@"\n')
+    (tmp_path / "mars").chmod(0o755)
+    asked = "COMP_WORDS=(mars train anchor =); COMP_CWORD=3; _mars_completion mars; printf '%s\\n' \"${COMPREPLY[@]}\""
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    shown = subprocess.run(["bash", "-c", f"{script}\n{asked}"], capture_output=True, text=True, check=True, timeout=60)
+    assert {"mono", "none"} < set(shown.stdout.split()), shown.stderr
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

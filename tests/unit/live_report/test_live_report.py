@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import tempfile
 
 import pytest
 
@@ -134,8 +135,9 @@ def test_a_page_that_cannot_be_written_is_said_and_ends_nothing(tmp_path, lock, 
     assert f"{tmp_path}/report.html" in caplog.text
 
 
-def test_a_process_that_cannot_start_is_said_and_ends_nothing(tmp_path, lock, monkeypatch, caplog):
-    monkeypatch.setattr(sys, "executable", "/no/python")
+@pytest.mark.parametrize(("where", "what", "value"), [(sys, "executable", "/no/python"), (tempfile, "tempdir", "/no")])
+def test_a_process_that_cannot_start_is_said_and_ends_nothing(tmp_path, lock, monkeypatch, caplog, where, what, value):
+    monkeypatch.setattr(where, what, value)
     with report_kept(tmp_path, TRACKING, lock):
         pass
     assert "report.html is not kept up to date: " in caplog.text
