@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Lint and the CPU tests: `bash scripts/test.sh [pytest arguments]`. Sets up .venv on a fresh machine. Without arguments
-# it leaves out tests/faults, which kill and resume whole runs, and tests/clusters: both take minutes.
+# it leaves out the tests marked slow, tests/faults, which kill and resume whole runs, and tests/clusters.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh cpu dev

@@ -1,6 +1,6 @@
 """Engine and trainer that take turns on one GPU. Skipped, with a reason, where there is none.
 
-.venv/bin/python -m pytest tests/gpu
+.venv/bin/python -m pytest -m '' tests/gpu
 """
 
 import importlib.util

@@ -39,7 +39,7 @@ def multi_texts(job, step):
     return found
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ["grpo", pytest.param("dapo", marks=pytest.mark.slow)])
 def test_two_steps_with_conflict_and_a_resume_after_the_first(workshop, tmp_path, algorithm):
     given = (*SMALL, f"algorithm={algorithm}", *ALGORITHMS[algorithm], "anchor.allocation=conflict")
     job = workshop.train(tmp_path / "run", *given)
@@ -59,6 +59,7 @@ def test_two_steps_with_conflict_and_a_resume_after_the_first(workshop, tmp_path
     assert results(workshop.train(tmp_path / "run", *given, "run.resume=true")) == whole
 
 
+@pytest.mark.slow
 def test_without_targets_the_responses_are_those_of_even(workshop, tmp_path):
     """No anchor is ever right."""
     (tmp_path / "never.py").write_text(

@@ -115,6 +115,7 @@ def test_every_example_is_in_order(workshop: Workshop, sets, tmp_path: Path, cap
     assert call_script(script, folder=tmp_path, cwd=tmp_path).returncode == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "method"), [("llvip", "mars_grpo"), ("nuscenes", "mars_dapo")])
 def test_one_of_each_task_trains_for_real(workshop: Workshop, sets, tmp_path: Path, name: str, method: str):
     own = ["algorithm.overlong_buffer_tokens=4"] if "dapo" in method else ["algorithm.kl_coefficient=0.0"]

@@ -14,7 +14,12 @@ SMALL = (*LOCAL, "data.eval_files=[]", "evaluation.every=0", "anchor.guide=above
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "packing"), [("grpo", "shared_prefix"), ("grpo", "padded"), ("dapo", "shared_prefix")]
+    ("algorithm", "packing"),
+    [
+        ("grpo", "shared_prefix"),
+        pytest.param("grpo", "padded", marks=pytest.mark.slow),
+        pytest.param("dapo", "shared_prefix", marks=pytest.mark.slow),
+    ],
 )
 def test_a_guided_run(workshop: Workshop, tmp_path: Path, algorithm: str, packing: str):
     settings = (f"algorithm={algorithm}", f"actor.packing={packing}", "actor.prompts_per_update=2")
@@ -34,7 +39,7 @@ def test_a_guided_run(workshop: Workshop, tmp_path: Path, algorithm: str, packin
             assert row["mars/guide/logprob"] < 0
 
 
-@pytest.mark.parametrize("engine", ["hf", "vllm", "scripted"])
+@pytest.mark.parametrize("engine", ["hf", pytest.param("vllm", marks=pytest.mark.slow), "scripted"])
 def test_responses_that_begin_with_a_source(workshop: Workshop, tmp_path: Path, engine: str):
     settings = ("anchor=forced_source", "anchor.forced_start='In {source}:'", f"rollout={engine}")
     small = ("rollout.max_response_tokens=24", "rollout.temperature=1.0", "rollout.top_p=1.0", "run.num_steps=1")

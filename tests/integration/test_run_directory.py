@@ -94,6 +94,7 @@ def test_an_exported_checkpoint_is_the_saved_policy(finished: Path, tmp_path: Pa
     assert contents(finished) == before
 
 
+@pytest.mark.slow
 def test_vllm_serves_a_merged_checkpoint(finished: Path, workshop: Workshop, tmp_path: Path):
     merged = mars(tmp_path / "x", "ckpt", "export", str(finished), str(tmp_path / "merged"), "--json")
     assert merged.returncode == 0, merged.stderr

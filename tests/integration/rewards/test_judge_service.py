@@ -50,6 +50,7 @@ def url(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_a_reward_asks_a_model_that_vllm_serves(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judge_module, "_LONGEST_WAIT_S", 0.5)
     judge = Judge(url, "referee", temperature=0, max_tokens=8, timeout_s=60.0, deadline_s=500.0, max_tries=10_000)
