@@ -94,7 +94,7 @@ def report(runs: dict[str, list[Run]], options: dict[str, Any], workload: dict[s
 
 
 def _stages(runs: Sequence[Run]) -> dict[str, float]:
-    """Median seconds over all steps of all runs."""
+    """Median seconds of each stage, over the counted steps of all runs; without stages that no step has."""
     rows = [row for run in runs for row in run.rows]
     found = {stage: [row[f"timing_s/{stage}"] for row in rows if f"timing_s/{stage}" in row] for stage in STAGES}
     return {stage: median(seconds) for stage, seconds in found.items() if seconds}
