@@ -32,6 +32,9 @@ MAX_TRUE_BOXES = 1000
 # A corner of a true box may be this many pixels outside of the image.
 ROUNDING = 0.1
 
+_THOUSANDTHS = (1000, 1000)
+_IF_THOUSANDTHS = "; if the boxes are in thousandths of the image's sides, set extra_info.box_space to norm_1000"
+
 # Constants of the public code's reward.
 _MIN_IOU = 0.3
 _CROWD_BONUS = 0.3
@@ -161,12 +164,16 @@ def read_truth(truth: str) -> list[Box]:
         try:
             boxes.append(read_box(entry))
         except ValueError as error:
-            raise DataError(f"truth: box {number} of {len(entries)} {error}; got {str(entry)[:80]}") from error
+            turned = (
+                "; [x, y, width, height] is written [x, y, x + width, y + height]" if "inverted" in str(error) else ""
+            )
+            raise DataError(f"truth: box {number} of {len(entries)} {error}; got {str(entry)[:80]}{turned}") from error
     return boxes
 
 
 def check_truth(truth: str, extra_info: Mapping[str, Any], truth_size: tuple[int, int] | None) -> str | None:
-    """What is wrong with a truth, or None: malformed, or a box outside the image of `truth_size` (width, height).
+    """What is wrong with a truth, or None: malformed, a box outside the image of `truth_size` (width, height), or boxes
+    that are shares of the image's sides (0 to 1), as some sets have them: no answer would meet them.
 
     A corner may be ROUNDING pixels outside: x + w of a COCO box may be 640.0000001 in an image of width 640.
     """
@@ -174,13 +181,21 @@ def check_truth(truth: str, extra_info: Mapping[str, Any], truth_size: tuple[int
         boxes = read_truth(truth)
     except DataError as error:
         return str(error)
+    sides = [side for box in boxes for side in box]
+    if sides and min(sides) >= 0 and max(sides) <= 1 and not all(side.is_integer() for side in sides):
+        box = f"[{', '.join(f'{side:g}' for side in boxes[0])}]"
+        return (
+            f"truth: boxes of less than a pixel, as if they were shares of the image's width and height; got {box}; "
+            "multiply x by the width and y by the height, or both by 1000 with box_space norm_1000"
+        )
     if truth_size is None:
         return None
     width, height = truth_size
     for number, (x1, y1, x2, y2) in enumerate(boxes, start=1):
         if min(x1, y1) < -ROUNDING or x2 > width + ROUNDING or y2 > height + ROUNDING:
             box = f"[{x1:g}, {y1:g}, {x2:g}, {y2:g}]"
-            return f"truth: box {number} of {len(boxes)} is outside the image of {width} x {height}; got {box}"
+            remedy = "" if truth_size == _THOUSANDTHS or max(sides) > 1000 else _IF_THOUSANDTHS
+            return f"truth: box {number} of {len(boxes)} is outside the image of {width} x {height}; got {box}{remedy}"
     return None
 
 

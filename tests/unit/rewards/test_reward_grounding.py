@@ -201,6 +201,31 @@ def test_rounding_at_the_edge_of_an_image_is_no_mistake() -> None:
         assert check_truth("grounding", json.dumps([box]), {}, (width, 8)) is None, box
 
 
+@pytest.mark.parametrize("size", [None, (640, 480), (1000, 1000)])
+@pytest.mark.parametrize("boxes", [[[0.1, 0.2, 0.5, 0.75]], [[0, 0, 1, 1], [0.25, 0, 1, 1]], [[0.0, 0.0, 0.5, 1.0]]])
+def test_shares_of_the_sides_are_no_pixels(boxes: list, size: tuple | None) -> None:
+    problem = check_truth("grounding", json.dumps(boxes), {}, size)
+    assert problem is not None
+    assert "shares of the image's width and height; got [0" in problem
+    assert "multiply x by the width" in problem
+
+
+def test_small_boxes_of_pixels_are_taken() -> None:
+    for boxes in ([[0, 0, 1, 1]], [[0.5, 0.5, 1.5, 1]], [[0.1, 0.1, 0.9, 0.9], [3, 3, 9, 9]], []):
+        assert check_truth("grounding", json.dumps(boxes), {}, (10, 10)) is None
+
+
+def test_a_wrong_frame_and_a_wrong_form_are_said() -> None:
+    for box, size, said in (
+        ([100, 100, 900, 700], (640, 480), "set extra_info.box_space to norm_1000"),
+        ([100, 80, 40, 60], (640, 480), "[x, y, width, height] is written [x, y, x + width, y + height]"),
+    ):
+        assert said in str(check_truth("grounding", json.dumps([box]), {}, size))
+    beyond = str(check_truth("grounding", "[[100, 100, 1900, 700]]", {}, (640, 480)))
+    assert "outside the image" in beyond
+    assert "norm_1000" not in beyond
+
+
 @pytest.mark.parametrize("box", [[-1, 0, 5, 5], [0, -0.5, 5, 5], [0, 0, 11, 5], [0, 0, 5, 9], [20, 20, 30, 30]])
 def test_a_truth_outside_its_image_is_named(box: list) -> None:
     problem = check_truth("grounding", json.dumps([[0, 0, 10, 8], box]), {}, (10, 8))
