@@ -8,14 +8,14 @@ from functools import partial
 
 from mars.config.ramp_section import weights_at
 from mars.config.schema import SftConfig, TrainConfig
-from mars.config.templates import template_file, template_folder
+from mars.config.templates import BY_REWARD, template_file, template_folder
 from mars.data.order.mixture import ChangingWeights, PromptMixture
 from mars.data.order.stream import PromptStream
 from mars.data.pixels.images import DecodeImage, decode_image, decoded_size
 from mars.data.prompts.boxes import BoxFrames, truth_frame
 from mars.data.prompts.budget import ImageBudget, check_limits, num_image_tokens, source_budgets
 from mars.data.prompts.chat import CACHED_PROMPTS, PromptEncoder, prompt_length
-from mars.data.prompts.prepare import PromptSet, RowSettings, prepare_rows
+from mars.data.prompts.prepare import PromptSet, RowSettings, prepare_rows, warn_of_silent_prompts
 from mars.data.prompts.processor import PromptProcessor
 from mars.data.prompts.templates import PromptTemplate, TemplateOf
 from mars.data.prompts.tokenizer import model_type_of, read_json
@@ -84,6 +84,8 @@ def load_inputs(config: TrainConfig, with_training_set: bool) -> Inputs:
     files = {"train": data.train_files if with_training_set else [], "evaluation": data.eval_files}
     prepared = {name: prepare_rows(some, settings) for name, some in files.items() if some}
     rewards.check_sets(prompt.data_source for rows in prepared.values() for prompt in rows.rendered)
+    if data.template == BY_REWARD:
+        warn_of_silent_prompts(list(prepared.values()))
     if data.on_bad_sample == "error":
         problems = [problem for rows in prepared.values() for problem in rows.problems]
         refuse_or_drop(problems, sum(rows.num_rows for rows in prepared.values()), "error")
@@ -102,9 +104,8 @@ def load_inputs(config: TrainConfig, with_training_set: bool) -> Inputs:
 def prompt_format(config: TrainConfig | SftConfig) -> PromptFormat:
     """Read the model's files. Raises SetupError if one is missing, or if the model's family is not supported."""
     model = config.model
-    encoder = PromptEncoder.from_pretrained(
-        model.path, trust_remote_code=model.trust_remote_code, cached_prompts=_cached_prompts(config)
-    )
+    trust, cached = model.trust_remote_code, _cached_prompts(config)
+    encoder = PromptEncoder.from_pretrained(model.path, trust_remote_code=trust, cached_prompts=cached)
     budget = image_budget(config)
     where = f"model.path: {model.path}/config.json"
     family = family_of(model_type_of(model.path), where)
@@ -123,8 +124,7 @@ def _cached_prompts(config: TrainConfig | SftConfig) -> int:
 
 def image_budget(config: TrainConfig | SftConfig) -> ImageBudget:
     """How large the model sees an image whose source has no limits of its own."""
-    data = config.data
-    return ImageBudget.from_pretrained(config.model.path, data.min_image_pixels, data.max_image_pixels)
+    return ImageBudget.from_pretrained(config.model.path, config.data.min_image_pixels, config.data.max_image_pixels)
 
 
 def row_settings(config: TrainConfig | SftConfig, form: PromptFormat) -> RowSettings:

@@ -13,12 +13,13 @@ from statistics import fmean
 
 from mars.checks.answers import disagreement
 from mars.config.schema import TrainConfig
+from mars.config.templates import BY_REWARD
 from mars.data.pixels.cells import read_cell
 from mars.data.pixels.headers import HeaderCache, cache_file
 from mars.data.pixels.images import decoded_size
 from mars.data.prompts.boxes import BoxFrames
 from mars.data.prompts.budget import check_limits, num_image_tokens
-from mars.data.prompts.prepare import PreparedRows, RowSettings, prepare_rows
+from mars.data.prompts.prepare import NO_TEMPLATE, PreparedRows, RowSettings, prepare_rows, warn_of_silent_prompts
 from mars.data.prompts.wording import unshown_images
 from mars.data.rows.files import fingerprint_of, unusable_files
 from mars.data.rows.problems import RowProblem, report
@@ -54,6 +55,7 @@ class CheckResult:
     repeated: int
     unshown: Mapping[str, tuple[str, str]]
     num_instructing: int
+    templates: Mapping[str, int]
     num_decoded: int
     seconds: float
 
@@ -74,6 +76,8 @@ def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) ->
     form, rewards = prompt_format(config), rewards_of(config)
     reward = _reward(config, rewards)
     groups = _prepare(row_settings(config, form), [group for group in (files, held_out) if group])
+    if config.data.template == BY_REWARD:
+        warn_of_silent_prompts(groups)
     found = [problem for group in groups for problem in group.problems]
     problems = [problem for problem in found if problem.reason != "overlong"]
     overlong = [problem for problem in found if problem.reason == "overlong"]
@@ -99,6 +103,7 @@ def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) ->
         repeated=_num_repeated(scorable),
         unshown={prompt.row: words for prompt in rendered if (words := unshown_images(prompt)) is not None},
         num_instructing=sum(group.num_instructing for group in groups),
+        templates=sum((Counter(group.templates) for group in groups), Counter()),
         num_decoded=sum(group.num_decoded for group in groups),
         seconds=sum(group.seconds for group in groups),
     )
@@ -216,7 +221,8 @@ def check_lines(result: CheckResult, config: TrainConfig) -> list[str]:
         f"sets           {_counted(prompt.data_source for prompt in result.rendered)}",
         f"sources        {_counted(f'{len(prompt.sources)} images' for prompt in result.rendered)}",
         f"headers        read and measured at {speed:.0f} rows/s; {decoded} images decoded in full",
-        f"reward         {rewards_of(config)}; {result.num_instructing} rows say how to answer and get no template",
+        f"reward         {rewards_of(config)}",
+        f"template       {_templates(result)}",
     ]
     if result.repeated:
         lines.append(f"repeated       {result.repeated} rows have the text, truth and images of an earlier row")
@@ -231,6 +237,17 @@ def check_lines(result: CheckResult, config: TrainConfig) -> list[str]:
         lines.append(f"overlong       {len(longer)} rows, dropped with data.on_bad_sample=drop and refused with error:")
         lines += [f"  {problem.row}  {problem.detail}" for problem in result.overlong if problem.row in longer]
     return lines
+
+
+def _templates(result: CheckResult) -> str:
+    """Which rows get which template: "vqa for 18 rows, none for 2 rows, whose text says how to answer"."""
+    given = sorted((name, count) for name, count in result.templates.items() if name != NO_TEMPLATE)
+    parts = [f"{name} for {count} rows" for name, count in given]
+    if result.num_instructing:
+        parts.append(f"none for {result.num_instructing} rows, whose text says how to answer")
+    if silent := result.templates.get(NO_TEMPLATE, 0):
+        parts.append(f"none for {silent} rows, whose text does not say how to answer")
+    return ", ".join(parts) or "none"
 
 
 def _wording_lines(result: CheckResult, config: TrainConfig) -> list[str]:

@@ -149,7 +149,9 @@ def test_a_dry_run_and_a_check_follow_each_rows_reward(configure, files, capsys,
     assert "perfect answer: score 1.5, accuracy 1\n" in text
     result = check(config, files, [])
     assert result.problems == []
-    assert "reward         scenes: grounding, questions: vqa; 0 rows say" in "\n".join(check_lines(result, config))
+    lines = check_lines(result, config)
+    assert "reward         scenes: grounding, questions: vqa" in lines
+    assert "template       grounding for 3 rows, vqa for 3 rows" in lines
     # The other way round nothing fits: words are no boxes.
     swapped = configure("reward.functions={scenes: vqa, questions: grounding}")
     refused = {problem.row.rpartition("/")[2] for problem in check(swapped, files, []).problems}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,6 +29,7 @@ from mars.types import Message, Prompt, View, view_name
 logger = logging.getLogger(__name__)
 
 SPECIAL_TOKEN = "special_token"
+NO_TEMPLATE = "none"
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class PreparedRows:
     problems: all problems of all rows, in file order.
     lengths: row -> tokens of its longest view, images expanded. Rows that cannot be measured are missing.
     num_instructing: rows whose own text says how to answer; no template is applied to them.
+    templates: name of a template, or "none" -> number of the other rows that have it.
     num_decoded: images that were decoded in full. seconds: time without decoding images in full.
     """
 
@@ -94,6 +97,7 @@ class PreparedRows:
     num_rows: int
     fingerprint: str
     num_instructing: int
+    templates: Mapping[str, int]
     num_decoded: int
     seconds: float
 
@@ -136,7 +140,9 @@ def prepare_rows(files: Sequence[str], settings: RowSettings, probe: Probe = pro
     # sorted() is stable, so a row's problems stay in the order of the checks. The first one is the reason that counts.
     stages = [*reading.problems, *_wrong_numbers(reading.rows, settings.images_per_row), *damaged]
     stages += [problem for row in prepared for problem in row.problems]
-    num_instructing = sum(row.prompt is not None and has_instruction(row.prompt) for row in reading.rows)
+    asked = [row.prompt for row in reading.rows if row.prompt is not None]
+    num_instructing = sum(map(has_instruction, asked))
+    used = [settings.template_of(prompt) for prompt in asked if not has_instruction(prompt)]
     if num_instructing:
         count = len(reading.rows)
         logger.info("data: %d of %d rows say how to answer, so they get no template", num_instructing, count)
@@ -147,9 +153,25 @@ def prepare_rows(files: Sequence[str], settings: RowSettings, probe: Probe = pro
         num_rows=len(reading.rows),
         fingerprint=reading.fingerprint,
         num_instructing=num_instructing,
+        templates=Counter(NO_TEMPLATE if template is None else template.name for template in used),
         num_decoded=sum(len(row.sources) for row in reading.rows) if settings.decode_images else 0,
         seconds=seconds,
     )
+
+
+def warn_of_silent_prompts(prepared: Sequence[PreparedRows]) -> None:
+    """For `data.template=auto`: warn if rows get no template and no row says how to answer.
+
+    A reward of the user's own has no template, so the model would have to guess the form that the reward wants.
+    """
+    silent = sum(rows.templates.get(NO_TEMPLATE, 0) for rows in prepared)
+    if silent and not any(rows.num_instructing for rows in prepared):
+        logger.warning(
+            "data.template: no prompt with a reward of your own says how to answer, in <think> and <answer> tags; got "
+            "auto, which has no template for such a reward (%d rows); data.template=vqa adds how to answer, "
+            "data.template=none leaves the prompts as they are",
+            silent,
+        )
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ class PromptTemplate:
     """
 
     def __init__(self, file: Path, include_folder: Path, *, box_space: str, model_type: str) -> None:
-        """include_folder: where {% include %} looks. Raises ConfigError for a file that is no template."""
+        """include_folder: where {% include %} looks, the folder of mars' own templates. The attribute `name` is "vqa"
+        for one of these and "mine.jinja" for another file. Raises ConfigError for a file that is no template."""
         from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -46,6 +47,7 @@ class PromptTemplate:
             self._template: Template = environment.from_string(file.read_text(encoding="utf-8"))
         except (OSError, ValueError, TemplateError) as error:
             raise ConfigError(f"data.template: {file} is no jinja template: {error}; fix it") from error
+        self.name = file.stem if file.parent == include_folder else file.name
         self._file, self._values = file, {"box_space": box_space, "model_type": model_type}
 
     def apply(self, prompt: Prompt) -> Prompt:

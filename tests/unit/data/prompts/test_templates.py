@@ -129,3 +129,8 @@ def test_which_file_a_setting_names(tmp_path):
     assert template_file(str(tmp_path / "own.jinja"), "vqa") == tmp_path / "own.jinja"
     with pytest.raises(ConfigError, match=r"data\.template: no such file"):
         template_file(str(tmp_path / "none.jinja"), "vqa")
+
+
+def test_each_template_has_a_short_name(tmp_path):
+    assert template("vqa").name == "vqa"
+    assert template(folder=tmp_path, text="{{ question }}").name == "own.jinja"
