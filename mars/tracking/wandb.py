@@ -50,9 +50,9 @@ class WandbTracker:
     """
 
     def __init__(self, run: TrackedRun, mode: Mode, pictures: RolloutPictures | None) -> None:
-        if mode != "online":
-            # Otherwise it also sends numbers of its own use, in every mode.
-            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        # Otherwise it sends numbers of its own use, also offline, and the end of the process waits for a server that
+        # does not answer.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
         self._image, self._pictures = wandb.Image, pictures
@@ -92,6 +92,7 @@ class WandbTracker:
                 self._run = start("online")
             except (wandb.Error, OSError) as error:
                 logger.warning("wandb: %s; this run is recorded offline; `wandb sync` uploads it later", error)
+                stop_service()  # it still has the run of this id
                 self._run = start("offline")
         else:
             self._run = start(mode)
@@ -162,24 +163,29 @@ class WandbFactory:
             self.on_start()
 
     def abandon(self) -> None:
-        """Kill the wandb-core processes that this process started: wandb's exit hook would wait for them forever.
+        """wandb's exit hook would wait forever for a service that hangs."""
+        stop_service()
 
-        Takes at most `_TEARDOWN_S` seconds.
-        """
-        import psutil
 
-        for child in psutil.Process().children():
-            try:
-                if child.name() == "wandb-core":
-                    child.kill()
-            except psutil.NoSuchProcess:
-                continue
-        # Takes back the exit hook, which would print a traceback, and lets a tracker that is made later start anew.
-        teardown = getattr(sys.modules.get("wandb"), "teardown", None)
-        if teardown is not None:
-            thread = threading.Thread(target=_quietly, args=(teardown,), name="wandb-teardown", daemon=True)
-            thread.start()
-            thread.join(_TEARDOWN_S)
+def stop_service() -> None:
+    """Kill the wandb-core processes that this process started. The next run of wandb starts one of its own.
+
+    Takes at most `_TEARDOWN_S` seconds.
+    """
+    import psutil
+
+    for child in psutil.Process().children():
+        try:
+            if child.name() == "wandb-core":
+                child.kill()
+        except psutil.NoSuchProcess:
+            continue
+    # Takes back the exit hook, which would print a traceback, and lets a tracker that is made later start anew.
+    teardown = getattr(sys.modules.get("wandb"), "teardown", None)
+    if teardown is not None:
+        thread = threading.Thread(target=_quietly, args=(teardown,), name="wandb-teardown", daemon=True)
+        thread.start()
+        thread.join(_TEARDOWN_S)
 
 
 def _quietly(call: Callable[[], object]) -> None:

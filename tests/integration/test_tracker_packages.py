@@ -35,9 +35,9 @@ def pictures(rollouts, step) -> list[Picture]:
     return [Picture("rollouts/prompt_1", Image.new("RGB", (30, 20), (0, 80, step)), CAPTION)]
 
 
-def tracker(name: str, folder: Path, resumed_step: int | None = None) -> Tracker:
+def tracker(name: str, folder: Path, resumed_step: int | None = None, timeout_s: float = 60.0) -> Tracker:
     config = {"run": {"seed": 1}, "text": SOURCE * 400}
-    run = TrackedRun("project", NAME, folder, config, 9, 60.0, resumed_step)
+    run = TrackedRun("project", NAME, folder, config, 9, timeout_s, resumed_step)
     (make,) = factories([name], run, pictures, lambda: None).values()
     return make()
 
@@ -103,6 +103,18 @@ def test_wandb_offline(tmp_path: Path) -> None:
     picture = next((tmp_path / "wandb").glob(f"offline-run-*/files/{first[3]['rollouts/prompt_1/path']}"))
     assert Image.open(picture).size == (30, 20)
     assert [(row["step"], row["critic/score/mean"]) for row in second] == [(1, 0.5), (2, 0.5), (3, 0.75)]
+
+
+def test_wandb_without_its_server(tmp_path: Path, monkeypatch, caplog) -> None:
+    """Nothing listens there. The service that has begun the run online would refuse to begin it offline."""
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    made = tracker("wandb", tmp_path, timeout_s=4.0)
+    made.log(METRICS, 1)
+    made.close()
+    assert "this run is recorded offline" in caplog.text
+    assert len(list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))) == 1
 
 
 def test_tensorboard(tmp_path: Path) -> None:

@@ -101,9 +101,13 @@ def test_every_wait_of_wandb_has_a_limit(tmp_path: Path, fake_wandb) -> None:
 
 @pytest.mark.parametrize("error", [FakeError("no login"), ConnectionError("refused"), TimeoutError("no answer")])
 def test_no_server_means_offline_with_a_notice(tmp_path: Path, fake_wandb, caplog, error: Exception) -> None:
+    """The service is stopped in between: it would refuse the second run, because it still has one of this id."""
+    order = []
     fake_wandb.online_fails = error
+    fake_wandb.teardown = lambda: order.append(len(fake_wandb.runs))
     factory(tmp_path, "online")()
     assert [run.arguments["mode"] for run in fake_wandb.runs] == ["offline"]
+    assert order == [0]
     assert "recorded offline" in caplog.text
 
 
@@ -268,13 +272,15 @@ def test_it_stays_offline_unless_the_environment_says_otherwise(tmp_path, monkey
         checked(["wandb"])
 
 
-@pytest.mark.parametrize(("mode", "reports"), [("offline", "false"), ("online", None)])
-def test_offline_it_reports_nothing_of_itself_either(tmp_path, fake_wandb, monkeypatch, mode, reports) -> None:
-    """Otherwise wandb sends numbers of its own use to its server, in every mode."""
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "")  # so that it is as before when the test ends
-    monkeypatch.delenv("WANDB_ERROR_REPORTING")
-    WandbFactory(tracked_run(tmp_path), mode, None, print)()
-    assert os.environ.get("WANDB_ERROR_REPORTING") == reports
+@pytest.mark.parametrize(("given", "left"), [(None, "false"), ("true", "true")])
+def test_it_reports_nothing_of_its_own_use_unless_the_environment_says_so(
+    tmp_path, fake_wandb, monkeypatch, given, left
+) -> None:
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", given or "")  # so that it is as before when the test ends
+    if given is None:
+        monkeypatch.delenv("WANDB_ERROR_REPORTING")
+    WandbFactory(tracked_run(tmp_path), "offline", None, print)()
+    assert os.environ.get("WANDB_ERROR_REPORTING") == left
 
 
 def test_a_folder_called_wandb_is_not_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
