@@ -2,7 +2,15 @@
 # Make or complete the environment in .venv: `bash scripts/setup.sh [extra ...]`, default extra: cpu.
 # Uses the configured package sources; adds PyTorch's CPU index only if they lack the CPU build of torch.
 set -euo pipefail
+started=$(pwd -P)
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say_next() {
+    local root
+    root=$(pwd -P)
+    if [ "$root" = "$started" ]; then root=; else root=$(printf '%q/' "$root"); fi
+    echo "mars is in ${root}.venv; before you type mars or python, type: source ${root}.venv/bin/activate" >&2
+}
 
 torch=2.13.0+cpu
 [ $# -gt 0 ] || set -- cpu
@@ -15,7 +23,10 @@ for stamp in .venv/.mars:*; do
         for extra in "$@"; do
             [[ "$stamp:" == *":$extra:"* ]] || complete=no
         done
-        [ "$complete" = no ] || exit 0
+        if [ "$complete" = yes ]; then
+            say_next
+            exit 0
+        fi
     fi
 done
 
@@ -41,3 +52,4 @@ echo "installing mars with extras $extras into .venv (a few minutes the first ti
 "${pip[@]}" install --quiet --progress-bar on --no-compile "${sources[@]}" -e ".[$extras]"
 .venv/bin/python scripts/repair_torch_companions.py
 echo "$wanted" >".venv/.mars:${extras//,/:}"
+say_next

@@ -51,7 +51,12 @@ def test_the_page_can_be_followed(tmp_path):
     assert (folder / "runs" / "first" / "report.html").is_file()
     assert (folder / "rows.html").is_file()
     assert "\n".join(output).count("dry run: settings, data and model files are in order") == 2
-    rows = [json.loads(line) for line in (folder / "runs/second/metrics.jsonl").read_text().splitlines()]
+    random, warm, rows = (
+        [json.loads(line) for line in (folder / "runs" / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("first", "warm", "second")
+    )
+    assert all(row["critic/score/mean"] < 0.3 for row in random), "no right answer"
+    assert all(row["critic/score/mean"] > 0.6 for row in warm), "the cold start has taught the rows"
     assert [row["step"] for row in rows] == [1, 2]
     assert all(0 < row["reward/shortest/mean"] <= 0.3 for row in rows), "one of the equally short responses at least"
     assert all("reward/mentioned/mean" in row for row in rows)

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from PIL import Image
 
 from mars.cli.app import app
 from mars.config.keys import leaves, sections_of
 from mars.config.load import load_config
 from mars.config.schema import SftConfig, TrainConfig
+from mars.data.convert.eval_json import read_json_rows
+from mars.data.rows.dataset import read_prompts
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("docs", "recipe", "examples")
@@ -298,9 +301,25 @@ def test_the_licence_is_whole():
 # --- what README lets a newcomer type
 
 
-def block_after(marker: str) -> str:
-    """README's code block behind an HTML comment."""
-    return FENCE.search(text_of(ROOT / "README.md").partition(f"<!-- {marker} -->")[2])[2]
+def block_after(marker: str, page: str = "README.md") -> str:
+    """A page's code block behind an HTML comment."""
+    return FENCE.search(text_of(ROOT / page).partition(f"<!-- {marker} -->")[2])[2]
+
+
+def test_the_program_for_tables_writes_rows_that_are_read(tmp_path, monkeypatch):
+    """As spreadsheets save a table: a byte order mark, CR LF, a question with a comma, quotes and a line end."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("1_rgb.png", "1_ir.png"):
+        Image.new("RGB", (28, 28)).save(name)
+    table = 'question,rgb,infrared,answer\r\n"Is it ""day"",\nor night?",1_rgb.png,1_ir.png,Tag für Tag\r\n'
+    Path("train.csv").write_bytes(table.encode("utf-8-sig"))
+    exec(compile(block_after("own-table", "docs/data.md"), "from_csv.py", "exec"), {})  # noqa: S102 our own page
+    reading = read_prompts(["train.jsonl"], None, lambda prompt: None, read_json=read_json_rows)
+    assert reading.problems == []
+    (prompt,) = reading.usable
+    assert prompt.messages[-1].text == '<image><image>\nIs it "day",\nor night?'
+    assert [source.name for source in prompt.sources] == ["rgb", "infrared"]
+    assert (prompt.truth, prompt.extra_info["id"]) == ("Tag für Tag", "1")
 
 
 def test_the_reward_of_the_readme_scores(tmp_path, monkeypatch, capsys):

@@ -30,6 +30,12 @@ CONVERSATION_COLUMNS = {"conversations", "messages", "instruction"}
 
 MAX_JSON_BYTES = 2**28  # of a .json file, which takes about four times as much memory
 
+_TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods")
+_FROM_TABLE = (
+    'write each line of the table as a JSON object into a .jsonl file; "From a table" in docs/data.md has a program '
+    "for CSV, and spreadsheets can be saved as CSV"
+)
+
 ReadJson = Callable[[str, str | None], Iterator[tuple[str, Mapping[str, Any] | RowError]]]
 """(public .json file, image root) -> each question's place for messages, such as "3, question 2", and its columns, or
 the RowError that refuses it. May raise DataError."""
@@ -126,7 +132,8 @@ def _why_unusable(file: str) -> str | None:
     if not os.path.isfile(file):
         return _why_missing(file, suffix)
     if suffix not in ROW_FILES:
-        return f"unknown kind of file; use {' or '.join(ROW_FILES)}"
+        remedy = _FROM_TABLE if suffix.lower() in _TABLES else f"use {' or '.join(ROW_FILES)}"
+        return f"unknown kind of file; {remedy}"
     size = os.path.getsize(file)
     if suffix == ".json" and size > MAX_JSON_BYTES:
         return (

@@ -343,6 +343,12 @@ def test_files_that_cannot_be_read_are_errors_under_either_policy(folder):
                 load(good, str(folder / name), policy=policy)
         with pytest.raises(DataError, match="unknown kind of file"):
             load(str(folder / "img" / "v0.png"), policy=policy)
+        for name in ("table.csv", "TABLE.XLSX"):
+            (folder / name).write_text("question,answer\n", encoding="utf-8")
+            with pytest.raises(
+                DataError, match=rf"{name}: unknown kind of file; write each line .* into a \.jsonl file"
+            ):
+                load(str(folder / name), policy=policy)
         with pytest.raises(DataError, match="named twice"):
             load(whole, str(folder / "img" / ".." / "a.parquet"), policy=policy)
         with pytest.raises(DataError, match="no files given"):
