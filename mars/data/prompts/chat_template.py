@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -9,6 +10,7 @@ from typing import Any, NoReturn
 from mars.errors import SetupError
 
 _OPEN, _CLOSE = "<think>", "</think>"
+_THOUGHT = re.compile(r"([<\[◁][^\s<>\[\]◁▷|/]{0,20}(?:think|thought|reason)\w{0,10}[>\]▷])\s*\Z", re.IGNORECASE)
 
 
 class TemplateFailure(SetupError):
@@ -51,6 +53,18 @@ def opening_of(generation_prompt: str) -> str:
     """
     start = generation_prompt.rfind(_OPEN)
     return "" if start < 0 or _CLOSE in generation_prompt[start:] else generation_prompt[start:]
+
+
+def other_opening_of(generation_prompt: str) -> str:
+    """A tag of a thought that is not "<think>" at the end of the generation prompt; "" if there is none.
+
+    Rewards read a thought between <think> and </think> alone, so that no response could earn its part of the score.
+
+    >>> other_opening_of("assistant\\n<seed:think>\\n"), other_opening_of("assistant\\n<think>\\n")
+    ('<seed:think>', '')
+    """
+    found = _THOUGHT.search(generation_prompt)
+    return "" if found is None or found[1] == _OPEN else found[1]
 
 
 def check_opening(tokenizer: Any, rendered: str, opening: str) -> None:

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from mars.data.prompts.chat_template import failure_of, opening_of, template_file
+from mars.data.prompts.chat_template import failure_of, opening_of, other_opening_of, template_file
 from mars.errors import SetupError
 from mars.types import MESSAGE_ROLES
 
@@ -58,7 +58,8 @@ def try_template(tokenizer: Any, model_path: str, arguments: Mapping[str, Any]) 
     """Render some conversations in a separate process, and return what the template writes around responses.
 
     Raises SetupError if all conversations fail, if rendering needs too much memory, if the template has no generation
-    prompt (`missing_header`), or if the process ends or takes too long before it has answered.
+    prompt (`missing_header`) or opens a thought with another tag than <think>, or if the process ends or takes too long
+    before it has answered.
     """
     template = tokenizer.chat_template
     key = repr(sorted(template.items())) if isinstance(template, dict) else str(template)
@@ -124,10 +125,13 @@ def _render_all(tokenizer: Any, arguments: Mapping[str, Any], connection: Connec
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
     errors: list[Exception] = []
     openings: list[str] = []
+    others: list[str] = []
     for turns in _CONVERSATIONS:
         try:
             text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **arguments)
-            openings.append(opening_of(text.rpartition("?")[2]))  # behind the question that ends each conversation
+            generation_prompt = text.rpartition("?")[2]  # behind the question that ends each conversation
+            openings.append(opening_of(generation_prompt))
+            others.append(other_opening_of(generation_prompt))
         except Exception as error:  # noqa: BLE001 - a template can raise anything
             errors.append(error)
             if isinstance(error, MemoryError):
@@ -136,6 +140,11 @@ def _render_all(tokenizer: Any, arguments: Mapping[str, Any], connection: Connec
     header = "" if fails else missing_header(tokenizer, arguments)
     if fails:
         connection.send((failure_of(errors[0]), None))
+    elif any(others):
+        failure = (
+            f"the chat template begins responses with {max(others)!r}, but rewards read a thought in <think> alone"
+        )
+        connection.send((failure, None))
     elif header:
         failure = f"the chat template writes {header!r} before a response, but not at the end of a prompt"
         connection.send((f"{failure}, because it does not read add_generation_prompt", None))

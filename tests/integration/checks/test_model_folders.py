@@ -316,6 +316,7 @@ def test_chat_templates_that_fail(broken):
         "memory": template("{{ 'a' * 10 ** 12 }}", "MemoryError"),
         "type": template("{{ messages + 1 }}", "TypeError"),
         "no prompt": template(chatml(MESSAGE, ""), "writes '<|im_start|>assistant' before a response, but not at the"),
+        "thought": template(chatml(MESSAGE, "<|im_start|>assistant\n<seed:think>\n"), "with '<seed:think>'"),
         "latin": (text("chat_template.jinja", b"{{ messages }}\xff"), "chat_template.jinja: not a readable text"),
     })  # fmt: skip
 

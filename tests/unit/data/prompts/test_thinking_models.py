@@ -5,7 +5,13 @@ from types import SimpleNamespace
 import pytest
 
 from mars.data.prompts.chat import MissingOpening, PromptEncoder
-from mars.data.prompts.chat_template import TemplateFailure, check_opening, opening_of, without_opening
+from mars.data.prompts.chat_template import (
+    TemplateFailure,
+    check_opening,
+    opening_of,
+    other_opening_of,
+    without_opening,
+)
 from mars.rewards.functions import RewardsBySet, load_reward
 from mars.types import Message, RewardInput, TokenRules
 
@@ -50,6 +56,27 @@ THINKING = encoder("<think>\n", "<think>\n")
 )
 def test_what_the_prompt_holds_of_the_response(generation_prompt, opening):
     assert opening_of(generation_prompt) == opening
+
+
+@pytest.mark.parametrize(
+    ("generation_prompt", "tag"),
+    [
+        ("<|im_start|>assistant\n<seed:think>\n", "<seed:think>"),
+        ("assistant\n<thinking>", "<thinking>"),
+        ("assistant\n<reasoning>\n\n", "<reasoning>"),
+        ("assistant: [THINK]", "[THINK]"),
+        ("assistant ◁think▷", "◁think▷"),
+        ("assistant\n<Think>\n", "<Think>"),
+        ("assistant\n<think>\n", ""),
+        ("assistant\n<think>", ""),
+        ("assistant\n<think>\n\n</think>\n\n", ""),
+        ("assistant\n<seed:think></seed:think>\n", ""),
+        ("<|start_think|>assistant", ""),
+        ("<start_of_turn>model\n", ""),
+    ],
+)
+def test_a_thought_in_another_tag_is_seen(generation_prompt, tag):
+    assert other_opening_of(generation_prompt) == tag
 
 
 @pytest.mark.parametrize(
