@@ -15,7 +15,7 @@ from mars.data.pixels.images import DecodeImage, decode_image, decoded_size
 from mars.data.prompts.boxes import BoxFrames, truth_frame
 from mars.data.prompts.budget import ImageBudget, check_limits, num_image_tokens, source_budgets
 from mars.data.prompts.chat import CACHED_PROMPTS, PromptEncoder, prompt_length
-from mars.data.prompts.prepare import PromptSet, RowSettings, prepare_rows, warn_of_silent_prompts
+from mars.data.prompts.prepare import PromptSet, RowSettings, prepare_files, warn_of_silent_prompts
 from mars.data.prompts.processor import PromptProcessor
 from mars.data.prompts.templates import PromptTemplate, TemplateOf
 from mars.data.prompts.tokenizer import model_type_of, read_json
@@ -82,7 +82,7 @@ def load_inputs(config: TrainConfig, with_training_set: bool) -> Inputs:
     form = prompt_format(config)
     settings = row_settings(config, form)
     files = {"train": data.train_files if with_training_set else [], "evaluation": data.eval_files}
-    prepared = {name: prepare_rows(some, settings) for name, some in files.items() if some}
+    prepared = prepare_files(files, settings)
     rewards.check_sets(prompt.data_source for rows in prepared.values() for prompt in rows.rendered)
     if data.template == BY_REWARD:
         warn_of_silent_prompts(list(prepared.values()))
@@ -150,15 +150,15 @@ def row_settings(config: TrainConfig | SftConfig, form: PromptFormat) -> RowSett
     )
     if isinstance(config, SftConfig):
         return common
+    views = partial(_anchor_and_mono_views, config.anchor.kind)
     settings = replace(
         common,
+        shown_views=views if config.data.eval_files else partial(anchor_views, anchor_kind=config.anchor.kind),
         images_per_row=config.data.images_per_row,
         decode_images=config.data.decode_at_start,
         image_layout=config.anchor.image_layout,
     )
-    if config.anchor.wording == "same":
-        return settings
-    return replace(settings, worded_views=partial(_anchor_and_mono_views, config.anchor.kind))
+    return settings if config.anchor.wording == "same" else replace(settings, worded_views=views)
 
 
 def _anchor_and_mono_views(anchor_kind: AnchorKind, prompt: Prompt) -> tuple[View, ...]:

@@ -20,6 +20,7 @@ from mars.data.pixels.images import decoded_size
 from mars.data.prompts.boxes import BoxFrames
 from mars.data.prompts.budget import check_limits, num_image_tokens
 from mars.data.prompts.prepare import NO_TEMPLATE, PreparedRows, RowSettings, prepare_rows, warn_of_silent_prompts
+from mars.data.prompts.template_rows import refuse_chat_template
 from mars.data.prompts.wording import unshown_images
 from mars.data.rows.files import fingerprint_of, unusable_files
 from mars.data.rows.problems import RowProblem, report
@@ -118,7 +119,10 @@ def _reward(config: TrainConfig, rewards: RewardsBySet) -> RewardFn:
 
 
 def _prepare(settings: RowSettings, groups: Sequence[Sequence[str]]) -> list[PreparedRows]:
-    """Prepare each group of files. If a file cannot be read, raises DataError with the problems of all groups."""
+    """Prepare each group of files. If a file cannot be read, raises DataError with the problems of all groups.
+
+    Raises TemplateFailure for a chat template that takes no row.
+    """
     prepared, broken = [], []
     for files in groups:
         try:
@@ -130,6 +134,7 @@ def _prepare(settings: RowSettings, groups: Sequence[Sequence[str]]) -> list[Pre
         problems = [problem for rows in prepared for problem in rows.problems]
         table = [report(problems, sum(rows.num_rows for rows in prepared))] if problems else []
         raise DataError("\n".join([*broken, *table]))
+    refuse_chat_template(row for rows in prepared for row in rows.tried)
     return prepared
 
 

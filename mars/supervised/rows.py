@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mars.config.schema import SftConfig
 from mars.data.order.stream import PromptStream
 from mars.data.prompts.budget import check_limits
-from mars.data.prompts.prepare import PromptSet, prepare_rows
+from mars.data.prompts.prepare import PromptSet, prepare_files
 from mars.data.rows.problems import refuse_or_drop
 from mars.errors import ConfigError
 from mars.inputs import PromptFormat, prompt_format, row_settings
@@ -32,8 +32,10 @@ def load_rows(config: SftConfig) -> SupervisedRows:
     """A row without a response is bad. Raises DataError as `refuse_or_drop` does, SetupError without model files."""
     data, form = config.data, prompt_format(config)
     settings = row_settings(config, form)
+    if config.sft.mono_ratio > 0:
+        settings = replace(settings, shown_views=usable_views)
     files = {"train": data.train_files, "held out": data.eval_files}
-    prepared = {name: prepare_rows(some, settings) for name, some in files.items() if some}
+    prepared = prepare_files(files, settings)
     if data.on_bad_sample == "error":
         problems = [problem for rows in prepared.values() for problem in rows.problems]
         refuse_or_drop(problems, sum(rows.num_rows for rows in prepared.values()), "error")

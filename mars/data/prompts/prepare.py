@@ -19,6 +19,7 @@ from mars.data.prompts.budget import ImageBudget, limit_images
 from mars.data.prompts.chat import MissingOpening, PromptEncoder
 from mars.data.prompts.chat_template import TemplateFailure
 from mars.data.prompts.lengths import longest_view
+from mars.data.prompts.template_rows import TriedRow, ViewTrial, refuse_chat_template
 from mars.data.prompts.templates import TemplateOf, has_instruction
 from mars.data.prompts.views import ImageLayout, alone
 from mars.data.rows.dataset import Probe, RowReading, TruthCheck, read_prompts, undecodable
@@ -43,6 +44,7 @@ class RowSettings:
     image_layout: whether mono views show one image or repeat it (`anchor.image_layout`).
     worded_views: the views of a prompt that get a wording of their own (`anchor.wording`).
     max_prompt_tokens: the most tokens that the longest view of a prompt may have.
+    shown_views: the views of a prompt, besides the multi view, on which the chat template is tried.
     """
 
     image_root: str | None
@@ -57,6 +59,7 @@ class RowSettings:
     image_layout: ImageLayout
     max_prompt_tokens: int
     worded_views: Callable[[Prompt], Sequence[View]] = lambda prompt: ()
+    shown_views: Callable[[Prompt], Sequence[View]] = lambda prompt: ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class PreparedRows:
         its question and images could be read and its template could be applied.
     problems: all problems of all rows, in file order.
     lengths: row -> tokens of its longest view, images expanded. Rows that cannot be measured are missing.
+    tried: the rows that the chat template was tried on, for `refuse_chat_template`.
     num_instructing: rows whose own text says how to answer; no template is applied to them.
     templates: name of a template, or "none" -> number of the other rows that have it.
     num_decoded: images that were decoded in full. seconds: time without decoding images in full.
@@ -96,6 +100,7 @@ class PreparedRows:
     lengths: Mapping[str, int]
     num_rows: int
     fingerprint: str
+    tried: tuple[TriedRow, ...]
     num_instructing: int
     templates: Mapping[str, int]
     num_decoded: int
@@ -113,6 +118,16 @@ class PreparedRows:
         return PromptSet(prompts, dropped, self.fingerprint, {p.row: self.lengths[p.row] for p in prompts})
 
 
+def prepare_files(files: Mapping[str, Sequence[str]], settings: RowSettings) -> dict[str, PreparedRows]:
+    """`prepare_rows` of each set of a job that has files. files: name of the set -> its files.
+
+    Raises as `prepare_rows` does, and TemplateFailure if the model's chat template takes no row of all of them.
+    """
+    prepared = {name: prepare_rows(some, settings) for name, some in files.items() if some}
+    refuse_chat_template(row for rows in prepared.values() for row in rows.tried)
+    return prepared
+
+
 def prepare_rows(files: Sequence[str], settings: RowSettings, probe: Probe = probe_size) -> PreparedRows:
     """Read, check, limit, render and measure all rows of `files`.
 
@@ -120,8 +135,8 @@ def prepare_rows(files: Sequence[str], settings: RowSettings, probe: Probe = pro
     it meaningless: a row with a missing image has no length, so it cannot be overlong.
 
     probe: see mars.data.rows.dataset.Probe.
-    Raises DataError for files that cannot be read, ConfigError for a template that cannot be rendered, and
-    TemplateFailure if the model's chat template takes no row, or no row with images.
+    Raises DataError for files that cannot be read, and ConfigError for a template that cannot be rendered. Rows that
+    the model's chat template does not take are bad, even if there are no others: see `refuse_chat_template`.
     """
     start = time.perf_counter()
     reading = read_prompts(
@@ -132,8 +147,8 @@ def prepare_rows(files: Sequence[str], settings: RowSettings, probe: Probe = pro
         read_json=partial(read_json_rows, responses=settings.needs_response),
         needs_response=settings.needs_response,
     )
-    prepared = [_prepare(row, settings) for row in reading.rows]
-    _refuse_chat_template(prepared)
+    views = ViewTrial(settings.shown_views, settings.image_layout, settings.encoder)
+    prepared = [_prepare(row, settings, views) for row in reading.rows]
     seconds = time.perf_counter() - start
     damaged = undecodable(reading.rows) if settings.decode_images else []
     place = {row.label: i for i, row in enumerate(reading.rows)}
@@ -152,6 +167,7 @@ def prepare_rows(files: Sequence[str], settings: RowSettings, probe: Probe = pro
         lengths={row.prompt.row: row.length for row in prepared if row.prompt is not None and row.length is not None},
         num_rows=len(reading.rows),
         fingerprint=reading.fingerprint,
+        tried=tuple(row.tried for row in prepared if row.tried is not None),
         num_instructing=num_instructing,
         templates=Counter(NO_TEMPLATE if template is None else template.name for template in used),
         num_decoded=sum(len(row.sources) for row in reading.rows) if settings.decode_images else 0,
@@ -178,69 +194,57 @@ def warn_of_silent_prompts(prepared: Sequence[PreparedRows]) -> None:
 class _Prepared:
     """One row. prompt: None if it cannot be read or rendered. length: tokens of the longest view, None if unknown.
 
-    has_images: of a row that the chat template was tried on. failure: why it does not take the row.
+    tried: of a row that the chat template was tried on.
     """
 
     prompt: Prompt | None
     length: int | None
     problems: Sequence[RowProblem]
-    has_images: bool | None = None
-    failure: TemplateFailure | None = None
+    tried: TriedRow | None = None
 
 
-def _refuse_chat_template(prepared: Sequence[_Prepared]) -> None:
-    """Raises the first failure of the model's chat template if it takes no row, or no row with images: then it is the
-    template that is wrong, and not the rows."""
-    tried = [row for row in prepared if row.has_images is not None]
-    for some in (tried, [row for row in tried if row.has_images]):
-        failures = [row.failure for row in some if row.failure is not None]
-        if failures and len(failures) == len(some):
-            raise failures[0]
-
-
-def _prepare(row: RowReading, settings: RowSettings) -> _Prepared:
+def _prepare(row: RowReading, settings: RowSettings, views: ViewTrial) -> _Prepared:
     """Limit the row's images, render its template and measure it."""
     if row.prompt is None:
         return _Prepared(None, None, ())
     prompt, problems = limit_images(row.prompt, settings.source_budgets)
     rendered, refusal = _render(prompt, row, settings.template_of)
     if rendered is not None:
-        views, refusal = _view_messages(prompt, row, settings)
-        rendered = None if views is None else replace(rendered, view_messages=views)
+        worded, refusal = _view_messages(prompt, row, settings)
+        rendered = None if worded is None else replace(rendered, view_messages=worded)
     measurable = rendered is not None and not problems
     if refusal is not None:
         problems.append(refusal)
-    has_images, failure = None, None
+    tried = None
     if refusal is None or refusal.reason != SPECIAL_TOKEN:
         try:
-            refused = _refused_texts(row.label, prompt if rendered is None else rendered, settings.encoder)
-            has_images = None if refused else bool(prompt.sources)
+            refused = _refused_texts(row.label, prompt if rendered is None else rendered, settings.encoder, views)
+            tried = None if refused else TriedRow(bool(prompt.sources), None)
         except TemplateFailure as error:
-            refused, failure = [RowProblem(row.label, "chat_template", str(error))], error
-            has_images = bool(prompt.sources)
+            refused, tried = [RowProblem(row.label, "chat_template", str(error))], TriedRow(bool(prompt.sources), error)
         problems += refused
         measurable = measurable and not refused
     if settings.needs_response:
         for response in filter(None, (prompt.response, *prompt.mono_responses.values())):
             problems += _special_tokens(row.label, settings.encoder.encode_response, response)
     if rendered is None or not measurable:
-        return _Prepared(rendered, None, problems, has_images, failure)
+        return _Prepared(rendered, None, problems, tried)
     length = longest_view(rendered, settings.encoder, settings.budget, settings.image_layout)
     if length > settings.max_prompt_tokens:
         detail = f"{length} tokens, {settings.max_prompt_tokens} are allowed (data.max_prompt_tokens)"
         problems.append(RowProblem(row.label, "overlong", detail))
-    return _Prepared(rendered, length, problems, has_images)
+    return _Prepared(rendered, length, problems, tried)
 
 
-def _refused_texts(row: str, prompt: Prompt, encoder: PromptEncoder) -> list[RowProblem]:
-    """The problems of the prompt's messages, or of the first view with a wording of its own that has some.
+def _refused_texts(row: str, prompt: Prompt, encoder: PromptEncoder, views: ViewTrial) -> list[RowProblem]:
+    """The problems of the prompt's messages, or of the first of its views that has some.
 
     Raises TemplateFailure if the model's chat template does not take them.
     """
     refused = _special_tokens(row, encoder.encode, prompt.messages, len(prompt.sources))
     for view, messages in prompt.view_messages.items():
         refused = refused or _special_tokens(row, encoder.encode, messages, len(view or ()))
-    return refused
+    return refused or _special_tokens(row, views.check, prompt)
 
 
 def _view_messages(

@@ -10,7 +10,10 @@ from PIL import Image
 from mars.data.prompts.budget import ImageBudget
 from mars.data.prompts.chat_template import TemplateFailure
 from mars.data.prompts.prepare import RowSettings, prepare_rows
+from mars.data.prompts.template_rows import TriedRow, ViewTrial, refuse_chat_template
+from mars.data.prompts.views import anchor_views
 from mars.errors import DataError
+from mars.types import ImageRef, Message, Prompt, Source
 
 SYSTEM, USER, AGAIN = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Is there a bus?"}, [
     {"role": "user", "content": "Look."}, {"role": "user", "content": "Is there a bus?"},
@@ -41,7 +44,9 @@ def prepare(tmp_path):
             decode_images=False, source_budgets={}, budget=ImageBudget(784, 50176, 14, 2),
             template_of=lambda prompt: None, encoder=encoder(refuses), image_layout="single", max_prompt_tokens=100,
         )  # fmt: skip
-        return prepare_rows([str(tmp_path / "rows.jsonl")], settings)
+        prepared = prepare_rows([str(tmp_path / "rows.jsonl")], settings)
+        refuse_chat_template(prepared.tried)
+        return prepared
 
     return run
 
@@ -84,3 +89,39 @@ def test_a_template_without_images_is_wrong_although_it_takes_rows_without_them(
         prepare(lambda messages, num_images: num_images > 0, [USER], [shown])
     prepared = prepare(no_system, [shown], [SYSTEM, USER])
     assert prepared.usable("drop").dropped == {"chat_template": 1}
+
+
+def test_all_sets_of_a_job_speak_for_the_template():
+    """A held-out set of which the template takes no row has bad rows, if it takes those of the training set."""
+    failure = TemplateFailure("no")
+    refused, taken = TriedRow(False, failure), TriedRow(False, None)
+    refuse_chat_template([])
+    refuse_chat_template([taken, refused, refused])
+    refuse_chat_template([TriedRow(True, None), TriedRow(True, failure), refused])
+    for rows in ([refused], [taken, TriedRow(True, failure)]):
+        with pytest.raises(TemplateFailure):
+            refuse_chat_template(rows)
+
+
+def test_views_are_tried_once_for_each_form():
+    """Two images pass and one does not, as in a template that was written for pairs."""
+    asked = []
+
+    def encode(messages, num_images):
+        asked.append(messages[-1].text)
+        if num_images == 1:
+            raise TemplateFailure("two, please")
+
+    def pair(row, text):
+        sources = [Source(name, ImageRef("a.png", (9, 9))) for name in ("visible", "infrared", "depth")]
+        return Prompt(row, row, "s", (Message("user", text),), tuple(sources[: text.count("<image>")]), "yes")
+
+    trial = ViewTrial(lambda prompt: anchor_views(prompt, "mono"), "single", SimpleNamespace(encode=encode))
+    for number in range(3):
+        with pytest.raises(TemplateFailure, match="two, please"):
+            trial.check(pair(str(number), f"<image><image>Is there a bus {number}?"))
+    assert asked == ["<image>Is there a bus 0?"]
+    trial.check(pair("one", "<image>What?"))  # has no views
+    trial = ViewTrial(lambda prompt: anchor_views(prompt, "all_but_one"), "single", SimpleNamespace(encode=encode))
+    trial.check(pair("three", "<image><image><image>What?"))
+    assert asked[1:] == ["<image><image>What?"]
