@@ -192,10 +192,7 @@ def warn_of_silent_prompts(prepared: Sequence[PreparedRows]) -> None:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """One row. prompt: None if it cannot be read or rendered. length: tokens of the longest view, None if unknown.
-
-    tried: of a row that the chat template was tried on.
-    """
+    """One row. prompt: None if it cannot be read or rendered. length: tokens of the longest view, None if unknown."""
 
     prompt: Prompt | None
     length: int | None
