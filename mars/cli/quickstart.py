@@ -1,7 +1,8 @@
 """`mars quickstart`: from nothing to a trained tiny model and a report.
 
 Each stage is a command that a user could type, in a process of its own. Its folder gets the file `.complete` when it is
-done, so that a second run reuses it; a folder without this file is removed and made again.
+done, so that a second run reuses it. A folder of data or of a model without this file is removed and made again. A
+training that was interrupted goes on, or is kept under another name.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import typer
 
 from mars.config.folders import quoted, shipped_folder
 from mars.errors import ConfigError
+from mars.run_dir.lock import refuse_busy
 
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -27,7 +29,12 @@ _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
-_COMPLETE, _SETTINGS = ".complete", ".settings"
+_COMPLETE, _SETTINGS = ".complete", ".run_settings"
+_FIXED = {
+    "run.dir": "name another folder with --dir",
+    "run.resume": "leave it out: an interrupted training goes on when its command is repeated",
+}
+_TRAINING = "MARS-GRPO"
 _MARS, _TRAIN, _SFT = ["-m", "mars.cli.main"], ["-m", "mars.main"], ["-m", "mars.sft"]
 # One process evaluates, whatever trained.
 _ALONE = ["cluster.kind=local", "actor.num_workers=1", "rollout.num_workers=1", "rollout.max_staleness=0"]
@@ -37,8 +44,13 @@ def quickstart(folder: Path, overrides: Sequence[str]) -> None:
     """Make data and a tiny model, train and evaluate the model, and write the report.
 
     folder: for everything. overrides: settings of the training that differ from experiment=quickstart.
-    Raises ConfigError for a folder that cannot be written, and typer.Exit with the exit code of a command that fails.
+    Raises ConfigError for a folder that cannot be written and for settings that it makes itself, BusyError if another
+    process trains in the folder, and typer.Exit with the exit code of a command that fails.
     """
+    for text in overrides:
+        key = text.lstrip("+").partition("=")[0]
+        if key in _FIXED:
+            raise ConfigError(f"{key}: `mars quickstart` sets it itself; got {text}; {_FIXED[key]}")
     _QuickStart(folder.absolute(), overrides).run()
 
 
@@ -53,10 +65,10 @@ class _QuickStart:
     def run(self) -> None:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            for run_dir in (self._folder / "cold_start", self._run_dir):
+                refuse_busy(run_dir)
             self._make_inputs()
-            self._set_other_run_aside()
-            self._stage("MARS-GRPO", self._run_dir, self._train())
-            (self._run_dir / _SETTINGS).write_text(self._settings(), encoding="utf-8")
+            self._train_once()
         except OSError as error:
             wrong = f"--dir: cannot write {error.filename or self._folder}: {error.strerror or error}"
             raise ConfigError(f"{wrong}; give another folder") from error
@@ -113,12 +125,23 @@ class _QuickStart:
             _run(command)
         (folder / _COMPLETE).touch()
 
-    def _set_other_run_aside(self) -> None:
-        """A run with other settings gets a new folder; the old one is renamed."""
-        noted = self._run_dir / _SETTINGS
-        if not (self._run_dir / _COMPLETE).exists():
+    def _train_once(self) -> None:
+        """Train, or go on with a training of these settings. Any other run in the folder is renamed."""
+        noted = self._folder / _SETTINGS
+        same = noted.is_file() and noted.read_text(encoding="utf-8") == self._settings()
+        if same and (self._run_dir / _COMPLETE).exists():
+            self._say(f"{_TRAINING}: already done")
             return
-        if noted.is_file() and noted.read_text(encoding="utf-8") == self._settings():
+        goes_on = same and self._run_dir.exists()
+        if not goes_on:
+            self._set_run_aside()
+            noted.write_text(self._settings(), encoding="utf-8")
+        self._say(f"{_TRAINING}, from the newest checkpoint of the interrupted run" if goes_on else _TRAINING)
+        _run([*self._train(), *(["run.resume=true"] if goes_on else [])])
+        (self._run_dir / _COMPLETE).touch()
+
+    def _set_run_aside(self) -> None:
+        if not self._run_dir.exists():
             return
         number = 1
         while os.path.lexists(old := self._folder / f"run.{number}"):

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+from dataclasses import asdict
 from pathlib import Path
 
+import psutil
 import pytest
 import typer
 
 from mars.cli import quickstart as module
 from mars.cli.app import app
 from mars.cli.quickstart import quickstart
-from mars.errors import ConfigError
+from mars.errors import BusyError, ConfigError
+from mars.run_dir.lock import LOCK_FILE, RunLock
+from mars.run_dir.processes import process_id
 
 
 def folder_of(arguments: list[str]) -> Path | None:
@@ -38,7 +44,7 @@ def commands(monkeypatch):
         commands.append(list(arguments))
         folder = folder_of(arguments)
         if folder is not None:
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok="run.resume=true" in arguments)
             (folder / "metrics.jsonl").write_text('{"step": 1}\n{"step": 12}\n')
         if "eval" in arguments:
             out = Path(arguments[arguments.index("--out") + 1])
@@ -101,6 +107,54 @@ def test_a_run_with_other_settings_leaves_the_earlier_one(commands, tmp_path, ca
     assert commands.names() == FIRST[4:]
     assert f"the earlier run is now {tmp_path}/run.2\n" in capsys.readouterr().out
     assert all((tmp_path / name / "metrics.jsonl").exists() for name in ("run", "run.1", "run.2"))
+
+
+def test_an_interrupted_training_goes_on_when_the_command_is_repeated(commands, tmp_path, capsys):
+    commands.fails = "mars.main"
+    with pytest.raises(typer.Exit):
+        quickstart(tmp_path, ["anchor=none"])
+    (tmp_path / "run" / "checkpoint").touch()
+    commands.fails = "nothing"
+    commands.clear()
+    quickstart(tmp_path, ["anchor=none"])
+    assert commands.names() == FIRST[4:]
+    assert commands[0][-2:] == ["anchor=none", "run.resume=true"]
+    assert (tmp_path / "run" / "checkpoint").exists()
+    assert "MARS-GRPO, from the newest checkpoint of the interrupted run" in capsys.readouterr().out
+
+
+def test_an_interrupted_training_is_kept_when_the_next_has_other_settings(commands, tmp_path, capsys):
+    commands.fails = "mars.main"
+    with pytest.raises(typer.Exit):
+        quickstart(tmp_path, [])
+    (tmp_path / "run" / "checkpoint").touch()
+    commands.fails = "nothing"
+    quickstart(tmp_path, ["anchor=none"])
+    assert (tmp_path / "run.1" / "checkpoint").exists()
+    assert "run.resume=true" not in commands[-3]
+    assert f"the earlier run is now {tmp_path}/run.1\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["cold_start", "run"])
+def test_a_folder_in_which_another_process_trains_is_refused_as_it_is(commands, tmp_path, name):
+    quickstart(tmp_path, [])
+    commands.clear()
+    parent = process_id(psutil.Process(os.getppid()))
+    with RunLock(tmp_path / name) as lock:
+        lock.take()
+        (tmp_path / name / LOCK_FILE).write_text(json.dumps(asdict(parent)))
+        with pytest.raises(BusyError, match=f"process {parent.pid} on .* is writing to {tmp_path}/{name}"):
+            quickstart(tmp_path, ["anchor=none"])
+    assert commands == []
+    assert (tmp_path / "run" / "metrics.jsonl").exists()
+    assert not (tmp_path / "run.1").exists()
+
+
+@pytest.mark.parametrize("given", ["run.resume=true", "run.dir=x", "+run.resume=false"])
+def test_what_the_quick_start_sets_itself_is_refused(commands, tmp_path, given):
+    with pytest.raises(ConfigError, match=rf"^run\.\w+: `mars quickstart` sets it itself; got {re.escape(given)}; "):
+        quickstart(tmp_path, [given])
+    assert commands == []
 
 
 @pytest.mark.parametrize(("fails", "left"), [("mars.sft", FIRST[3:]), ("mars.main", FIRST[4:]), ("convert", FIRST)])
