@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from mars.checkpoint.entry import check_enterable, enter
 from mars.checkpoint.resume import StartingPoint
 from mars.cluster.restarts import WorkerEvent, WorkerReport
 from mars.config.schema import SftConfig, TrainConfig
+from mars.errors import ConfigError
 from mars.output.files import write_atomically
 from mars.output.secrets import redacted
 from mars.report.run_record import CONFIG_FILE
@@ -23,12 +25,21 @@ from mars.run_dir.lock import RunLock
 from mars.run_dir.outcome import last_logged_step
 from mars.run_dir.process_list import ProcessList
 
+logger = logging.getLogger(__name__)
+
 POLICY_FOLDER = "policy"
 
 
 def check_run_dir(config: TrainConfig | SftConfig) -> None:
-    """What can be said of `enter_run` without making or changing anything, for dry runs. Raises as it does."""
-    check_enterable(Path(config.run.dir), config.run.resume)
+    """What can be said of `enter_run` without making or changing anything, for dry runs.
+
+    A folder that has another run is only warned of, so that the other checks are made too. Otherwise raises as
+    `enter_run` does.
+    """
+    try:
+        check_enterable(Path(config.run.dir), config.run.resume)
+    except ConfigError as error:
+        logger.warning("the run would not start: %s", error)
     _accept_changes(config)
 
 

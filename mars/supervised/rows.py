@@ -29,7 +29,8 @@ class SupervisedRows:
 
 
 def load_rows(config: SftConfig) -> SupervisedRows:
-    """A row without a response is bad. Raises DataError as `refuse_or_drop` does, SetupError without model files."""
+    """A row without a response is bad. Raises DataError as `refuse_or_drop` does, SetupError without model files, and
+    ConfigError for settings that do not fit the rows."""
     data, form = config.data, prompt_format(config)
     settings = row_settings(config, form)
     if config.sft.mono_ratio > 0:
@@ -40,6 +41,7 @@ def load_rows(config: SftConfig) -> SupervisedRows:
         problems = [problem for rows in prepared.values() for problem in rows.problems]
         refuse_or_drop(problems, sum(rows.num_rows for rows in prepared.values()), "error")
     usable = {name: rows.usable(data.on_bad_sample) for name, rows in prepared.items()}
+    _check_batch_size(config, usable["train"])
     check_limits(data.source_image_pixels, form.budget, [p for rows in usable.values() for p in rows.prompts])
     found = SupervisedRows(form, usable["train"], usable.get("held out"))
     if config.sft.mono_ratio > 0 and not found.num_mono:
@@ -51,14 +53,18 @@ def load_rows(config: SftConfig) -> SupervisedRows:
 
 
 def stream_of(config: SftConfig, rows: SupervisedRows) -> PromptStream:
-    """The order of the rows. Raises ConfigError if a step would have a row twice."""
-    number, size = len(rows.train.prompts), config.sft.batch_size
+    """The order of the rows."""
+    return PromptStream(rows.train.prompts, config.sft.batch_size, config.run.seed, shuffle=True)
+
+
+def _check_batch_size(config: SftConfig, train: PromptSet) -> None:
+    """Raises ConfigError if a step would have a row twice."""
+    number, size = len(train.prompts), config.sft.batch_size
     if number < size:
         raise ConfigError(
             f"sft.batch_size: a step cannot hold the same row twice; got {size} with {number} rows; "
             f"set it to {number} or less, or add data"
         )
-    return PromptStream(rows.train.prompts, size, config.run.seed, shuffle=True)
 
 
 def warmup_warning(warmup_steps: int, last: int) -> str | None:

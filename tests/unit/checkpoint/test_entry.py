@@ -11,7 +11,9 @@ import psutil
 import pytest
 
 from mars.checkpoint.entry import check_enterable
+from mars.config.load import load_config
 from mars.errors import BusyError, ConfigError, SetupError
+from mars.job import check_run_dir
 from mars.run_dir.lock import LOCK_FILE, RunLock
 from mars.run_dir.processes import process_id
 
@@ -79,9 +81,18 @@ def test_a_folder_with_another_run_is_refused_unless_that_run_is_resumed(mars, t
     with pytest.raises(ConfigError, match=r"run.dir: .* holds the metrics of another run"):
         check_enterable(tmp_path, resume=False)
     check_enterable(tmp_path, resume=True)
-    result = mars("sft", *NEW, f"run.dir={tmp_path}", "--dry-run")
+    result = mars("sft", *NEW, f"run.dir={tmp_path}")
     assert (result.returncode, "holds the metrics of another run" in result.stderr) == (2, True)
     assert files_below(tmp_path) == ["metrics.jsonl"]
+
+
+@pytest.mark.parametrize("kind", ["train", "sft"])
+def test_a_dry_run_only_warns_of_another_run_and_goes_on(tmp_path, caplog, kind):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    check_run_dir(load_config(kind, [*NEW, f"run.dir='{tmp_path}'"], []))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "the run would not start: run.dir: " in caplog.text
+    assert "holds the metrics of another run" in caplog.text
 
 
 def test_checkpoints_that_are_no_folder_are_refused(tmp_path):

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pytest
+
 from mars.config.load import load_config
 from mars.data.prompts.prepare import PromptSet
+from mars.errors import ConfigError
+from mars.supervised import rows
 from mars.supervised.dry_run import summary
-from mars.supervised.rows import SupervisedRows, warmup_warning
+from mars.supervised.rows import SupervisedRows, load_rows, warmup_warning
 from tests.builders import IMAGE, make_prompt
 
 
@@ -38,3 +42,18 @@ def test_a_warm_up_as_long_as_the_run_is_warned_of():
     )
     assert "warning" in lines_of(None, "sft.warmup_steps=4")
     assert "warning" not in lines_of(None, "sft.warmup_steps=3")
+
+
+@pytest.mark.parametrize("size", [3, 4])
+def test_a_step_of_more_rows_than_there_are_is_refused_when_the_rows_are_read(monkeypatch, size):
+    """Before the check of the model has ended, for which a job waits after `load_rows`."""
+    prepared = SimpleNamespace(problems=(), num_rows=3, usable=lambda on_bad_sample: rows_of(3, {}))
+    for name in ("prompt_format", "row_settings", "check_limits"):
+        monkeypatch.setattr(rows, name, lambda *given: SimpleNamespace(budget=None))
+    monkeypatch.setattr(rows, "prepare_files", lambda files, settings: {"train": prepared})
+    config = load_config("sft", ["data.train_files=[x]", f"sft.batch_size={size}"], [])
+    if size == 3:
+        assert len(load_rows(config).train.prompts) == 3
+        return
+    with pytest.raises(ConfigError, match=r"^sft\.batch_size: .*; got 4 with 3 rows; set it to 3 or less"):
+        load_rows(config)
