@@ -16,6 +16,7 @@ from mars.data.rows.media import MEDIA_COLUMNS
 from mars.data.rows.parquet import MAX_FILE_TEXT, ROWS_PER_READ, known_columns, parquet_chunks, rows_of
 from mars.data.rows.problems import RowError
 from mars.data.rows.saved import ROW_FILES, FileError, SavedSet, arrow_files, saved_set
+from mars.data.rows.signatures import wrong_contents
 from mars.data.rows.sizes import refusal
 from mars.errors import DataError
 from mars.output.files import special_kind
@@ -31,6 +32,7 @@ CONVERSATION_COLUMNS = {"conversations", "messages", "instruction"}
 MAX_JSON_BYTES = 2**28  # of a .json file, which takes about four times as much memory
 
 _TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods")
+_PACKED = (".gz", ".zst", ".xz", ".bz2", ".zip", ".tar", ".tgz", ".7z")
 _FROM_TABLE = (
     'write each line of the table as a JSON object into a .jsonl file; "From a table" in docs/data.md has a program '
     "for CSV, and spreadsheets can be saved as CSV"
@@ -132,6 +134,8 @@ def _why_unusable(file: str) -> str | None:
     if not os.path.isfile(file):
         return _why_missing(file, suffix)
     if suffix not in ROW_FILES:
+        if suffix.lower() in _PACKED:
+            return "unknown kind of file; unpack it"
         remedy = _FROM_TABLE if suffix.lower() in _TABLES else f"use {' or '.join(ROW_FILES)}"
         return f"unknown kind of file; {remedy}"
     size = os.path.getsize(file)
@@ -142,7 +146,10 @@ def _why_unusable(file: str) -> str | None:
         )
     if suffix != ".parquet" and size > MAX_FILE_TEXT:
         return f"has {size} bytes; at most {MAX_FILE_TEXT} are read; divide the rows among several files"
-    return None
+    try:
+        return wrong_contents(file, suffix)
+    except OSError as error:
+        return f"cannot be read ({error.strerror}); make it readable"
 
 
 def fingerprint_of(files: Sequence[str]) -> str:
