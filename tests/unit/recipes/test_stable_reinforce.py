@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -147,13 +148,18 @@ def original_loss(log_ratio, advantage):
     return loss.item(), given.grad.item()
 
 
+@cache
+def experiment():
+    return compose(ROOT / "recipe" / "stable_reinforce", "stable_reinforce_qwen2_5_vl_7b")
+
+
 @given(st.floats(-12, 12), st.floats(-3, 3))
 @example(8.0, -1.0)
 @example(-8.0, 1.0)
 @example(6.9, -1.0)
 def test_the_dual_clip_of_the_experiment_is_the_cut_of_the_original(log_ratio, advantage):
     """All but ratios below 0.001, where the loss and its gradient are below 0.001 of the advantage."""
-    algorithm = compose(ROOT / "recipe" / "stable_reinforce", "stable_reinforce_qwen2_5_vl_7b").algorithm
+    algorithm = experiment().algorithm
     chosen = PolicyLossSettings("clip", algorithm.clip_low, algorithm.clip_high, algorithm.dual_clip)
     logprobs = torch.tensor([log_ratio], dtype=torch.float64, requires_grad=True)
     layout = TokenLayout.packed(torch.tensor([1]))
