@@ -74,7 +74,7 @@ class TrackerConfig(Section):
     project: str = Field(min_length=1, description="Project of wandb and swanlab, experiment of mlflow.")
     timeout_s: PositiveFloat = Field(
         description="Longest wait for a tracker at the end of a run, and for wandb, swanlab, mlflow and classes of "
-        "your own at a step, in seconds; their start may take three times as long."
+        "your own at a step, in seconds; their start may take three times as long and a minute."
     )
 
 

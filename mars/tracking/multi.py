@@ -19,7 +19,7 @@ from typing import Protocol, runtime_checkable
 from mars.output.text import visible
 from mars.tracking.jsonl import finite_or_none
 from mars.tracking.rollouts import sample_prompts
-from mars.tracking.tracker import Tracker, close
+from mars.tracking.tracker import Tracker, close, start_allowance
 from mars.types import PromptRollouts
 
 logger = logging.getLogger(__name__)
@@ -48,14 +48,14 @@ class RemoteTracker(Protocol):
 
 @dataclass(frozen=True)
 class Limited:
-    """A `RemoteTracker` of any function: a call may take `timeout_s`, building the tracker three times as long."""
+    """A `RemoteTracker` of any function: a call may take `timeout_s`, building the tracker `start_allowance` of it."""
 
     make: Callable[[], Tracker]
     timeout_s: float
 
     @property
     def start_timeout_s(self) -> float:
-        return 3 * self.timeout_s
+        return start_allowance(self.timeout_s)
 
     @property
     def call_timeout_s(self) -> float:

@@ -21,6 +21,12 @@ class Tracker(Protocol):
     def close(self) -> None: ...
 
 
+def start_allowance(timeout_s: float) -> float:
+    """How long a tracker may take to start, in seconds, if a call may take `timeout_s`: three calls, and a minute for
+    the import of its package. That of mlflow took 42 s on a busy machine; no step waits for it."""
+    return 3 * timeout_s + 60.0
+
+
 @runtime_checkable
 class TellsFailures(Protocol):
     """A tracker that can say that its run has failed."""
@@ -56,7 +62,7 @@ class TrackedRun:
     project, name: `tracking.project` and `run.name`. folder: `run.dir`. config: all settings, as nested mappings.
         In name and config the values of secret environment variables such as HF_TOKEN are replaced by their names.
     last_step: the number of the run's last step.
-    timeout_s: how long a call of the tracker may take; its start may take three times as long.
+    timeout_s: how long a call of the tracker may take; its start may take `start_allowance(timeout_s)`.
     resumed_step: the last step whose metrics a resumed run keeps, None for a new run.
     """
 

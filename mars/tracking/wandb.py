@@ -18,7 +18,7 @@ from mars.output.files import replacing
 from mars.tracking.jsonl import METRICS_FILE, finite_or_none, read_metrics
 from mars.tracking.pictures import RolloutPictures
 from mars.tracking.sources import source_curves
-from mars.tracking.tracker import TrackedRun
+from mars.tracking.tracker import TrackedRun, start_allowance
 from mars.types import PromptRollouts
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,6 @@ _MODE = "WANDB_MODE"
 Mode = Literal["offline", "online", "disabled"]
 DISABLED = "disabled"
 MODES: tuple[Mode, ...] = ("offline", "online", DISABLED)
-_STARTS = 3  # login, start online, start offline
 _TEARDOWN_S = 2.0
 
 
@@ -150,7 +149,7 @@ class WandbFactory:
 
     @property
     def start_timeout_s(self) -> float:
-        return _STARTS * self.run.timeout_s
+        return start_allowance(self.run.timeout_s)
 
     @property
     def call_timeout_s(self) -> float:
