@@ -86,12 +86,13 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write the policy of a checkpoint as a Hugging Face folder. Default: the newest that is undamaged. The folder is
-    loaded again and compared."""
+    loaded again and compared. Prints the command that serves it."""
     from mars.checkpoint.saver import SHARDS_FOLDER
     from mars.config.load import load_saved_config
     from mars.config.schema import SftConfig
     from mars.errors import ConfigError
     from mars.output.files import cannot_write
+    from mars.output.text import visible
     from mars.report.run_record import CONFIG_FILE
     from mars.run_dir.attempt import enter_working_directory
 
@@ -108,6 +109,7 @@ def export(
     enter_working_directory(run_dir)
     from mars.actor.export import export_adapter, export_policy
     from mars.checks.exported import check_exported
+    from mars.cli.serving import image_settings, serve_command, serving_notes
 
     draft = out.with_name(f".tmp-{out.name}")  # OUT exists wholly or not at all
     try:
@@ -122,8 +124,11 @@ def export(
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     result = {"step": checkpoint.manifest.step, "folder": str(out)}
-    what = "adapter" if adapter else "policy"
-    typer.echo(json.dumps(result) if as_json else f"the {what} after step {result['step']} is in {out}")
+    lines = [f"the {'adapter' if adapter else 'policy'} after step {result['step']} is in {out}"]
+    if not adapter:
+        result["serve"] = serve_command(out, config, image_settings(config))
+        lines += serving_notes(result["serve"], config)
+    typer.echo(json.dumps(result) if as_json else "\n".join(map(visible, lines)))
 
 
 @ckpt.command(

@@ -46,8 +46,9 @@ OTHERS = {
     "source",
     "tail",
     "umask",
+    "vllm",
 }
-OTHER_MODULES = {"http.server", "pip", "pytest"}
+OTHER_MODULES = {"http.server", "pip", "pytest", "vllm.entrypoints.openai.api_server"}
 SETTING = re.compile(r"\+{0,2}~?[\w.]+=")
 ASSIGNMENT = re.compile(r"[A-Z][A-Z0-9_]*=")
 BETWEEN = {"&&", "||", "|", ";", "&", "(", ")"}
