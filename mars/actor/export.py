@@ -21,6 +21,7 @@ from mars.actor.state import save_policy, weight_buckets
 from mars.config.actor_sections import LoraConfig
 from mars.config.schema import ModelConfig
 from mars.errors import CheckpointError, SetupError
+from mars.output.bars import without_bars
 from mars.output.files import give_usual_permissions
 from mars.output.text import shorten
 
@@ -80,9 +81,10 @@ def check_saved(policy: PolicyModel, model: ModelConfig, folder: str) -> None:
     from transformers import AutoModelForImageTextToText
 
     dtype = getattr(torch, model.dtype)
-    backbone = AutoModelForImageTextToText.from_pretrained(
-        folder, dtype=dtype, trust_remote_code=model.trust_remote_code, use_safetensors=True
-    )
+    with without_bars():
+        backbone = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=dtype, trust_remote_code=model.trust_remote_code, use_safetensors=True
+        )
     buckets = weight_buckets(policy, dtype, _BUCKET_BYTES)
     wanted = ((name, value) for bucket in buckets for name, value in bucket.full().items())
     _compare(backbone.state_dict(), wanted, folder)

@@ -17,6 +17,7 @@ from mars.actor.model_files import carry_files
 from mars.actor.sharding import is_in_first_copy, rows_of, shard_axis
 from mars.config.schema import ModelConfig
 from mars.errors import SetupError
+from mars.output.bars import without_bars
 from mars.output.files import give_usual_permissions
 from mars.weights.transfer import Bucket
 
@@ -147,7 +148,8 @@ def save_policy(policy: PolicyModel, model: ModelConfig, path: str, is_writer: b
     backbone.generation_config = GenerationConfig()
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
-        backbone.save_pretrained(path, state_dict=dict(state))
+        with without_bars():
+            backbone.save_pretrained(path, state_dict=dict(state))
         give_usual_permissions(*Path(path).glob("*.safetensors"))
     except Exception as error:
         file = _save_weights(state, Path(path), error)

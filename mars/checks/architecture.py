@@ -21,6 +21,7 @@ from mars.checks.weights import TensorHeader, read_headers
 from mars.data.prompts.budget import ImageBudget
 from mars.data.prompts.tokenizer import read_json_file
 from mars.errors import SetupError
+from mars.output.bars import without_bars
 
 _SHOWN = 3  # number of tensors named in a message
 
@@ -242,18 +243,14 @@ def _naming(
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hide transformers' report of missing weights and its progress bar: `_refuse_differences` reports instead."""
-    from transformers.utils import logging as transformers_logging
-
-    logger, bar = logging.getLogger("transformers"), transformers_logging.is_progress_bar_enabled()
+    logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
-    transformers_logging.disable_progress_bar()
     try:
-        yield
+        with without_bars():
+            yield
     finally:
         logger.setLevel(level)
-        if bar:
-            transformers_logging.enable_progress_bar()
 
 
 def main(path: str, key: str, trust_remote_code: str) -> None:

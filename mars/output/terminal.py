@@ -2,30 +2,60 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from mars.output.text import visible
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 # Kept in what others print: progress bars of libraries return to the start of the line.
 KEEP = "\n\t\r"
+
+
+# A pipe whose reader has ended (`| head`), and a terminal that was closed.
+_READER_GONE = (errno.EPIPE, errno.EIO)
+
+
+class _Outliving(io.FileIO):
+    """A copy of a file descriptor that leads to /dev/null once nobody can read it: work goes on without a reader.
+
+    So does the original then, for the processes that are started later.
+    """
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(os.dup(fd), "wb")
+        self._original = fd
+
+    def write(self, data: Buffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in _READER_GONE:
+                raise
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self.fileno())
+        os.dup2(null, self._original)
+        os.close(null)
+        return super().write(data)
 
 
 class VisibleStream(io.TextIOWrapper):
     """A text stream to a file descriptor that escapes control and invisible characters.
 
     Characters that the encoding lacks are escaped too. It has a copy of the descriptor: the original may be redirected.
+    What is written after the reader of a pipe has ended is dropped, without an error: a run does not fail for that.
     """
 
     def __init__(self, fd: int, encoding: str, *, line_buffering: bool) -> None:
-        raw = io.FileIO(os.dup(fd), "wb")
-        super().__init__(
-            io.BufferedWriter(raw), encoding, "backslashreplace", line_buffering=line_buffering, newline="\n"
-        )
+        raw = io.BufferedWriter(_Outliving(fd))
+        super().__init__(raw, encoding, "backslashreplace", line_buffering=line_buffering, newline="\n")
 
     def write(self, text: str, /) -> int:
         if not isinstance(text, str):  # click tells text streams from binary ones by this error

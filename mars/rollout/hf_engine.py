@@ -9,6 +9,7 @@ from mars.config.schema import TrainConfig
 from mars.errors import DataError
 from mars.families.table import family_of
 from mars.offload import Freed, HostCopies, free, restore
+from mars.output.bars import without_bars
 from mars.rollout.distinct_images import DistinctImages
 from mars.rollout.engine import CallImages, EngineCounts, FinishedSample, UnreadableRequest
 from mars.types import Completion, ImageRef, RolloutRequest, Sampling, TokenRules, WeightUpdate
@@ -42,12 +43,13 @@ class HfEngine:
         from transformers import AutoModelForImageTextToText, GenerationConfig
 
         model = config.model
-        self._model = AutoModelForImageTextToText.from_pretrained(
-            model.path,
-            dtype=getattr(torch, model.dtype),
-            trust_remote_code=model.trust_remote_code,
-            use_safetensors=True,  # a pickle could run code
-        )
+        with without_bars():
+            self._model = AutoModelForImageTextToText.from_pretrained(
+                model.path,
+                dtype=getattr(torch, model.dtype),
+                trust_remote_code=model.trust_remote_code,
+                use_safetensors=True,  # a pickle could run code
+            )
         self._family = family_of(self._model.config.model_type, f"model.path: {model.path}/config.json")
         self._model = self._model.to(config.cluster.device).eval()
         # Discard the model's own generation settings: many have a repetition penalty, which `generate` would apply.

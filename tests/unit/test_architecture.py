@@ -56,7 +56,7 @@ MAY_IMPORT = {
     "data.synthetic": BASE | {"output", "data.convert"},
     "weights": BASE | {"faults"},
     "tracking": BASE | {"answers", "output", "plugin", "watchdog"},
-    "rollout": BASE | {"answers", "config", "families", "faults", "hooks", "offload"},
+    "rollout": BASE | {"answers", "config", "families", "faults", "hooks", "offload", "output"},
     "actor": BASE | {"algorithms", "config", "families", "faults", "image_transform", "offload", "output", "weights"},
     "turns": BASE | {"actor", "algorithms", "rollout", "tracking"},
     "run_dir": BASE | {"quarantine", "interrupts", "output", "tracking", "versions", "actor", "watchdog"},

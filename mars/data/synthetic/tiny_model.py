@@ -31,6 +31,7 @@ from mars.data.synthetic.tiny_families import (
     build_config,
     build_processor,
 )
+from mars.output.bars import without_bars
 from mars.output.files import give_usual_permissions
 
 Vocabulary = Literal["tiny", "real", "benchmark"]
@@ -180,7 +181,8 @@ def build_tiny(
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     path = Path(path)
-    model.save_pretrained(path)
+    with without_bars():
+        model.save_pretrained(path)
     give_usual_permissions(*path.glob("*.safetensors"))
     processor.save_pretrained(path)
     logger.info("%s: %s, %d parameters", path, family, model.num_parameters())

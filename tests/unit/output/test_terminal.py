@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 import unicodedata
+from contextlib import suppress
 
 import pytest
 from rich.progress import track
@@ -120,3 +122,51 @@ def test_streams_come_back_after_the_block(capfd):
         assert isinstance(sys.stdout, VisibleStream)
     assert (sys.stdout, sys.stderr) == before
     assert capfd.readouterr().out == "\\x9b\n"
+
+
+@pytest.fixture
+def closed_pipe():
+    """A descriptor of a pipe that has no reader, as in `mars resume RUN 2>&1 | head` after head has ended."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+def test_what_is_printed_to_a_closed_pipe_is_dropped(closed_pipe):
+    with pytest.raises(BrokenPipeError):
+        os.write(closed_pipe, b"x")
+    stream = VisibleStream(closed_pipe, "utf-8", line_buffering=True)
+    for _ in range(3):
+        print("x" * 100_000, file=stream, flush=True)  # more than the buffers take
+    stream.close()
+    assert os.write(closed_pipe, b"x") == 1  # processes that are started later do not fail either
+
+
+def test_a_disk_that_is_full_is_still_an_error():
+    with open("/dev/full", "wb") as file:
+        stream = VisibleStream(file.fileno(), "utf-8", line_buffering=True)
+        with pytest.raises(OSError, match="No space left"):
+            stream.write("x\n")
+        with suppress(OSError):
+            stream.close()
+
+
+def test_a_command_goes_on_to_its_end_when_nobody_reads_it(ended, monkeypatch, closed_pipe):
+    monkeypatch.setattr(logging.getLogger("mars"), "propagate", False)
+    done = []
+
+    def main():
+        logging.getLogger("mars.part").warning("a line of the log")
+        VisibleConsole(width=80).print("a line of the console tracker")  # rich alone would end the process
+        for _ in range(3):
+            sys.stderr.write("\rWriting model shards")  # a progress bar of a library
+            sys.stderr.flush()
+            done.append(1)
+        return 0
+
+    with io.TextIOWrapper(os.fdopen(os.dup(closed_pipe), "wb"), write_through=True) as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", out)
+        assert ended(lambda: run_command(main)).returncode == 0
+    assert done == [1, 1, 1]
