@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -41,7 +41,7 @@ class ImageBudget:
     merge_size: int
     sizing: ImageSizing = SMART_RESIZE
     resample: int | None = _BICUBIC
-    own_minimum: tuple[int, str] = (0, "")
+    own_minimum: tuple[int, str] = field(default=(0, ""), compare=False)  # it names a file for messages
 
     @classmethod
     def from_pretrained(cls, model_path: str, min_pixels: int, max_pixels: int) -> ImageBudget:
