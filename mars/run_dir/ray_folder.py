@@ -33,17 +33,23 @@ def ray_folder_parent(environment: Mapping[str, str]) -> Path:
             f"{_MAX_SOCKET_BYTES} bytes; got {folder} of {length} bytes, at most {MAX_PARENT_BYTES} are possible; "
             "export RAY_TMPDIR=/tmp, or another short path (TMPDIR may stay as it is), or use cluster=local"
         )
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        why = "cannot be written to" if folder.is_dir() else "is not a folder" if folder.exists() else "is not there"
+    if (problem := _unusable(folder)) is not None:
         raise SetupError(
-            f"{variable}: Ray's files and sockets are below this folder, and it {why}; got {folder}; "
+            f"{variable}: Ray's files and sockets are below this folder, and it {problem}; got {folder}; "
             "export RAY_TMPDIR=/tmp, or another short path that you may write to"
         )
     return folder
 
 
+def _unusable(folder: Path) -> str | None:
+    if folder.is_dir():
+        return None if os.access(folder, os.W_OK | os.X_OK) else "cannot be written to"
+    return "is not a folder" if folder.exists() else "is not there"
+
+
 def check_vllm_folder(environment: Mapping[str, str]) -> None:
-    """Raises SetupError if the user has named a folder for vLLM's sockets whose path is too long for them.
+    """Raises SetupError if the user has named a folder for vLLM's sockets whose path is too long for them, or in which
+    none can be made.
 
     Without the variable a run takes Ray's folder.
     """
@@ -54,6 +60,10 @@ def check_vllm_folder(environment: Mapping[str, str]) -> None:
         raise SetupError(
             f"{VLLM_VARIABLE}: vLLM's sockets are in this folder, and the path of a socket has at most "
             f"{_MAX_SOCKET_BYTES} bytes; got {folder} of {length} bytes, at most {most} are possible; unset it"
+        )
+    if folder and (problem := _unusable(Path(folder))) is not None:
+        raise SetupError(
+            f"{VLLM_VARIABLE}: vLLM's sockets are in this folder, and it {problem}; got {folder}; unset it"
         )
 
 

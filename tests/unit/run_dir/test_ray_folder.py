@@ -82,6 +82,14 @@ def test_a_folder_for_the_sockets_of_vllm_fits_or_is_refused(short, monkeypatch)
         listener.bind(path)
     with pytest.raises(SetupError, match=r"VLLM_RPC_BASE_PATH: .* of 71 bytes, at most 70 are possible; unset it"):
         check_vllm_folder({"VLLM_RPC_BASE_PATH": f"{longest}x"})
+    open(f"{short}/file", "w").close()
+    for path, why in (
+        (f"{short}/none", "is not there"),
+        ("~/none", "is not there"),
+        (f"{short}/file", "is not a folder"),
+    ):
+        with pytest.raises(SetupError, match=f"VLLM_RPC_BASE_PATH: .* it {why}; got {path}; unset it"):
+            check_vllm_folder({"VLLM_RPC_BASE_PATH": path})
     check_vllm_folder({"VLLM_RPC_BASE_PATH": ""})
     check_vllm_folder({"TMPDIR": f"{longest}x"})  # not read: a run gives vLLM a folder of its own
 
