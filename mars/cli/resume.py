@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from mars import main, sft
+from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER
 from mars.config.folders import quoted
 from mars.config.load import load_saved_config
 from mars.config.schema import SftConfig
@@ -27,7 +29,7 @@ def resume(run_dir: Path, overrides: Sequence[str]) -> None:
     if given:
         raise ConfigError(f"{given[0]}: `mars resume` sets {' and '.join(_FIXED)} itself; leave it out")
     if not (run_dir / CONFIG_FILE).is_file():
-        raise ConfigError(f"{run_dir}: no run is here, it has no {CONFIG_FILE}; give the run.dir of a run")
+        raise ConfigError(f"{run_dir}: {_what_to_give(run_dir)}")
     enter_working_directory(run_dir)
     fixed = [f"run.dir={quoted(str(run_dir))}", "run.resume=true"]
     config = load_saved_config(run_dir / CONFIG_FILE, [*fixed, *overrides])
@@ -35,3 +37,17 @@ def resume(run_dir: Path, overrides: Sequence[str]) -> None:
         sft.train(config, overrides)
     else:
         main.train(config, overrides)
+
+
+def _what_to_give(folder: Path) -> str:
+    """What to resume instead of `folder`, which has no run."""
+    run = next((parent for parent in folder.parents if (parent / CONFIG_FILE).is_file()), None)
+    if run is None:
+        return f"no run is here, it has no {CONFIG_FILE}; give the run.dir of a run"
+    newest = f"to go on from its newest checkpoint, use `mars resume {shlex.quote(str(run))}`"
+    if folder.parent != run / CHECKPOINTS_FOLDER:
+        return f"this is a part of the run {run}; {newest}"
+    return (
+        f"this is a checkpoint of the run {run}; {newest}; to go on from this one, copy the run's folder, remove the "
+        f"newer {CHECKPOINTS_FOLDER}/step_* in the copy, and resume the copy"
+    )

@@ -246,3 +246,14 @@ def test_resume_alone_says_what_is_resumed(mars, make_run, trained, given):
 def test_what_is_no_run_is_not_resumed(mars, tmp_path, trained):
     done = mars("resume", str(tmp_path))
     assert (done.returncode, "no run is here" in done.stderr, trained) == (2, True, [])
+
+
+def test_a_checkpoint_is_not_resumed_but_its_run_and_the_way_to_go_on_from_it_are_named(mars, make_run, trained):
+    run_dir = make_run("run one")
+    (checkpoint := run_dir / "checkpoints" / "step_000065").mkdir(parents=True)
+    done = mars("resume", str(checkpoint))
+    assert (done.returncode, trained) == (2, [])
+    assert f"this is a checkpoint of the run {run_dir}; " in done.stderr
+    assert f"use `mars resume '{run_dir}'`; to go on from this one, copy the run's folder, remove" in done.stderr
+    done = mars("resume", str(checkpoint.parent))
+    assert f"{checkpoint.parent}: this is a part of the run {run_dir}; to go on from its newest" in done.stderr
