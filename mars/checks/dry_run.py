@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -51,13 +51,15 @@ def report(config: TrainConfig) -> None:
     data = config.data.model_copy(update={"decode_at_start": True})
     with model_check(config, in_process=True):
         inputs = load_inputs(config.model_copy(update={"data": data}), with_training_set=True)
-    load = load_list_reward if config.reward.by_prompt else load_reward
-    load(rewards_of(config), config.reward.scorer)
+    (load_list_reward if config.reward.by_prompt else load_reward)(rewards_of(config), config.reward.scorer)
     checked_hooks(config)
-    lines = [*summary(config, inputs), *sample_lines(config, inputs), *memory_lines(config)]
-    lines += machine_lines(config)
-    lines.append("dry run: settings, data and model files are in order")
+    warnings: list[str] = []
+    lines = [*summary(config, inputs), *sample_lines(config, inputs, warnings.append), *memory_lines(config)]
+    lines += [*machine_lines(config), "dry run: settings, data and model files are in order"]
     sys.stdout.write("".join(f"{visible(line)}\n" for line in lines))
+    sys.stdout.flush()
+    for text in warnings:  # here, so that "in order" is not the last word on a reward that fails
+        logger.warning("%s", text)
 
 
 def checked_hooks(config: TrainConfig) -> StepHooks:
@@ -140,11 +142,11 @@ def opening_lines(encoder: PromptEncoder) -> list[str]:
     ]
 
 
-def sample_lines(config: TrainConfig, inputs: Inputs) -> list[str]:
+def sample_lines(config: TrainConfig, inputs: Inputs, warn: Callable[[str], None] = logger.warning) -> list[str]:
     """Some rows taken all the way: decoded, processed, counted, and scored on a perfect and an empty answer.
 
     Raises DataError if the model's processor makes a different number of prompt tokens than mars counted, and as
-    `try_rewards` does.
+    `try_rewards` does. warn: gets the warnings of `try_rewards`.
     """
     from mars.build import build_scorer
 
@@ -173,7 +175,7 @@ def sample_lines(config: TrainConfig, inputs: Inputs) -> list[str]:
                 f"                  {made} prompt tokens, images {shown or 'none'}",
                 *[f"                  {name} answer: {_score(r)}" for name, r in zip(_ANSWERS, scores, strict=True)],
             ]
-        try_rewards(scorer, inputs, prompts)
+        try_rewards(scorer, inputs, prompts, warn)
         return lines
     finally:
         scorer.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from mars.answers.record import reward_input
@@ -17,15 +19,18 @@ logger = logging.getLogger(__name__)
 
 _ROWS = 4
 _SHOWN_CHARS = 80
+_FAILED_ON_EMPTY = "; responses on which it fails are left out of training, so let it return a score of 0 instead"
 
 
-def try_rewards(scorer: RewardScorer, inputs: Inputs, prompts: Sequence[Prompt]) -> None:
+def try_rewards(
+    scorer: RewardScorer, inputs: Inputs, prompts: Sequence[Prompt], warn: Callable[[str], None] = logger.warning
+) -> None:
     """For every reward, score the right and the empty answer to the first rows that use it.
 
     Raises ConfigError if the reward fails on all right answers, or lacks a part of `algorithm.part_weights`, also in
-    the result of an empty answer: a reward may give its parts to right answers only. Warns if it fails on some, and if
-    it scores none of the right answers, in any usual form, above the empty one. That is no error, because only the
-    function knows its form of an answer.
+    the result of an empty answer: a reward may give its parts to right answers only. Warns if it fails on some, on an
+    empty one, and if it scores none of the right answers, in any usual form, above the empty one. That is no error,
+    because only the function knows its form of an answer.
     """
     config = inputs.config
     rewards, part_weights = rewards_of(config), config.algorithm.part_weights
@@ -35,16 +40,30 @@ def try_rewards(scorer: RewardScorer, inputs: Inputs, prompts: Sequence[Prompt])
         empty = [reward_input(prompt, None, EMPTY_ANSWER, inputs.frames) for prompt in some]
         results = scorer.score([*right, *empty])
         of_right, of_empty = results[: len(some)], results[len(some) :]
-        check_self_test(right, of_right, part_weights)
+        remedy = f"try it: {_trial_command(name, right[0], config.reward.by_prompt)}" if right else ""
+        check_self_test(right, of_right, part_weights, remedy)
         check_parts(empty, of_empty, part_weights)
-        failed = [result.failed for result in of_right if result.failed is not None]
-        if failed:
-            logger.warning(
-                "%s: fails on the right answer to %d of %d rows; the first: %s", name, len(failed), len(some), failed[0]
-            )
+        of_usable = [nothing for one, nothing in zip(of_right, of_empty, strict=True) if one.failed is None]
+        for answer, answers, advice in (("right", of_right, ""), ("empty", of_usable, _FAILED_ON_EMPTY)):
+            failed = [result.failed for result in answers if result.failed is not None]
+            if failed:
+                count = f"{len(failed)} of {len(answers)} rows"
+                warn(f"{name}: fails on the {answer} answer to {count}; the first: {failed[0]}{advice}")
         # A list of one answer has no rank, so a function that compares answers scores all of them alike.
         if some and not config.reward.by_prompt and not _scores_right_answers(scorer, right, of_right, of_empty):
-            logger.warning("%s", _missed(name, right[0], of_right[0], of_empty[0]))
+            warn(_missed(name, right[0], of_right[0], of_empty[0]))
+
+
+def _trial_command(spec: str, item: RewardInput, by_prompt: bool) -> str:
+    """`mars reward try` with the item, to type in a shell."""
+    words = ["mars", "reward", "try", spec, "--text", item.response, "--truth", item.truth]
+    words += ["--data-source", item.data_source]
+    if item.truth_size is not None and item.response_size is not None:
+        for option, (width, height) in (("--truth-size", item.truth_size), ("--response-size", item.response_size)):
+            words += [option, f"{width}x{height}"]
+    if item.extra_info:
+        words += ["--extra-info", json.dumps(item.extra_info, ensure_ascii=False, default=str)]
+    return shlex.join([*words, *(["--by-prompt"] if by_prompt else [])])
 
 
 def _scores_right_answers(

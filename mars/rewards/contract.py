@@ -125,14 +125,13 @@ def failed_result(reason: str) -> RewardResult:
 
 
 def check_self_test(
-    items: Sequence[RewardInput], results: Sequence[RewardResult], part_weights: Collection[str]
+    items: Sequence[RewardInput], results: Sequence[RewardResult], part_weights: Collection[str], remedy: str
 ) -> None:
     """Judges a reward by its results for a few real items, before a run starts. Raises ConfigError if all of them
-    failed, and as `check_parts` does.
+    failed, and as `check_parts` does. remedy: what to do if all failed.
 
     A function that fails on only some items is accepted: the run masks and counts those.
     """
-    remedy = f"try it with one row of {items[0].data_source}" if items else ""
     plugin.self_test("reward.function", [result.failed for result in results], remedy)
     check_parts(items, results, part_weights)
 

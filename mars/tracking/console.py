@@ -20,12 +20,15 @@ from mars.types import PromptRollouts
 _PACE_STEPS = 20
 _REFRESHES = 2.0  # of the bar, in a second
 
+_FAILED = "reward/failed"
+
 _FIELDS = (
     ("sft/loss", "loss {:.3f}"),
     ("eval/loss", "eval loss {:.3f}"),
     ("critic/score/mean", "score {:.3f}"),
     ("mars/gain/mean", "gain {:+.3f}"),
     ("response_length/mean", "length {:.0f}"),
+    (_FAILED, "failed {:.0f}"),
     ("eval/multi/mean", "eval {:.3f}"),
     ("eval/information_gain/mean", "eval gain {:+.3f}"),
     *((f"timing_s/{stage}", stage + " {:.1f}s") for stage in STAGES),
@@ -34,14 +37,14 @@ _FIELDS = (
 
 
 def step_line(metrics: Mapping[str, float], step: int, num_steps: int) -> str:
-    """The most important metrics of a step in one line; metrics.jsonl has all of them.
+    """The most important metrics of a step in one line; metrics.jsonl has all of them. Failed responses only if any.
 
     >>> step_line({"critic/score/mean": 0.5, "mars/gain/mean": 0.04, "timing_s/gen": 3.06}, 7, 60)
     ' 7/60  score 0.500  gain +0.040  gen 3.1s'
     """
     parts = [f"{step:{len(str(num_steps))}d}/{num_steps}"]
     for key, form in _FIELDS:
-        if key in metrics:
+        if key in metrics and (key != _FAILED or metrics[key] > 0):
             value = finite_or_none(metrics[key])
             parts.append(form.format(value if value is not None else float("nan")))
     return "  ".join(parts)
@@ -79,7 +82,8 @@ class ConsoleTracker:
     num_steps: last step of the run. done: the step after which it is resumed, at which the bar begins.
 
     The remaining time is the mean duration of the last 20 steps times the steps left. It is shown from the second step
-    on, because the first one includes the start of the workers.
+    on, because the first one includes the start of the workers. At the end it says on how many responses the reward
+    has failed, if any: a step's line is soon out of sight.
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class ConsoleTracker:
         self._console = console
         self._clock = clock
         self._times: deque[tuple[int, float]] = deque(maxlen=_PACE_STEPS + 1)  # step, when it was logged
+        self._failed = 0.0
         self._progress: Progress | None = None
         if console.is_terminal and not console.is_dumb_terminal:
             columns = (BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("{task.description}"), _Stages())
@@ -98,6 +103,7 @@ class ConsoleTracker:
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self._times.append((step, self._clock()))
+        self._failed += metrics.get(_FAILED, 0.0)
         eta = ""
         if len(self._times) > 1:
             (first, begun), (last, now) = self._times[0], self._times[-1]
@@ -116,3 +122,10 @@ class ConsoleTracker:
     def close(self) -> None:
         if self._progress is not None:
             self._progress.stop()
+        if self._failed > 0:
+            self._console.print(
+                Text(
+                    f"the reward failed on {self._failed:.0f} responses, which were left out of training: see mars.log"
+                ),
+                soft_wrap=True,
+            )

@@ -239,7 +239,7 @@ class Half:
 def test_every_reward_is_tried_before_the_run(configure):
     inputs = load_inputs(configure(BY_SET), with_training_set=True)
     scorer = Half()
-    with pytest.raises(ConfigError, match=r"failed on each of the 3 items of its self-test.* one row of questions"):
+    with pytest.raises(ConfigError, match=r"failed on each of the 3 items of its self-test.* --data-source questions"):
         try_rewards(scorer, inputs, inputs.train.prompts)
     assert scorer.asked == [["scenes"] * 6, ["questions"] * 6]
     inputs = load_inputs(configure(BY_SET, "algorithm.part_weights={accuracy: 1.0}"), with_training_set=True)

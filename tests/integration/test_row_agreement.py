@@ -139,7 +139,7 @@ def dry_run_inputs(monkeypatch):
     """config -> what `--dry-run` goes on with."""
     seen = []
     monkeypatch.setattr(dry_run, "summary", lambda config, inputs: seen.append(inputs) or [])
-    monkeypatch.setattr(dry_run, "sample_lines", lambda config, inputs: [])
+    monkeypatch.setattr(dry_run, "sample_lines", lambda config, inputs, warn: [])
     monkeypatch.setattr(dry_run, "memory_lines", lambda config: [])
     monkeypatch.setattr(dry_run, "model_check", lambda config, in_process: nullcontext())
 

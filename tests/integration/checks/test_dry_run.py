@@ -74,7 +74,10 @@ def test_text_rows_choices_and_functions_of_a_users_own(configure, pictures, tmp
     assert text.count("perfect answer: score 1.5, accuracy 1") == 2
     (tmp_path / "own.py").write_text("def score(item):\n    return 1 / ('<answer>3' in item.response)\n")
     config = configure([(pictures[:2], "How much?", "3")] * 2, f"reward.function={tmp_path / 'own.py'}:score")
-    text = "\n".join(sample_lines(config, load_inputs(config, with_training_set=True)))
+    warnings = []
+    text = "\n".join(sample_lines(config, load_inputs(config, with_training_set=True), warnings.append))
+    assert len(warnings) == 1
+    assert "fails on the empty answer to 2 of 2 rows" in warnings[0]
     assert text.count("perfect answer: score 1, accuracy 1") == 2
     assert text.count("empty answer: failed, ") == 2
     config = config.model_copy(update={"algorithm": altered(config.algorithm, part_weights={"exact": 1.0})})

@@ -1,12 +1,15 @@
 """What a run and a dry run say of a reward before anything starts: it fails, or it misses right answers."""
 
 import logging
+import re
+import shlex
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
 
 from mars.checks.rewards import try_rewards
+from mars.cli.app import app
 from mars.config.load import load_config
 from mars.data.prompts.boxes import BoxFrames
 from mars.data.prompts.budget import ImageBudget
@@ -67,7 +70,7 @@ def tried(request, tmp_path, caplog):
     return run
 
 
-@pytest.mark.parametrize("name", ["tags", "boxed", "bare", "negative", "raises_without_an_answer"])
+@pytest.mark.parametrize("name", ["tags", "boxed", "bare", "negative"])
 def test_a_reward_that_gives_more_for_some_usual_form_of_the_right_answer_is_fine(tried, name):
     assert tried(name) == []
 
@@ -84,6 +87,22 @@ def test_a_reward_that_always_fails_is_refused(tried):
     for name in ("raises", "raises_on_numbers"):
         with pytest.raises(ConfigError, match=r"reward.function: failed on each of the 4 items of its self-test"):
             tried(name)
+
+
+def test_the_refusal_has_a_command_that_repeats_the_failure(tried, capsys):
+    with pytest.raises(ConfigError) as refused:
+        tried("raises")
+    command = shlex.split(str(refused.value).partition("; try it: ")[2])
+    assert command[:3] == ["mars", "reward", "try"]
+    with pytest.raises(ConfigError, match="raises failed on 1 of 1 answers; the first: ZeroDivisionError"):
+        app(command[1:], standalone_mode=False)
+    assert re.search(r"^answer +7$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_a_reward_that_fails_on_an_empty_answer_is_named_with_what_becomes_of_such_responses(tried):
+    [message] = tried("raises_without_an_answer")
+    assert "own.py:raises_without_an_answer: fails on the empty answer to 4 of 4 rows; the first: ZeroDiv" in message
+    assert message.endswith("are left out of training, so let it return a score of 0 instead")
 
 
 def test_a_reward_that_fails_on_some_right_answers_is_named_with_the_number(tried):

@@ -209,10 +209,10 @@ def test_ctrl_c_is_not_a_failed_sample(tmp_path: Path) -> None:
 def test_self_test() -> None:
     scorer = LocalScorer(f"{FILE}:misbehave", "strict")
     some, all_fail = [make_item("raise"), make_item("fine")], [make_item("raise x"), make_item("nan")]
-    check_self_test(some, scorer.score(some), {})
-    check_self_test([], [], {"any": 1.0})
+    check_self_test(some, scorer.score(some), {}, "look")
+    check_self_test([], [], {"any": 1.0}, "look")
     with pytest.raises(ConfigError, match=r"reward\.function: failed on each of the 2 items.*cannot read x"):
-        check_self_test(all_fail, scorer.score(all_fail), {})
+        check_self_test(all_fail, scorer.score(all_fail), {}, "look")
 
 
 def test_a_result_without_a_weighted_part_or_beyond_its_bound_fails_alone() -> None:
@@ -242,9 +242,9 @@ def test_a_result_without_a_weighted_part_or_beyond_its_bound_fails_alone() -> N
 def test_the_self_test_names_parts_that_a_reward_lacks() -> None:
     scorer = LocalScorer(f"{FILE}:verl", "strict")
     items = [make_item("red", "red", bonus=2), make_item("blue", "red", bonus=1)]
-    check_self_test(items, scorer.score(items), {"bonus": 1.0, "is_test": 0.5})
+    check_self_test(items, scorer.score(items), {"bonus": 1.0, "is_test": 0.5}, "look")
     with pytest.raises(ConfigError) as refused:
-        check_self_test(items, scorer.score(items), {"bonus": 1.0, "format": 1.0, "length": 2.0})
+        check_self_test(items, scorer.score(items), {"bonus": 1.0, "format": 1.0, "length": 2.0}, "look")
     source = items[0].data_source
     assert str(refused.value) == (
         f"algorithm.part_weights: the reward of data_source {source!r} has no part format, length; "
@@ -253,7 +253,7 @@ def test_the_self_test_names_parts_that_a_reward_lacks() -> None:
     failing = LocalScorer(f"{FILE}:misbehave", "strict")  # a failed result has no parts, and is masked in a run
     items = [make_item("raise"), make_item("fine")]
     with pytest.raises(ConfigError, match="has no part bonus; got none;"):
-        check_self_test(items, failing.score(items), {"bonus": 1.0})
+        check_self_test(items, failing.score(items), {"bonus": 1.0}, "look")
     check_parts([make_item("raise")], failing.score([make_item("raise")]), {"bonus": 1.0})
 
 

@@ -42,6 +42,19 @@ def test_a_step_is_one_line() -> None:
     assert step_line({"critic/score/mean": float("nan"), "eval/multi/mean": 0.25}, 1, 9) == "1/9  score nan  eval 0.250"
 
 
+def test_failed_responses_are_in_the_line_and_their_number_in_the_last_one() -> None:
+    assert "failed" not in step_line({**METRICS, "reward/failed": 0.0}, 7, 60)
+    console = plain()
+    tracker = ConsoleTracker(3, console)
+    for step, failed in enumerate([2.0, 0.0, 3.0], 1):
+        tracker.log({"reward/failed": failed}, step)
+    tracker.close()
+    lines = console.file.getvalue().splitlines()
+    assert lines[0] == "1/3  failed 2"
+    assert lines[1].startswith("2/3  ETA")
+    assert lines[3] == "the reward failed on 5 responses, which were left out of training: see mars.log"
+
+
 def test_without_a_terminal_there_are_plain_lines_with_the_time_left() -> None:
     now = iter([100.0, 110.0, 130.0])
     console = plain(width=40)  # narrower than the line: still one line
