@@ -61,6 +61,8 @@ class PromptEncoder:
         self._rules = rules
         self._template_arguments = template_arguments
         special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+        # Ends that the tokenizer does not call special, and so would leave in the text of a response.
+        self._plain_ends = [id_ for id_ in rules.eos_ids if id_ not in special]
         self._forbidden = frozenset(special | {rules.image_id, rules.pad_id, *rules.eos_ids, *rules.blocked_ids})
         self._encode = lru_cache(maxsize=cached_prompts)(self._encode_uncached)
         # The views of a prompt follow each other, and often differ in their images alone.
@@ -112,11 +114,13 @@ class PromptEncoder:
         return (*ids, self._rules.eos_ids[0])
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of a response without special tokens, with `opening` at its beginning.
+        """The text of a response without special tokens and ends, with `opening` at its beginning.
 
         So rewards, evaluations and pages read the response of a thinking model as one with both of its tags.
         """
         ids = np.asarray(token_ids, dtype=np.int64)  # the tokenizer would check every element of a list
+        if self._plain_ends:
+            ids = ids[~np.isin(ids, self._plain_ends)]
         text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return self.opening + text
 

@@ -70,11 +70,14 @@ def with_turn_end(rules: TokenRules, tokenizer: Any, after_response: str) -> Tok
 
     The cold start teaches this token, so engines must stop at it, whatever the tokenizer's files say: those of base
     models have <|endoftext|> as their end, and a template whose turns end with <|im_end|>.
-    after_response: `text_after_response`. If that does not begin with a special token, the rules are unchanged.
+    after_response: `text_after_response`. If that does not begin with an added token, the rules are unchanged. Some
+    tokenizers do not call theirs special; then a closing tag, such as </answer>, is part of the response.
     """
     ids = tokenizer(after_response.lstrip(), add_special_tokens=False)["input_ids"]
     token = tokenizer.added_tokens_decoder.get(ids[0]) if ids else None
-    if token is None or not token.special or ids[0] in (rules.image_id, *rules.blocked_ids):
+    if token is None or ids[0] in (rules.image_id, *rules.blocked_ids):
+        return rules
+    if not token.special and token.content.startswith("</"):
         return rules
     if ids[0] not in rules.eos_ids:
         _warn_of_another_end(token.content, tokenizer.name_or_path)

@@ -4,13 +4,16 @@ from types import SimpleNamespace
 
 import pytest
 
+from mars.data.prompts.chat import PromptEncoder
 from mars.data.prompts.template_trial import text_after_response
 from mars.data.prompts.token_rules import with_turn_end
+from mars.errors import DataError
 from mars.types import TokenRules
 
-IMAGE, TEXT_END, TURN_END, TEXT = 0, 1, 2, 3
+IMAGE, TEXT_END, TURN_END, TEXT, PLAIN_END, YES = 0, 1, 2, 3, 4, 5
 SPECIAL = {"<|image_pad|>": IMAGE, "<|endoftext|>": TEXT_END, "<|im_end|>": TURN_END}
-WORDS = {**SPECIAL, "</answer>": TEXT}
+ADDED = {**SPECIAL, "</answer>": TEXT, "<|eot|>": PLAIN_END}
+WORDS = {**ADDED, "yes": YES}
 RULES = TokenRules(image_id=IMAGE, eos_ids=(TEXT_END,), pad_id=TEXT_END, blocked_ids=(IMAGE,))
 
 
@@ -20,18 +23,24 @@ def chatml(role, content):
 
 
 class Tokenizer:
-    """Knows four words. render: the chat template, (role, content) -> text."""
+    """Knows six words. render: the chat template, (role, content) -> text."""
 
     name_or_path = "model"
 
     def __init__(self, render=chatml):
         self._render = render
         self.added_tokens_decoder = {
-            id_: SimpleNamespace(content=word, special=word in SPECIAL) for word, id_ in WORDS.items()
+            id_: SimpleNamespace(content=word, special=word in SPECIAL) for word, id_ in ADDED.items()
         }
 
     def __call__(self, text, add_special_tokens):
         return {"input_ids": [id_ for word, id_ in WORDS.items() if text.startswith(word)]}
+
+    def decode(self, ids, skip_special_tokens, clean_up_tokenization_spaces):
+        return "".join(word for id_ in ids for word, one in WORDS.items() if one == id_ and word not in SPECIAL)
+
+    def convert_ids_to_tokens(self, id_):
+        return next(word for word, one in WORDS.items() if one == id_)
 
     def apply_chat_template(self, turns, tokenize, add_generation_prompt, **arguments):
         assert (tokenize, add_generation_prompt, arguments) == (False, False, {})
@@ -78,11 +87,20 @@ def test_what_a_template_writes_after_a_response(render, after):
         ("", (TEXT_END,)),
         ("</answer>", (TEXT_END,)),  # an added word of the text, not a special token
         ("<|image_pad|>", (TEXT_END,)),  # never sampled
+        ("<|eot|>\n", (PLAIN_END, TEXT_END)),  # added with add_tokens, which does not call it special
     ],
 )
 def test_the_end_of_a_turn_comes_first_in_the_ends(after, ends):
     found = with_turn_end(RULES, Tokenizer(), after)
     assert (found.eos_ids, found.pad_id, found.blocked_ids) == (ends, TEXT_END, (IMAGE,))
+
+
+def test_an_end_that_is_not_special_is_taught_and_not_read():
+    encoder = PromptEncoder(Tokenizer(), with_turn_end(RULES, Tokenizer(), "<|eot|>"), {})
+    assert encoder.encode_response("yes") == (YES, PLAIN_END)
+    assert encoder.decode((YES, TEXT, PLAIN_END)) == "yes</answer>"
+    with pytest.raises(DataError, match="special token"):
+        encoder.encode_response("<|eot|>")
 
 
 def test_an_end_that_the_files_do_not_name_is_warned_of(caplog):
