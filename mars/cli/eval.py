@@ -20,11 +20,16 @@ evaluation = group("Evaluate a model: ask it; score, compare and show its answer
 def _known_task(task: str | None) -> str | None:
     """Raises ConfigError for a name that no built-in reward has."""
     from mars.errors import ConfigError
+    from mars.plugin import is_spec
     from mars.rewards.built_in import built_in_names, is_built_in
 
-    if task is not None and not is_built_in(task):
-        raise ConfigError(f"--task: no such built-in reward; got {task!r}; want one of {built_in_names()}")
-    return task
+    if task is None or is_built_in(task):
+        return task
+    function = task if is_spec(task) else "path/to/file.py:name"
+    raise ConfigError(
+        f"--task: no such built-in reward; got {task!r}; want one of {built_in_names()}; with a reward of your own, "
+        f"ask and score at once: mars eval run MODEL DATA reward.function={function} data.template=vqa"
+    )
 
 
 Overrides = Annotated[
@@ -75,9 +80,9 @@ def run(
 
     with gc_paused():
         from mars.run import run_evaluation
-    from mars.report.scores import show_tables
+    from mars.report.scores import show_evaluation
 
-    show_tables(run_evaluation(config, name, step, out))
+    show_evaluation(run_evaluation(config, name, step, out))
 
 
 @evaluation.command(epilog=example("mars eval infer runs/mars/policy test.parquet answers --views multi"))

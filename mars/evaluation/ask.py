@@ -18,7 +18,7 @@ from mars.answers.record import Answer, BoxFrames, PromptLength, answer_of, answ
 from mars.errors import DataError, SetupError
 from mars.evaluation.files import ResultPaths, read_manifest
 from mars.evaluation.public import public_entries
-from mars.evaluation.score import record_of
+from mars.evaluation.score import num_cut_off, record_of, reward_means
 from mars.evaluation.summary import summarize
 from mars.evaluation.unreadable import left_out
 from mars.output.files import write_atomically
@@ -61,7 +61,8 @@ class EvaluationParts:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """answers: each with its reward. result: that of `summarize` for them, and "unreadable": prompt id -> reason."""
+    """answers: each with its reward. result: that of `summarize` for them, "reward" and "cut_off" (`reward_means`,
+    `num_cut_off`), and "unreadable": prompt id -> reason."""
 
     answers: Sequence[Answer]
     result: Mapping[str, Any]
@@ -92,7 +93,8 @@ def evaluate(parts: EvaluationParts, prompts: Sequence[Prompt], *, name: str, st
     answers = [replace(answer, number=numbers[answer.prompt_id]) for answer in found]
     records = [record_of(answer, parts.rewards.of(answer.data_source)) for answer in answers]
     result = summarize(records, name=name, step=step, model=model, threshold=parts.threshold)
-    return Evaluation(answers, {**result, "unreadable": unreadable})
+    added = {"reward": reward_means(answers), "cut_off": num_cut_off(answers), "unreadable": unreadable}
+    return Evaluation(answers, {**result, **added})
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 from mars.answers.record import Answer, Size, by_question
@@ -80,22 +81,44 @@ def record_of(answer: Answer, function: str, *, with_compat: bool = True) -> Eva
     )
 
 
+def reward_means(answers: Sequence[Answer]) -> dict[str, Any] | None:
+    """{"score": mean, "parts": {name: mean}, "n": number of answers} over the answers to the multi view.
+
+    answers: scored. Those whose reward failed are left out; None if no other is left. The mean of a part is over the
+    answers that have it, as in the metric reward/<part>/mean.
+
+    Example: scores 1 and 0, of which the first has a part "close" of 0.5, give score 0.5, close 0.5, n 2.
+    """
+    rewards = [reward for answer in answers if answer.view is None and not (reward := _reward_of(answer)).failed]
+    if not rewards:
+        return None
+    names = sorted({name for reward in rewards for name in reward.parts})
+    parts = {name: fmean(reward.parts[name] for reward in rewards if name in reward.parts) for name in names}
+    return {"score": fmean(reward.score for reward in rewards), "parts": parts, "n": len(rewards)}
+
+
+def num_cut_off(answers: Sequence[Answer]) -> int | None:
+    """Answers that ended at the token limit; None if the file does not say how some answer ended."""
+    reasons = [answer.finish_reason for answer in answers]
+    return None if None in reasons else reasons.count("length")
+
+
 def result_of(scored: Scored, threshold: float) -> dict[str, Any]:
     """The result of `summarize` with these keys added:
 
     "results", "task": the file and what it was scored as. "frames": the image sizes that the boxes refer to.
-    "cut_off": answers that ended at the token limit, None where unknown. "dropped": bad questions that were left out
-    before anything was asked, by reason. "unreadable": prompt id -> reason, of those that could not be read when asked.
+    "reward": `reward_means`. "cut_off": `num_cut_off`. "dropped": bad questions that were left out before anything was
+    asked, by reason. "unreadable": prompt id -> reason, of those that could not be read when asked.
     """
     results = scored.results
     result = summarize(scored.records, name=results.name, step=0, model=results.model, threshold=threshold)
-    reasons = [answer.finish_reason for answer in scored.answers]
     return {
         **result,
         "results": str(results.path),
         "task": scored.task,
         "frames": _frames_used(scored),
-        "cut_off": None if None in reasons else reasons.count("length"),
+        "reward": reward_means(scored.answers),
+        "cut_off": num_cut_off(scored.answers),
         "dropped": dict(results.dropped),
         "unreadable": dict(results.unreadable),
     }

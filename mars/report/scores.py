@@ -39,6 +39,16 @@ def show_scores(result: Mapping[str, Any]) -> None:
         VisibleConsole(highlight=False).print(Text(visible(line)), soft_wrap=True)
 
 
+def show_evaluation(result: Mapping[str, Any]) -> None:
+    """Print the tables of an evaluation, the mean score with its parts, and how many answers were cut off.
+
+    result: of `mars.evaluation.ask.Evaluation`.
+    """
+    show_tables(result)
+    for line in (*_counts(result), *_reward_lines(result["reward"])):
+        VisibleConsole(highlight=False).print(Text(visible(line)), soft_wrap=True)
+
+
 def show_tables(result: Mapping[str, Any]) -> None:
     """Print both scorers side by side: over all data sources, and, if there are several, for each."""
     for title, part in _parts(result):
@@ -84,9 +94,7 @@ def _parts(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 
 def _facts(result: Mapping[str, Any]) -> list[str]:
     """Lines below the table: the numbers of answers and of cut-off ones, dropped questions, and the frames of boxes."""
-    lines = [f"{result['answers']} answers to {result['n']} questions; unparseable ones count as wrong"]
-    if result["cut_off"]:
-        lines.append(f"{result['cut_off']} answers were cut off at the token limit")
+    lines = _counts(result)
     if result["frames"] is not None:
         lines.append(f"frames of the boxes: {result['frames']}")
     if result["dropped"]:
@@ -96,3 +104,20 @@ def _facts(result: Mapping[str, Any]) -> list[str]:
             f"questions left out because an image could not be read: {'; '.join(result['unreadable'].values())}"
         )
     return lines
+
+
+def _counts(result: Mapping[str, Any]) -> list[str]:
+    wrong = "" if result["unparseable"] is None else "; unparseable ones count as wrong"
+    lines = [f"{result['answers']} answers to {result['n']} questions{wrong}"]
+    if result["cut_off"]:
+        lines.append(f"{result['cut_off']} answers were cut off at the token limit")
+    return lines
+
+
+def _reward_lines(means: Mapping[str, Any] | None) -> list[str]:
+    """The mean score and that of each part: "mean reward of 8 answers to all images: score 0.75, part close 0.5"."""
+    if means is None:
+        return []
+    values = {"score": means["score"], **{f"part {name}": mean for name, mean in means["parts"].items()}}
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+    return [f"mean reward of {means['n']} answers to all images: {shown}"]

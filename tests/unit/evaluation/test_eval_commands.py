@@ -15,6 +15,8 @@ from mars.cli.eval import _config
 from mars.errors import ConfigError, DataError, MarsError
 from mars.evaluation.files import result_paths
 from mars.evaluation.questions import convert_questions, first_task, readable_file
+from mars.evaluation.summary import EvalRecord, summarize
+from mars.report.scores import show_evaluation
 from tests.unit.evaluation.result_files import (
     hostile_folder,
     line,
@@ -182,3 +184,24 @@ def test_an_evaluation_has_no_ranks_to_share_gpus_with(monkeypatch, more):
     engines = [] if "cluster=local" in more else ["rollout.num_workers=2", "rollout.weight_transfer=cuda_ipc"]
     config = _config("model", "rows.jsonl", ["cluster.device=cuda", *engines, *more], [])
     assert (config.cluster.placement, config.rollout.weight_transfer) == ("separate", "object_store")
+
+
+def test_a_reward_of_ones_own_as_a_task_is_told_the_command_that_takes_it(tmp_path):
+    error = call("score", tmp_path, "--task", "close.py:score").exception
+    assert isinstance(error, ConfigError)
+    assert "; with a reward of your own, ask and score at once: mars eval run MODEL DATA " in str(error)
+    assert "reward.function=close.py:score" in str(error)
+
+
+def test_an_evaluation_is_shown_with_its_score_its_parts_and_what_was_cut_off(capsys):
+    record = EvalRecord("a", "set", None, 1.0, failed=False, metric="accuracy")
+    result = summarize([record], name="eval", step=0, model="m", threshold=None)
+    means = {"score": 1.25, "parts": {"close": 0.5, "form": 0.125}, "n": 1}
+    show_evaluation({**result, "unreadable": {}, "cut_off": 3, "reward": means})
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        "1 answers to 1 questions",
+        "3 answers were cut off at the token limit",
+        "mean reward of 1 answers to all images: score 1.25, part close 0.5, part form 0.125",
+    ]
+    show_evaluation({**result, "unreadable": {}, "cut_off": 0, "reward": None})
+    assert capsys.readouterr().out.splitlines()[-1] == "1 answers to 1 questions"

@@ -86,6 +86,9 @@ def test_every_answer_lands_in_its_own_cell(prompts, samples):
     assert result["by_data_source"]["set True"]["n"] == 2
     assert eval_metrics(result)["eval/multi/mean"] == pytest.approx(0.5)
     assert eval_metrics(result)["eval/failed"] == 2 * samples
+    # Of the answers to all images: three questions with a score of 7, of which two are right; d failed.
+    assert result["reward"] == {"score": 7.0, "parts": {"compat": pytest.approx(2 / 3)}, "n": 3 * samples}
+    assert result["cut_off"] == 0
 
 
 def test_one_call_for_all_views_and_the_same_seeds_at_every_step(prompts):
