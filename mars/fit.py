@@ -50,12 +50,13 @@ def fit(
     parts.engine.load_weights(weights)
     if start == START and evaluate is not None and config.evaluation.before_training:
         tracker.log(evaluate(0), 0)
-    finish = partial(_finish_step, tracker=tracker, evaluate=evaluate, every=config.evaluation.every)
+    done = partial(is_finished, config.run, stream)
+    finish = partial(_finish_step, tracker=tracker, evaluate=evaluate, every=config.evaluation.every, is_last=done)
     sampling = restored(parts.hooks, stream, start.sampling, config.rollout.schedule)
     state = replace(start, sampling=renumbered(sampling, weights.version))
     try:
         state = finish(state, _faults(parts, checkpoints))
-        while not is_finished(config.run, stream, state.step, state.sampling):
+        while not done(state.step, state.sampling):
             step = state.step + 1
             result = train_step(_with_watched_updates(parts, step), stream, state.sampling, step)
             metrics = dict(result.metrics)
@@ -124,12 +125,14 @@ def _finish_step(
     tracker: Tracker,
     evaluate: Callable[[int], dict[str, float]] | None,
     every: int,
+    is_last: Callable[[int, SamplingState], bool],
 ) -> RunState:
-    """Evaluate if it is time, then write the row of the state's step. If the row is already written, do neither."""
+    """Evaluate every so many steps and after the last, then write the row of the state's step. If the row is already
+    written, do neither."""
     if state.logged:
         return state
     metrics = {**state.metrics, **faults}
-    if evaluate is not None and every and state.step % every == 0:
+    if evaluate is not None and every and (state.step % every == 0 or is_last(state.step, state.sampling)):
         metrics |= evaluate(state.step)
     tracker.log(metrics, state.step)
     return replace(state, metrics=metrics, logged=True)

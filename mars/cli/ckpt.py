@@ -266,9 +266,12 @@ def _check_metric(catalogue: Catalogue, metric: str) -> None:
     known = {name for entry in checkpoint_entries(catalogue) for name in entry["metrics"]}
     if metric not in known:
         close = get_close_matches(metric, known, n=3) or sorted(name for name in known if name.startswith("eval/"))
+        has_evaluation = any(name.startswith("eval/") for name in known)
+        evaluated = "a checkpoint has it if its step was evaluated, so set evaluation.every, and checkpoint.every to a "
         raise ConfigError(
             f"--keep-best: no checkpoint has this metric; got {metric!r}; "
-            f"give {' or '.join(close) or 'a metric of the run'}"
+            + (f"{evaluated}multiple of it; or " if metric.startswith("eval/") and not has_evaluation else "")
+            + f"give {' or '.join(close) or 'a metric of the run'}"
         )
 
 

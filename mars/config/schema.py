@@ -164,7 +164,7 @@ class RewardConfig(Section):
 
 
 class EvaluationConfig(Section):
-    every: NonNegativeInt = Field(description="Evaluate every this many steps; 0: never during training.")
+    every: NonNegativeInt = Field(description="Evaluate every this many steps, and after the last; 0: neither.")
     before_training: bool = Field(description="Evaluate before the first step.")
     max_samples: PositiveInt | None = Field(description="Number of rows to evaluate on, from the first; null: all.")
     samples_per_prompt: PositiveInt = Field(description="Responses for each view; their accuracies are averaged.")

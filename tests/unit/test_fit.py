@@ -87,7 +87,7 @@ def test_steps_count_from_one_and_log_epoch_and_dropped_rows(prompts):
     assert [(u.version, u.payload["updates"]) for u in made.engine.updates] == [(1, 0), (2, 1), (3, 2), (4, 3)]
 
 
-def test_evaluation_comes_before_and_every_so_many_steps(prompts):
+def test_evaluation_comes_before_every_so_many_steps_and_after_the_last(prompts):
     made, asked = random_parts(), []
 
     def evaluate(step):
@@ -96,11 +96,18 @@ def test_evaluation_comes_before_and_every_so_many_steps(prompts):
 
     settings = train_config({"run.num_steps": 5, "evaluation.every": 2, "evaluation.before_training": True})
     _, tracker = train(prompts, settings=settings, evaluate=evaluate, made=made)
-    assert asked == [(0, 1), (2, 3), (4, 5)]  # with the weights after the step
+    assert asked == [(0, 1), (2, 3), (4, 5), (5, 6)]  # with the weights after the step
     assert tracker.metrics[0] == (0, {"eval/multi/mean": 0.0})
     assert {step: m.get("eval/multi/mean") for step, m in tracker.metrics} == {
-        0: 0.0, 1: None, 2: 0.2, 3: None, 4: 0.4, 5: None,
+        0: 0.0, 1: None, 2: 0.2, 3: None, 4: 0.4, 5: 0.5,
     }  # fmt: skip
+    asked.clear()
+    epochs = {"run.num_steps": None, "run.num_epochs": 1, "evaluation.every": 50, "evaluation.before_training": False}
+    train(prompts, settings=train_config(epochs), evaluate=evaluate, made=random_parts())
+    assert [step for step, _ in asked] == [3]  # 7 prompts by threes
+    asked.clear()
+    train(prompts, settings=SETTINGS, evaluate=evaluate, made=random_parts())  # evaluation.every=0
+    assert asked == []
     _, tracker = train(prompts, settings=settings, evaluate=None)
     assert [step for step, _ in tracker.metrics] == [1, 2, 3, 4, 5]
 

@@ -140,6 +140,14 @@ def test_checkpoints_are_listed_and_verified(mars, make_run):
     assert (unknown.returncode, "those of step 1, 2" in unknown.stderr) == (2, True)
 
 
+def test_pruning_by_an_evaluation_that_no_checkpoint_has_names_the_settings(mars, make_run, monkeypatch):
+    entries = [{"metrics": {"reward/format/mean": 0.5, "critic/score/mean": 0.5}}]
+    monkeypatch.setattr("mars.cli.ckpt.checkpoint_entries", lambda catalogue: entries)
+    done = mars("ckpt", "prune", str(make_run("run")), "--keep-last", "1", "--keep-best", "eval/multi/mean")
+    assert done.returncode == 2
+    assert "so set evaluation.every, and checkpoint.every to a multiple of it; or give " in done.stderr
+
+
 def test_pruning_keeps_the_newest_the_best_and_the_last_good_one(mars, make_run):
     run_dir = make_run("run", steps=4)
     steps = Catalogue(run_dir / CHECKPOINTS_FOLDER).steps
@@ -148,7 +156,7 @@ def test_pruning_keeps_the_newest_the_best_and_the_last_good_one(mars, make_run)
     best = json.loads(mars(*dry, "--keep-best", "eval/multi/mean").stdout)
     assert best["kept"] == [1, 4]
     typo = mars(*dry, "--keep-best", "eval/mult/mean")
-    assert (typo.returncode, "give eval/multi/mean" in typo.stderr) == (2, True)
+    assert (typo.returncode, "got 'eval/mult/mean'; give eval/multi/mean" in typo.stderr) == (2, True)
     for step in (3, 4):
         flip(run_dir / "checkpoints" / f"step_{step:06d}" / "state.json")
     assert mars("ckpt", "prune", str(run_dir), "--keep-last", "1").stdout == "removed: step 1, 3\nkept: step 2, 4\n"
