@@ -19,7 +19,7 @@ from mars.config.compose import (
     merged_files,
     resolved_leaves,
 )
-from mars.config.folders import groups, shipped_folder
+from mars.config.folders import groups, how_to_add, shipped_folder
 from mars.config.keys import expected, leaves, sections_of
 from mars.config.load import SCHEMAS, RootName, read_saved, refusal
 from mars.config.overrides import EXPERIMENT, unknown_key
@@ -77,7 +77,8 @@ def named(words: Sequence[str], config_dirs: Sequence[str], root: RootName) -> N
     if first is not None:
         experiments = groups(root, folders)[EXPERIMENT]
         if first not in experiments:
-            do = f"give one of {', '.join(experiments)}, a folder with a {_SAVED}, or key=value"
+            do = f"give one of {', '.join(experiments)}, a folder with a {_SAVED}, or key=value; "
+            do += how_to_add(EXPERIMENT, first)
             raise ConfigError(str(Problem("CONFIG", "neither an experiment nor a run directory", do, got=first)))
         overrides[0] = f"{EXPERIMENT}={first}"
     composition = compose_files(root, SCHEMAS[root], overrides, config_dirs)

@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from mars.config.problem import Problem
+from mars.plugin import shipped
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -24,6 +25,19 @@ def groups(root: str, folders: Sequence[Path]) -> dict[str, list[str]]:
     defaults = yaml.safe_load((shipped_folder() / f"{root}.yaml").read_text(encoding="utf-8"))["defaults"]
     names = [name for entry in defaults if isinstance(entry, dict) for name in entry]
     return {name: sorted(path.stem for folder in folders for path in (folder / name).glob("*.yaml")) for name in names}
+
+
+def how_to_add(group: str, choice: str) -> str:
+    """How to use a choice of `group` that is in none of the folders: "configs/experiment/mine.yaml needs --config-dir
+    configs" if such a file is in ./configs or in one of mars' own recipes, else what any own choice needs.
+    """
+    parent = f"{group}/{choice}.yaml"
+    recipes = Path(shipped("recipe"))
+    found = [folder for folder in (Path("configs"), *sorted(recipes.glob("*"))) if (folder / parent).is_file()]
+    if not found or not re.fullmatch(r"[\w.-]+", choice):
+        return f"{group}/NAME.yaml of your own needs --config-dir with the folder that {group}/ is in"
+    folder = Path("recipe", found[0].name) if found[0].parent == recipes else found[0]
+    return f"{folder / parent} needs --config-dir {folder}"
 
 
 def folder_problems(folders: Sequence[Path]) -> list[Problem]:

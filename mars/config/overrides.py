@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
+from mars.config.folders import how_to_add
 from mars.config.keys import nearest, sections_of
 from mars.config.problem import Problem
 from mars.config.renamed import renamed_key, renamed_value
@@ -234,5 +235,6 @@ def _choice_problems(group: str, value: Any, choices: Sequence[str]) -> list[Pro
             close, renamed = get_close_matches(str(choice), choices, n=1), renamed_value(group, choice)
             do = f"renamed to {renamed}; " if renamed else f"did you mean {close[0]}? " if close else ""
             do += f"the choices are {', '.join(choices)}" if choices else f"{group} has no choices"
+            do += f"; {how_to_add(group, str(choice))}"
             problems.append(Problem(group, "no such choice", do, got=choice))
     return problems

@@ -617,3 +617,30 @@ def test_adapter_settings_of_a_file_are_refused_too(tmp_path):
     )
     file.write_text("# @package _global_\nactor:\n  lora: {rank: 8, alpha: 64.0}\n")
     assert load_config("train", [FILES, "experiment=mine"], [str(tmp_path)]).actor.lora.alpha == 64
+
+
+@pytest.mark.parametrize(
+    ("file", "override", "shown"),
+    [
+        ("configs/experiment/mine.yaml", "experiment=mine", "configs/experiment/mine.yaml needs --config-dir configs"),
+        ("configs/algorithm/own.yaml", "algorithm=own", "configs/algorithm/own.yaml needs --config-dir configs"),
+        (
+            "configs/algorithm/own.yaml",
+            "algorithm=other",
+            "algorithm/NAME.yaml of your own needs --config-dir with the",
+        ),
+        (None, "experiment=papo_tiny", "recipe/papo/experiment/papo_tiny.yaml needs --config-dir recipe/papo"),
+        (None, "experiment=../mine", "experiment/NAME.yaml of your own needs --config-dir with the folder that"),
+    ],
+)
+def test_a_choice_in_a_folder_that_is_not_given_is_refused_with_the_folder(
+    tmp_path, monkeypatch, file, override, shown
+):
+    monkeypatch.chdir(tmp_path)
+    if file is not None:
+        path = tmp_path / file
+        path.parent.mkdir(parents=True)
+        path.touch()
+    (line,) = problems(override, "data.train_files=[x]")
+    assert ": no such choice; got " in line
+    assert f"; {shown}" in line
