@@ -287,12 +287,19 @@ def test_added_tokens_beyond_the_embedding(broken):
     })  # fmt: skip
 
 
+def flat(config: dict) -> None:
+    """As files of 2024: no text_config, and here no bos_token_id, whose default is beyond a small vocabulary."""
+    text = config.pop("text_config")
+    config |= {key: value for key, value in text.items() if key not in ("model_type", "bos_token_id")}
+
+
 def test_folders_that_are_right(broken, tiny_tied, tiny_qwen3):
     """A vocab_size at the top level is an old spelling; text_config's counts. Tied weights are stored once. Shards."""
     stale = broken("stale", edit("config.json", lambda c: c.update(vocab_size=151_936)))
     check_model(str(stale))
     assert max(PromptEncoder.from_pretrained(str(stale)).token_rules().blocked_ids) == 639
     for folder in (
+        broken("flat", edit("config.json", flat)),
         broken("shards", shards()),
         broken("old", old_processor("Qwen2VLImageProcessor")),
         tiny_tied,
