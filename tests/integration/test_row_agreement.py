@@ -120,7 +120,7 @@ def configs(tiny, folder):
     shared = [f"model.path={tiny}", f"data.train_files=[{folder / 'rows.jsonl'}]", "data.min_image_pixels=784",
               "data.max_image_pixels=1003520"]  # fmt: skip
     own = [f"data.eval_files=[{folder / 'more.jsonl'}]", "data.images_per_row=2"]
-    composed = load_config("train", [*shared, *own], []), load_config("sft", shared, [])
+    composed = load_config("train", [*shared, *own], []), load_config("sft", [*shared, "sft.batch_size=1"], [])
 
     def make(case: Case, policy: str):
         changes = {

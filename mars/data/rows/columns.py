@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from typing import Any
 
 from mars.data.pixels.cells import IMAGE_COLUMNS, image_column, is_filled
@@ -44,7 +45,7 @@ def messages_of(row: Row) -> tuple[tuple[Message, ...], list[Any]]:
     if isinstance(turns, str):
         turns = messages_in(turns) or [{"role": "user", "content": turns}]
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
-        raise RowError("prompt", "needs a column prompt (a list of messages) or problem (a text)")
+        raise RowError("prompt", f"needs a column prompt (a text, or a list of messages){_instead_of_prompt(row)}")
     inline: list[Any] = []
     messages = []
     refuse_unread_words({"tools": row.get("tools")})
@@ -59,6 +60,14 @@ def messages_of(row: Row) -> tuple[tuple[Message, ...], list[Any]]:
     if not messages[-1].text.replace(IMAGE_MARKER, "").strip():
         raise RowError("prompt", "the user's message has no text")
     return tuple(messages), inline
+
+
+def _instead_of_prompt(row: Row) -> str:
+    """What the row has in place of a prompt, for the message."""
+    if row.get("prompt") is not None:
+        return f"; got {row['prompt']!r:.80}"
+    similar = get_close_matches("prompt", row, n=1)
+    return f"; the row has {similar[0]!r}: rename it" if similar and similar[0] != "prompt" else ""
 
 
 def _text(content: Any, inline: list[Any]) -> str:

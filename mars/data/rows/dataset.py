@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +17,12 @@ from mars.data.rows.files import ReadJson, StoredRow, chunks, fingerprint_of, ki
 from mars.data.rows.media import refuse_image_tags, refuse_unread_images, refuse_videos
 from mars.data.rows.problems import RowError, RowProblem, report
 from mars.data.rows.saved import FileError
+from mars.data.rows.unnamed_sources import unnamed_sources
 from mars.errors import DataError
 from mars.output.progress import progress
 from mars.types import IMAGE_MARKER, ImageRef, Prompt, Source
+
+logger = logging.getLogger(__name__)
 
 THREADS = 8
 TruthCheck = Callable[[Prompt], str | None]
@@ -98,6 +102,8 @@ def read_prompts(
             else:
                 if len(found) == before:
                     broken.append(f"{file}: has no rows")
+                for text in unnamed_sources(file, [row.prompt for row in found[before:] if row.prompt is not None]):
+                    logger.warning("%s", text)
     reading = Reading(_with_duplicate_ids(found), fingerprint)
     if broken:
         problems = reading.problems

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ logger = logging.getLogger(__name__)
 OnBadSample = Literal["error", "drop"]
 
 REMEDY = "fix the rows, or set data.on_bad_sample=drop to leave them out and count them"
+_LINE = re.compile(r".*\.jsonl:(\d+)")  # a row's label, without the number of a question
+
 IMAGES_ELSEWHERE = "if the images are in another folder, name it: data.image_root, in mars data convert --image-root"
 
 
@@ -39,11 +42,17 @@ class RowProblem:
 def report(
     problems: Sequence[RowProblem], num_rows: int, remedy: str = REMEDY, most_shown: int | None = SHOWN_PROBLEMS
 ) -> str:
-    """One message for all problems: a table of the first `most_shown` (None: all), and the number of each reason."""
+    """One message for all problems: a table of the first `most_shown` (None: all), and the number of each reason.
+
+    For JSONL it says which line the first row is, because editors count lines from 1.
+    """
     columns = [(problem.row, problem.reason, problem.detail) for problem in problems]
     lines = problem_table(columns, num_rows, most_shown, subject="data", unit="rows")
     counts = Counter(problem.reason for problem in problems).most_common()
     lines.append("problems by reason: " + ", ".join(f"{reason} {count}" for reason, count in counts))
+    line = next(filter(None, map(_LINE.fullmatch, (problem.row for problem in problems))), None)
+    if line is not None:
+        lines.append(f"rows count from 0: {line[0]} is line {int(line[1]) + 1} of its file")
     if any(problem.reason == "image_missing" for problem in problems):
         lines.append(IMAGES_ELSEWHERE)
     lines.append(remedy)

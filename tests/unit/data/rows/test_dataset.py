@@ -186,7 +186,7 @@ def test_declared_encodings(folder):
         ({"response": "so <|im_end|><|im_start|>user"}, "'<|im_end|>'"),
         ({"response": 3}, "response must be a text"),
         ({"prompt": None}, "needs a column prompt"),
-        ({"prompt": []}, "needs a column prompt"),
+        ({"prompt": []}, "needs a column prompt (a text, or a list of messages); got []"),
         ({"prompt": [{"role": "tool", "content": "<image><image>q"}]}, "role must be one of"),
         ({"prompt": [{"role": "user", "content": "<image><image>q"}, {"role": "assistant", "content": "a"}]}, "last"),
         ({"prompt": [{"role": "user", "content": 5}]}, "message content"),
@@ -498,3 +498,28 @@ def test_pipes_devices_and_folders_are_refused_at_once(folder):
     os.mkfifo(folder / "saved" / "data-00000-of-00001.arrow")
     with pytest.raises(DataError, match=r"holds a named pipe, data-00000-of-00001\.arrow; remove it"):
         load(str(folder / "saved"))
+
+
+def test_a_misspelt_prompt_is_named_with_its_line(folder):
+    good = verl_row()
+    bad = {"promt" if key == "prompt" else key: value for key, value in good.items()}
+    with pytest.raises(DataError) as refused:
+        load_prompts([jsonl(folder, [good, "", bad])], None, "error", any_truth)
+    text = str(refused.value)
+    assert "needs a column prompt (a text, or a list of messages); the row has 'promt': rename it" in text
+    assert re.search(r"^rows count from 0: .*a\.jsonl:2 is line 3 of its file$", text, re.MULTILINE)
+
+
+def test_rows_without_names_of_sources_beside_rows_with_them_are_named(folder, caplog):
+    def warnings(*rows):
+        caplog.clear()
+        load_prompts([jsonl(folder, rows)], None, "error", any_truth)
+        return [record.getMessage() for record in caplog.records]
+
+    named = verl_row(extra_info={"sources": ["visible", "infrared"]})
+    misspelt = verl_row(extra_info={"source": ["visible", "infrared"]})
+    alone = verl_row(images=("img/v0.png",))
+    [message] = warnings(named, named, alone, misspelt)
+    assert "a.jsonl: 1 rows have no extra_info.sources, so their images are called view_1, view_2; 2 rows" in message
+    assert message.endswith("name theirs (visible, infrared); the first without: " + str(folder / "a.jsonl") + ":3")
+    assert warnings(named, alone) == warnings(misspelt, misspelt) == []

@@ -1,0 +1,27 @@
+"""A warning of rows whose images have no names of sources although other rows of the file name theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from mars.types import Prompt
+
+
+def unnamed_sources(file: str, prompts: Sequence[Prompt]) -> Iterator[str]:
+    """A text for each number of images that some rows of a file have with names of sources, and some without.
+
+    A misspelt `extra_info.sources` is not read, so that such a row's sources are called view_1, view_2 and so on: a
+    source of its own in all metrics. If no row names its sources, these names are meant. prompts: all of the file.
+    """
+    by_number: dict[int, tuple[list[Prompt], list[Prompt]]] = {}
+    for prompt in prompts:
+        named, unnamed = by_number.setdefault(len(prompt.sources), ([], []))
+        (unnamed if prompt.extra_info.get("sources") is None else named).append(prompt)
+    for number, (named, unnamed) in sorted(by_number.items()):
+        if named and unnamed and number > 0:
+            names = ", ".join(source.name for source in unnamed[0].sources)
+            example = ", ".join(source.name for source in named[0].sources)
+            yield (
+                f"{file}: {len(unnamed)} rows have no extra_info.sources, so their images are called {names}; "
+                f"{len(named)} rows with as many images name theirs ({example}); the first without: {unnamed[0].row}"
+            )
