@@ -63,6 +63,7 @@ class ImageBudget:
             )
         file = f"{model_path}/{name}"
         check_image_processor(settings, family, file)
+        check_colours(settings, file)
         warn_of_smaller_images(settings, max_pixels, file)
         patch, merge, sizing = family.read_sizing(settings, processor, config, file)
         least, written = _limit(settings, "min_pixels", "shortest_edge")
@@ -108,6 +109,29 @@ def check_image_processor(settings: Mapping[str, Any], family: Family, file: str
                 f"model.path: {file}: {key} must be {str(wanted).lower()}, because {reason}; got "
                 f"{settings[key]!r:.40}; remove it"
             )
+
+
+def check_colours(settings: Mapping[str, Any], file: str) -> None:
+    """Raises SetupError for a file that leaves out how colours become numbers, or says it in a form of its own.
+
+    transformers, and with it the trainer, would take defaults for what is missing, and vLLM others: without image_mean
+    and image_std it does not normalize (vllm/model_executor/layers/fusion/mm_input_norm.py).
+    """
+    wrong = [key for key in ("image_mean", "image_std") if not _are_three_numbers(settings.get(key))]
+    if wrong and settings.get("do_normalize", True):
+        raise SetupError(
+            f"model.path: {file}: {wrong[0]} must be three numbers, because the engine and the trainer have different "
+            f"defaults; got {settings.get(wrong[0])!r:.80}; use the processor files of this model"
+        )
+    if wrong and "do_rescale" not in settings:
+        raise SetupError(
+            f"model.path: {file}: do_rescale must be there, because the engine and the trainer have different defaults "
+            "without image_mean; set it to true"
+        )
+
+
+def _are_three_numbers(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 3 and all(type(one) in (int, float) for one in value)
 
 
 @cache

@@ -200,7 +200,8 @@ def test_settings_of_the_image_processor_are_tried(broken):
     def setting(key, value):
         return edit("processor_config.json", lambda c: c["image_processor"].update({key: value}))
 
-    values = {"image_mean": [], "image_std": [0, 0, 0], "rescale_factor": "x", "resample": 99}
+    assert "processor_config.json: image_mean must be three numbers" in refusal(broken("m", setting("image_mean", [])))
+    values = {"image_std": [0, 0, 0], "rescale_factor": "x", "resample": 99}
     for key, value in values.items():
         assert "processor_config.json: its settings fail on an image" in refusal(broken(key, setting(key, value))), key
 

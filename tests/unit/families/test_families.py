@@ -7,7 +7,7 @@ import json
 import pytest
 
 from mars.checks.model import check_files
-from mars.data.prompts.budget import ImageBudget, check_image_processor, warn_of_smaller_images
+from mars.data.prompts.budget import ImageBudget, check_colours, check_image_processor, warn_of_smaller_images
 from mars.errors import SetupError
 from mars.families.qwen_vl import SMART_RESIZE, read_sizing
 from mars.families.table import FAMILIES, check_language, family_of
@@ -145,6 +145,34 @@ def test_a_model_of_single_frames_needs_a_processor_of_single_frames():
 def test_settings_that_are_kept_are_taken(settings):
     """Rescaling and normalization are the image processor's own, in the engine and in the trainer."""
     assert sizing_of({"patch_size": 14, "merge_size": 2} | settings, frames=2) == (14, 2, SMART_RESIZE)
+
+
+COLOURS = {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "image_mean must be three numbers, .* got None"),
+        ({"image_mean": COLOURS["image_mean"]}, "image_std must be three numbers"),
+        (COLOURS | {"image_std": 0.5}, "image_std must be three numbers, .* got 0.5"),
+        (COLOURS | {"image_mean": [0.5]}, "image_mean must be three numbers"),
+        (COLOURS | {"image_mean": ["0.5", 0.5, 0.5]}, "image_mean must be three numbers"),
+        ({"do_normalize": True, "do_rescale": True}, "image_mean must be three numbers"),
+        ({"do_normalize": False}, "do_rescale must be there, .* set it to true"),
+    ],
+)
+def test_what_engine_and_trainer_would_complete_differently_is_refused(settings, said):
+    """Without image_mean, vLLM does not normalize, and transformers does with the numbers of CLIP."""
+    with pytest.raises(SetupError, match=f"model.path: f: {said}"):
+        check_colours(settings, "f")
+
+
+@pytest.mark.parametrize(
+    "settings", [COLOURS, COLOURS | {"do_normalize": False}, {"do_normalize": False, "do_rescale": True}]
+)
+def test_colours_that_both_read_alike(settings):
+    check_colours(settings, "f")
 
 
 @pytest.mark.parametrize(
