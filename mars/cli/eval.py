@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from mars.cli.completion import complete_choice
+from mars.cli.completion import complete_choice, complete_run
 from mars.cli.examples import example
 from mars.cli.groups import group
 from mars.cli.paths import path_argument, path_option, path_text_argument, path_text_option
@@ -54,10 +54,14 @@ ResultFile = Annotated[
         help="Folder or .jsonl of mars eval infer, a run's rollouts/*.jsonl or evaluation/*.jsonl, or a public file.",
     ),
 ]
+Like = Annotated[
+    Path | None,
+    path_option(metavar="RUN", help="Take the settings of this run, for a policy of it.", autocompletion=complete_run),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON instead of a table.")]
 
 
-@evaluation.command(epilog=example("mars eval run runs/mars/policy test.parquet reward=vqa"))
+@evaluation.command(epilog=example("mars eval run runs/mars/policy test.parquet --like runs/mars"))
 def run(
     model: Annotated[str, path_text_argument(help="Model folder or hub name.")],
     files: Annotated[str, path_text_argument(metavar="DATA", help="Parquet or JSONL file.")],
@@ -66,16 +70,20 @@ def run(
     step: Annotated[int, typer.Option(help="Training step of the model, for the result and for reward functions.")] = 0,
     out: Annotated[Path | None, path_option(help="Write the result to this file as JSON.")] = None,
     config_dir: ConfigDirs = None,
+    like: Like = None,
 ) -> None:
     """Ask a model and score its answers at once. Multi, Mono per source, Union and information gain, with intervals."""
+    from mars.cli.eval_settings import evaluation_config, path_from_here
     from mars.errors import ConfigError
     from mars.output.files import check_writable
 
+    if like is not None:
+        model, files, out = path_from_here(model), os.path.abspath(files), out and out.absolute()
     if out is not None:
         check_writable(out, "--out")
         if os.path.realpath(out) == os.path.realpath(files):
             raise ConfigError(f"--out: {out} is the file of questions, which would be overwritten; give another file")
-    config = _config(model, files, overrides or [], config_dir or [])
+    config = evaluation_config(model, files, overrides or [], config_dir or [], like)
     from mars.cluster.environment import gc_paused
 
     with gc_paused():
@@ -85,7 +93,7 @@ def run(
     show_evaluation(run_evaluation(config, name, step, out))
 
 
-@evaluation.command(epilog=example("mars eval infer runs/mars/policy test.parquet answers --views multi"))
+@evaluation.command(epilog=example("mars eval infer runs/mars/policy test.parquet answers --like runs/mars"))
 def infer(
     model: Annotated[str, path_text_argument(help="Model folder or hub name.")],
     questions: Annotated[
@@ -104,25 +112,31 @@ def infer(
     task: Annotated[
         str | None,
         typer.Option(
-            help="The built-in reward that fits the questions. Default: chosen by the first truth.",
+            help="The built-in reward that fits the questions. Default: that of --like, or chosen by the first truth.",
             callback=_known_task,
         ),
     ] = None,
     config_dir: ConfigDirs = None,
+    like: Like = None,
 ) -> None:
     """Ask a model all questions and keep its answers in files. A second call asks only what is missing."""
     from mars.cli.check import sets_reward
+    from mars.cli.eval_settings import evaluation_config, path_from_here
+    from mars.config.folders import quoted
     from mars.evaluation.files import check_out, result_paths
     from mars.evaluation.questions import first_task, readable_file
 
+    if like is not None:
+        model, questions, out = path_from_here(model), os.path.abspath(questions), out.absolute()
     paths, given = result_paths(out), list(overrides or [])
     check_out(paths, questions)
-    defaults = [f"run.dir={_quoted(str(paths.logs))}"]
+    defaults = [f"run.dir={quoted(str(paths.logs))}"]
     if task is not None:
         defaults.append(f"reward.function={task}")
-    elif not sets_reward(given, config_dir or []):
+    elif like is None and not sets_reward(given, config_dir or []):
         defaults.append(f"reward.function={first_task(questions)}")
-    config = _config(model, readable_file(questions, paths), [*defaults, *given], config_dir or [])
+    file = readable_file(questions, paths)
+    config = evaluation_config(model, file, [*defaults, *given], config_dir or [], like)
     from mars.cluster.environment import gc_paused
 
     with gc_paused():
@@ -229,30 +243,6 @@ def show(
 
         write_results_page(html, found, questions, notes, decode_image)
         typer.echo(f"page: {html}")
-
-
-def _config(model: str, files: str, overrides: list[str], config_dirs: list[str]) -> Any:
-    """Load the configuration of a job that does not train, and prepare this process for importing torch."""
-    from mars.config.load import load_config
-
-    given = [
-        f"model.path={_quoted(model)}",
-        f"data.eval_files=[{_quoted(files)}]",
-        f"data.train_files=[{_quoted(files)}]",
-    ]
-    # There is no trainer to share GPUs with, nor one that sends weights.
-    alone = ["cluster.placement=separate", "rollout.weight_transfer=object_store"]
-    config = load_config("train", [*given, *overrides, *alone], config_dirs)
-    from mars.cluster.environment import prepare_process
-
-    prepare_process(config.cluster.kind, config.cluster.threads_per_worker, config.cluster.device)
-    return config
-
-
-def _quoted(text: str) -> str:
-    from mars.config.folders import quoted
-
-    return quoted(text)
 
 
 def _threshold(given: float | None) -> float:

@@ -135,7 +135,8 @@ def test_an_evaluation_takes_its_model_and_data_literally(monkeypatch, tmp_path,
     def run_evaluation(config, name, step, out):
         seen.append((config, name, step, out))
         records = [EvalRecord("p", "llvip", None, 1.0, False, metric="accuracy")]
-        return summarize(records, name=name, step=0, model="m", threshold=None)
+        result = summarize(records, name=name, step=0, model="m", threshold=None)
+        return result | {"reward": None, "cut_off": None}
 
     monkeypatch.setitem(sys.modules, "mars.run", SimpleNamespace(run_evaluation=run_evaluation))
     out = tmp_path / "x.json"

@@ -15,7 +15,7 @@ import pytest
 from mars.answers.files import write_answers
 from mars.answers.record import Answer
 from mars.cli.serving import serve_command, serving_notes
-from mars.config.load import load_config
+from mars.config.load import RootName, load_config
 from mars.types import ImageRef, Message, Source
 
 PAGE = Path(__file__).parents[3] / "docs" / "runs.md"
@@ -23,7 +23,7 @@ OUT = Path("my policies/at_50")
 LIMITS = {"size": {"shortest_edge": 784, "longest_edge": 12544}}
 
 
-def config(*overrides: str, root: str = "train"):
+def config(*overrides: str, root: RootName = "train"):
     return load_config(root, ["data.train_files=[rows.parquet]", *overrides], [])
 
 
@@ -93,6 +93,7 @@ def test_the_documented_client_sends_the_images_and_then_the_question(tmp_path, 
     monkeypatch.setattr("urllib.request.urlopen", server)
     monkeypatch.setattr(sys, "argv", ["ask.py", str(tmp_path / "answers.jsonl")])
     client = re.search(r"```python\n(# file: ask\.py\n.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert client is not None
     exec(client[1], {})  # noqa: S102 our own page
     data = [base64.b64encode(name).decode() for name in (b"visible", b"infrared")]
     images = [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}} for image in data]

@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mars.cli.app import app
-from mars.cli.eval import _config
+from mars.cli.eval_settings import evaluation_config
 from mars.errors import ConfigError, DataError, MarsError
 from mars.evaluation.files import result_paths
 from mars.evaluation.questions import convert_questions, first_task, readable_file
@@ -182,7 +182,7 @@ def test_an_evaluation_has_no_ranks_to_share_gpus_with(monkeypatch, more):
     """A run's settings may say otherwise: no rule about ranks refuses them, and vLLM need not be able to sleep."""
     monkeypatch.setattr("mars.cluster.environment.prepare_process", lambda *given: None)
     engines = [] if "cluster=local" in more else ["rollout.num_workers=2", "rollout.weight_transfer=cuda_ipc"]
-    config = _config("model", "rows.jsonl", ["cluster.device=cuda", *engines, *more], [])
+    config = evaluation_config("model", "rows.jsonl", ["cluster.device=cuda", *engines, *more], [], like=None)
     assert (config.cluster.placement, config.rollout.weight_transfer) == ("separate", "object_store")
 
 
