@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mars import interrupts
 from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue
 from mars.checkpoint.changes import accept, changes, read_settings
 from mars.checkpoint.entry import check_enterable, enter
@@ -62,6 +64,20 @@ def _accept_changes(config: TrainConfig | SftConfig) -> None:
         accept(changes(read_settings(saved, type(config)), config.dotted()))
 
 
+def say_how_to_go_on(config: TrainConfig | SftConfig) -> None:
+    """From here on the message of an interruption names the command that goes on, if `run.dir` has a run to go on with.
+
+    Until a new run has written its config.yaml there is none: the same command again starts it.
+    """
+    run_dir = Path(config.run.dir)
+    if config.run.resume and (run_dir / CONFIG_FILE).is_file():
+        _say_how_to_go_on(run_dir)
+
+
+def _say_how_to_go_on(run_dir: Path) -> None:
+    interrupts.say_consequence(f"to go on: mars resume {shlex.quote(str(run_dir))}")
+
+
 def record_attempt(
     config: TrainConfig | SftConfig,
     overrides: Sequence[str],
@@ -70,12 +86,14 @@ def record_attempt(
     last: int,
     events: EventLog,
 ) -> ProcessList:
-    """Write config.yaml and the record of this attempt; returns the list of its processes. Raises SetupError.
+    """Write config.yaml and the record of this attempt; returns the list of its processes. From then on an interruption
+    says how to go on. Raises SetupError.
 
     functions: users' functions, as mars/plugin.py records them. last: the last step that is planned.
     """
     run_dir = Path(config.run.dir)
     write_atomically(run_dir / CONFIG_FILE, yaml.safe_dump(redacted(config.model_dump()), sort_keys=False))
+    _say_how_to_go_on(run_dir)
     attempt = start_attempt(run_dir, overrides, functions, config.run.resume)
     event = "started" if start.logged_step is None else "resumed"
     events.log(event, start.state.step, last_step=last, attempt=attempt.name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,7 +32,7 @@ from mars.evaluation.summary import eval_metrics
 from mars.fit import fit, is_finished, last_step, restored
 from mars.hooks.load import specs_of_run, with_resolved_recipe
 from mars.inputs import Inputs, evaluation_plan, load_inputs, rewards_of
-from mars.job import POLICY_FOLDER, enter_run, record_attempt, stall_report, worker_report
+from mars.job import POLICY_FOLDER, enter_run, record_attempt, say_how_to_go_on, stall_report, worker_report
 from mars.live_report.kept import report_kept
 from mars.output.files import write_atomically
 from mars.report.later_steps import remove_later_steps
@@ -66,7 +65,7 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
     check the model during the import.
     overrides: of the command line, for the record. lock: of run.dir; taken here, unless it is already.
     """
-    interrupts.say_consequence(f"to go on: mars resume {shlex.quote(config.run.dir)}")
+    say_how_to_go_on(config)
     config = with_checked_trackers(with_resolved_recipe(config))
     check_packages(config)
     hooks = checked_hooks(config)

@@ -48,8 +48,12 @@ def list_(
 
 
 @runs.command(epilog=example("mars runs show runs/mars --json"))
-def show(run_dir: RunDir, as_json: AsJson = False) -> None:
-    """Show everything of a run. State, settings, attempts, events, checkpoints, evaluations and last metrics."""
+def show(
+    run_dir: RunDir,
+    everything: Annotated[bool, typer.Option("--all", help="Also all settings; --json has them.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show a run. State, attempts, events, checkpoints, evaluations and last metrics; with --all also all settings."""
     from mars.output.text import aligned, visible
 
     run = details(checked_run(run_dir))
@@ -64,7 +68,7 @@ def show(run_dir: RunDir, as_json: AsJson = False) -> None:
         ("checkpoints", [(f"step {c['step']}", c["saved"], c["problem"] or "") for c in run["checkpoints"]]),
         ("evaluations", [(f"step {e['step']}", str(e["name"]), _mean(e)) for e in run["evaluations"]]),
         ("last metrics", [(name, str(value)) for name, value in sorted(run["metrics"].items())]),
-        ("settings", [(name, str(value)) for name, value in run["settings"].items()]),
+        ("settings", [(name, str(value)) for name, value in run["settings"].items() if everything]),
         ("notes", [(note,) for note in run["notes"]]),
     ):
         if table:

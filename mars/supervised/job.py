@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from mars.config.schema import SftConfig
 from mars.data.pixels.images import DecodeImage, decode_image
 from mars.fit import last_step
 from mars.inputs import prompt_processor
-from mars.job import POLICY_FOLDER, enter_run, record_attempt, stall_report, worker_report
+from mars.job import POLICY_FOLDER, enter_run, record_attempt, say_how_to_go_on, stall_report, worker_report
 from mars.live_report.kept import report_kept
 from mars.report.later_steps import remove_later_steps
 from mars.run_dir.activity import ActivityFile
@@ -67,7 +66,7 @@ def run(config: SftConfig, overrides: Sequence[str], lock: RunLock) -> None:
 
     overrides: of the command line, for the record. lock: of run.dir; taken here, unless it is already.
     """
-    interrupts.say_consequence(f"to go on: mars resume {shlex.quote(config.run.dir)}")
+    say_how_to_go_on(config)
     config = with_checked_trackers(config)
     check_packages(config)
     with ModelCheck(config, in_process=config.cluster.kind == "local") as model_check:

@@ -100,7 +100,7 @@ MAY_IMPORT = {
     "train": BASE
     | {"actor", "checkpoint", "cluster", "config", "fit", "interrupts", "run_dir", "step_parts"}
     | {"tracking", "versions"},
-    "job": BASE | {"checkpoint", "cluster", "config", "output", "report", "run_dir"},
+    "job": BASE | {"checkpoint", "cluster", "config", "interrupts", "output", "report", "run_dir"},
     # What follows connects the parts.
     "inputs": READING | {"config", "data.order", "data.prompts", "families", "hooks", "rewards", "rollout"},
     "added_rows": READING | {"config", "data.order", "data.prompts", "hooks", "inputs"},
