@@ -25,6 +25,8 @@ from mars.train_types import TrainBatch
 
 logger = logging.getLogger(__name__)
 
+_SILENT_STEPS = 5  # in a row without signal, before the log says so
+
 
 def fit(
     parts: StepParts,
@@ -51,6 +53,7 @@ def fit(
     if start == START and evaluate is not None and config.evaluation.before_training:
         tracker.log(evaluate(0), 0)
     done = partial(is_finished, config.run, stream)
+    silent = _SilentSteps()
     finish = partial(_finish_step, tracker=tracker, evaluate=evaluate, every=config.evaluation.every, is_last=done)
     sampling = restored(parts.hooks, stream, start.sampling, config.rollout.schedule)
     state = replace(start, sampling=renumbered(sampling, weights.version))
@@ -64,6 +67,7 @@ def fit(
             metrics["data/dropped"] = num_dropped
             metrics["data/quarantined"] = len(result.state.quarantine.bad)
             _warn_of_mismatch(metrics, step, config.rollout.logprob_diff_alarm)
+            silent.note(metrics, step)
             tracker.log_rollouts(result.rollouts, step)
             state = RunState(step, result.state, metrics, logged=False)
             interrupts.allow()  # deferred since the update began
@@ -175,6 +179,29 @@ def is_finished(run: TrainRunConfig, stream: PromptRounds, step: int, state: Sam
         return step >= last_step(run, stream)
     prompts = run.num_epochs * len(stream)
     return drawn(stream, state) >= prompts or step >= (prompts if state.surplus else last_step(run, stream))
+
+
+class _SilentSteps:
+    """Warns once of steps in a row in which no prompt has signal and the gradient is 0: nothing is learnt, and no
+    number of the step line says so."""
+
+    def __init__(self) -> None:
+        self._in_a_row = 0
+        self._warned = False
+
+    def note(self, metrics: Mapping[str, float], step: int) -> None:
+        silent = metrics.get("mars/frac_zero_signal") == 1 and not metrics.get("actor/grad_norm")
+        self._in_a_row = self._in_a_row + 1 if silent else 0
+        if self._in_a_row < _SILENT_STEPS or self._warned:
+            return
+        self._warned = True
+        logger.warning(
+            "step %d: nothing was learnt in the last %d steps: the responses to each prompt all got the same score, so "
+            "no response had an advantage; if all are wrong, give the model a cold start (docs/cold_start.md), or a "
+            "reward that gives points for parts of an answer; if all are right, use harder rows",
+            step,
+            _SILENT_STEPS,
+        )
 
 
 def _warn_of_mismatch(metrics: dict[str, float], step: int, alarm: float) -> None:

@@ -116,7 +116,8 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
         finally:
             scorer.close()
         catalogue.events.log("finished", end.step)
-    logger.info("the policy is in %s", run_dir / POLICY_FOLDER)
+    report = shlex.join(["mars", "report", str(run_dir)])
+    logger.info("the policy is in %s; to see how it came about: %s", run_dir / POLICY_FOLDER, report)
 
 
 def _record_functions(config: TrainConfig) -> Mapping[str, list[dict[str, str]]]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from mars.data.order.stream import PromptStream
-from mars.fit import last_step
+from mars.fit import _SilentSteps, last_step
 from mars.rollout.scripted import random_script
 from mars.types import RewardResult
 from tests.builders import altered, make_prompt, train_config
@@ -141,6 +141,41 @@ def test_engine_and_trainer_that_differ_are_said_loudly(prompts, caplog, differe
             prompts, made=random_parts(trainer=Differing()), settings=train_config(num_steps=1, logprob_diff_alarm=0.5)
         )
     assert ("rollout.logprob_diff_alarm" in caplog.text) is warned
+
+
+class AlikeScorer(LengthScorer):
+    """All answers score the same until a number of them is scored."""
+
+    def __init__(self, until):
+        self._left = until
+
+    def score(self, items):
+        items = list(items)
+        self._left -= len(items)
+        return [replace(result, score=0.25) if self._left >= 0 else result for result in super().score(items)]
+
+
+@pytest.mark.parametrize(("alike", "steps", "warned"), [(math.inf, 12, [5]), (0, 12, []), (math.inf, 4, [])])
+def test_five_steps_in_a_row_without_signal_are_said_once(prompts, caplog, alike, steps, warned):
+    trainer = RecordingTrainer()
+    made = replace(random_parts(trainer=trainer), scorer=AlikeScorer(alike))
+    settings = altered(SETTINGS, run=altered(SETTINGS.run, num_steps=steps))
+    with caplog.at_level(logging.WARNING, logger="mars.fit"):
+        train(prompts, settings=settings, made=made)
+    found = [record.getMessage() for record in caplog.records if "nothing was learnt" in record.getMessage()]
+    assert [int(text.split()[1].rstrip(":")) for text in found] == warned
+
+
+def test_a_step_with_signal_or_with_a_gradient_of_another_term_ends_the_row(caplog):
+    silent = _SilentSteps()
+    none = {"mars/frac_zero_signal": 1.0, "actor/grad_norm": 0.0}
+    rows = [none] * 4 + [{**none, "mars/frac_zero_signal": 0.5}] + [none] * 4 + [{**none, "actor/grad_norm": 0.1}]
+    for step, row in enumerate(rows + [none] * 4, 1):
+        silent.note(row, step)
+    assert caplog.records == []
+    silent.note(none, 15)
+    silent.note(none, 16)
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["step 15"]
 
 
 def test_an_error_in_a_step_stops_the_loop(prompts):
