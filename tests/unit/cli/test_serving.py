@@ -100,3 +100,11 @@ def test_the_documented_client_sends_the_images_and_then_the_question(tmp_path, 
     content = [*images, {"type": "text", "text": "\nWhere?"}]
     assert sent == [("http://127.0.0.1:8000/v1/chat/completions", [{"role": "user", "content": content}])]
     assert capsys.readouterr().out == "here\nthere\n69 45\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "limits"), [(["experiment=quickstart"], (784, 12544)), ([], (3136, 1003520))], ids=["laptop", "GPUs"]
+)
+def test_the_documented_commands_are_those_that_are_printed(settings, limits):
+    size = {"size": dict(zip(("shortest_edge", "longest_edge"), limits, strict=True))}
+    assert f"\n{serve_command(Path('OUT'), config(*settings), size)}\n" in PAGE.read_text(encoding="utf-8")
