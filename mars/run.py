@@ -23,6 +23,7 @@ from mars.checks.rewards import try_rewards
 from mars.checks.trackers import with_checked_trackers
 from mars.cluster.environment import gc_paused
 from mars.config.schema import TrainConfig
+from mars.data.order.stream import refuse_repeats
 from mars.errors import SetupError
 from mars.evaluation.ask import EVALUATION_STEP, Evaluation, Questions, Views, evaluate, infer
 from mars.evaluation.files import ResultPaths
@@ -174,6 +175,8 @@ def _warn_of_old_weights(config: TrainConfig, bound: int) -> None:
 def _checked_inputs(config: TrainConfig, model_check: ModelCheck, with_training_set: bool) -> Inputs:
     with gc_paused():
         inputs = load_inputs(config, with_training_set)
+        if inputs.train is not None and config.data.weights is None and config.recipe.sampler is None:
+            refuse_repeats(len(inputs.train.prompts), config.data.prompts_per_step)  # the model check may take a minute
         model_check.finish()
     return inputs
 

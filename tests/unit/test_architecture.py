@@ -116,7 +116,7 @@ MAY_IMPORT = {
     "run": BASE
     | {"added_rows", "answers", "build", "checkpoint", "checks", "cluster", "interrupts", "tracking", "train"}
     | {"config", "evaluation", "fit", "hooks", "inputs", "job", "live_report", "output", "plugin", "report"}
-    | {"rewards", "rollout", "run_dir", "step_parts", "step", "step_async", "watchdog"},
+    | {"data.order", "rewards", "rollout", "run_dir", "step_parts", "step", "step_async", "watchdog"},
     "supervised": BASE
     | {"plugin"}
     | {"actor", "batching", "build", "checkpoint", "checks", "cluster", "config", "data.order", "data.pixels"}

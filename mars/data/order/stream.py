@@ -12,6 +12,15 @@ from mars.errors import ConfigError
 from mars.types import Prompt, PromptRollouts
 
 
+def refuse_repeats(num_prompts: int, prompts_per_step: int) -> None:
+    """Raises ConfigError if there are fewer prompts than prompts_per_step."""
+    if num_prompts < prompts_per_step:
+        raise ConfigError(
+            f"data.prompts_per_step: a step cannot hold the same prompt twice; got {prompts_per_step} "
+            f"with {num_prompts} prompts in the data; set it to {num_prompts} or less, or add data"
+        )
+
+
 class PromptStream:
     """An endless sequence of batches, one epoch after the other.
 
@@ -23,11 +32,7 @@ class PromptStream:
     """
 
     def __init__(self, prompts: Sequence[Prompt], prompts_per_step: int, seed: int, shuffle: bool) -> None:
-        if len(prompts) < prompts_per_step:
-            raise ConfigError(
-                f"data.prompts_per_step: a step cannot hold the same prompt twice; got {prompts_per_step} "
-                f"with {len(prompts)} prompts in the data; set it to {len(prompts)} or less, or add data"
-            )
+        refuse_repeats(len(prompts), prompts_per_step)
         self._prompts = tuple(prompts)
         self.prompts_per_step = prompts_per_step
         self._seed = seed
