@@ -125,7 +125,7 @@ def forward_batch(
 def distinct_images(prompts: Sequence[ProcessedPrompt]) -> DistinctImages:
     """Each image of the prompts once, in order of appearance.
 
-    index: for each image that the prompts show, prompt by prompt, its index among the distinct images.
+    The result's `index`: for each image that the prompts show, prompt by prompt, its index among the distinct images.
     """
     images: dict[ImageRef, tuple[Tensor, tuple[int, int, int]]] = {}
     for prompt in prompts:

@@ -46,9 +46,9 @@ class CallQueue:
 
 @contextmanager
 def left_by_none(queues: Sequence[CallQueue], cancel: Callable[[int, list[Any]], None]) -> Iterator[None]:
-    """No call outlives the block. cancel: (number of a queue, its streams that have not ended); not called without any.
+    """No call outlives the block. cancel: called for each queue with streams that have not ended: (its number, these).
 
-    queues: read at the end of the block, after queues in it may have been replaced.
+    queues: read at the end of the block, so the block may replace queues in this sequence.
     """
     try:
         yield

@@ -58,7 +58,7 @@ class ClusterConfig(Section):
 
 
 def is_colocated(placement: str, kind: str, device: str) -> bool:
-    """What `cluster.placement` means with this cluster.kind and cluster.device."""
+    """Whether engine and trainer take turns on the same GPUs: `cluster.placement`, with "auto" resolved."""
     return placement == "colocated" or (placement == "auto" and kind == "local" and device == "cuda")
 
 

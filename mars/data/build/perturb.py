@@ -25,7 +25,8 @@ WHITE = (255, 255, 255)
 
 @dataclass(frozen=True)
 class Perturb:
-    """The row's own question, reward and choices. An example response stays unless it may name boxes that have moved.
+    """Makes a new row from a row: changed images with the same question, reward and choices. An example response
+    stays unless it may name boxes that have moved.
 
     change: what is done to the images of a row. sources: which of them, see `chosen`; the others stay as they are.
 

@@ -258,7 +258,8 @@ def limit_images(prompt: Prompt, budgets: Mapping[str, ImageBudget]) -> tuple[Pr
 
 def check_limits(source_pixels: SourcePixels, budget: ImageBudget, prompts: Sequence[Prompt]) -> None:
     """Compares limits with the images. Raises ConfigError if `source_pixels` names a source that no prompt has: the
-    name must be misspelt. Warns of images that the model's own files would enlarge (`warn_of_small_images`).
+    name must be misspelt. Warns of images that the model's own image processor would enlarge
+    (`warn_of_small_images`).
     """
     warn_of_small_images(budget, prompts)
     known = list(dict.fromkeys(source.name for prompt in prompts for source in prompt.sources))
