@@ -29,8 +29,6 @@ from mars.run_dir.process_list import ProcessList
 
 logger = logging.getLogger(__name__)
 
-POLICY_FOLDER = "policy"
-
 
 def check_run_dir(config: TrainConfig | SftConfig) -> None:
     """What can be said of `enter_run` without making or changing anything, for dry runs.

@@ -34,7 +34,7 @@ from mars.evaluation.summary import eval_metrics
 from mars.fit import fit, is_finished, last_step, restored
 from mars.hooks.load import specs_of_run, with_resolved_recipe
 from mars.inputs import Inputs, evaluation_plan, load_inputs, rewards_of
-from mars.job import POLICY_FOLDER, enter_run, record_attempt, say_how_to_go_on, stall_report, worker_report
+from mars.job import enter_run, record_attempt, say_how_to_go_on, stall_report, worker_report
 from mars.live_report.kept import report_kept
 from mars.output.files import write_atomically
 from mars.report.later_steps import remove_later_steps
@@ -47,7 +47,7 @@ from mars.run_dir.attempt import LOGS_FOLDER
 from mars.run_dir.bad_prompts import BadPromptEvents
 from mars.run_dir.events import EventLog
 from mars.run_dir.lock import RunLock
-from mars.run_dir.outcome import failures_logged
+from mars.run_dir.outcome import POLICY_FOLDER, failures_logged
 from mars.run_dir.skipped_updates import SKIPPED_FOLDER, SkippedUpdateFiles
 from mars.step import TrainStep, train_step
 from mars.step_async import Overlap, train_step_async

@@ -22,7 +22,7 @@ from mars.cluster.restarts import RestartBudget
 from mars.config.schema import SftConfig, TrainConfig
 from mars.errors import WorkerError, WorkerLost
 from mars.fit import is_finished, last_step
-from mars.run_dir.outcome import completed_step, finished_step
+from mars.run_dir.outcome import TRAIN_ON, complete_message, completed_step, finished_step
 from mars.step_parts import PromptRounds
 from mars.tracking.tracker import Tracker, closed_at_end
 from mars.types import Prompt
@@ -92,8 +92,8 @@ def start_unless_complete(
             or finished_step(events) != start.state.step
         ):
             return start
-        done, hint = start.state.step, "To train on, resume with a larger run.num_steps or run.num_epochs"
-    logger.info("the run is complete: step %d was its last; the policy is in %s. %s", done, policy, hint)
+        done, hint = start.state.step, TRAIN_ON
+    logger.info("%s", complete_message(done, policy, hint))
     return None
 
 

@@ -37,6 +37,12 @@ REFUSED = (
     "sft.batch_size", "sft.freeze", "sft.lora",
 )  # fmt: skip
 
+# Their values may name files and folders, which may have moved. A checkpoint does not have what was in them.
+PLACES = (
+    "model.path", "algorithm.kl_reference", "data.template", "reward.function", "reward.functions", "recipe.sampler",
+    "recipe.shaping", "recipe.advantage", "recipe.requests", "recipe.tokens",
+)  # fmt: skip
+
 # Refused if a ramp of `data.weights` changes; changes of other ramps are warned of.
 RAMPS = "ramps"
 
@@ -114,7 +120,14 @@ def accept(found: Changes) -> None:
     for line in found.free:
         logger.info("resuming with another setting: %s", line)
     for line in found.warned:
-        logger.warning("resuming with another setting, which changes the training from here on: %s", line)
+        unless = ", unless it is the same in another place" if _may_have_moved(line) else ""
+        logger.warning("resuming with another setting, which changes the training from here on%s: %s", unless, line)
+
+
+def _may_have_moved(line: str) -> bool:
+    """line: "key: before -> now"."""
+    key, _, values = line.partition(": ")
+    return _is_in(key, PLACES) and all("/" in value for value in values.split(" -> "))
 
 
 def _is_in(key: str, group: tuple[str, ...]) -> bool:

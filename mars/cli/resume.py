@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 from collections.abc import Sequence
@@ -9,12 +10,16 @@ from pathlib import Path
 
 from mars import main, sft
 from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER
+from mars.cli.resumable import check_places, finished_before
 from mars.config.folders import quoted
 from mars.config.load import load_saved_config
 from mars.config.schema import SftConfig
 from mars.errors import ConfigError
 from mars.report.run_record import CONFIG_FILE
 from mars.run_dir.attempt import enter_working_directory
+from mars.run_dir.outcome import POLICY_FOLDER, TRAIN_ON, complete_message
+
+logger = logging.getLogger(__name__)
 
 _FIXED = ("run.dir", "run.resume")
 
@@ -30,9 +35,14 @@ def resume(run_dir: Path, overrides: Sequence[str]) -> None:
         raise ConfigError(f"{given[0]}: `mars resume` sets {' and '.join(_FIXED)} itself; leave it out")
     if not (run_dir / CONFIG_FILE).is_file():
         raise ConfigError(f"{run_dir}: {_what_to_give(run_dir)}")
-    enter_working_directory(run_dir)
+    gone = enter_working_directory(run_dir)
     fixed = [f"run.dir={quoted(str(run_dir))}", "run.resume=true"]
     config = load_saved_config(run_dir / CONFIG_FILE, [*fixed, *overrides])
+    done = finished_before(config, overrides)
+    if done is not None:
+        logger.info("%s", complete_message(done, run_dir / POLICY_FOLDER, TRAIN_ON))
+        return
+    check_places(config, gone)
     if isinstance(config, SftConfig):
         sft.train(config, overrides)
     else:

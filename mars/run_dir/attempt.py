@@ -92,22 +92,23 @@ def read_attempt(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def enter_working_directory(run_dir: Path) -> None:
+def enter_working_directory(run_dir: Path) -> Path | None:
     """Go to the folder in which the run's last attempt was started, so that relative paths mean what they meant.
 
-    Where it is gone, a warning says so. The folder of a submitted job is a copy of the user's folder; each job has its
-    own, and does not return to that of an earlier one.
+    Where it is gone, a warning says so, and it is returned; otherwise None is. The folder of a submitted job is a copy
+    of the user's folder; each job has its own, and does not return to that of an earlier one.
     """
     recorded = [read_attempt(folder).get("working_directory") for _, folder in attempts(run_dir)]
     folder = next((folder for folder in reversed(recorded) if isinstance(folder, str)), None)
     if folder is None or Path(folder) == Path.cwd() or _FOLDER_OF_JOBS in Path(folder).parts:
-        return
+        return None
     try:
         os.chdir(folder)
     except OSError as error:
         logger.warning("%s: %s; relative paths in the settings now start at %s", folder, error.strerror, Path.cwd())
-    else:
-        logger.info("relative paths in the settings start at %s, where the run was started", folder)
+        return Path(folder)
+    logger.info("relative paths in the settings start at %s, where the run was started", folder)
+    return None
 
 
 def recorded_processes(folder: Path) -> Iterator[tuple[ProcessId, str]]:

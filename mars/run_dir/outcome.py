@@ -14,6 +14,11 @@ from mars.run_dir.facts import without_keys
 from mars.run_dir.processes import ProcessId
 from mars.tracking.jsonl import METRICS_FILE, read_metrics
 
+POLICY_FOLDER = "policy"
+"""Of run.dir: the policy of a run that is complete."""
+
+TRAIN_ON = "To train on, resume with a larger run.num_steps or run.num_epochs"
+
 State = Literal["running", "finished", "interrupted", "failed"]
 _BEGUN = ("started", "resumed")
 _ENDED: dict[str, State] = {
@@ -94,3 +99,8 @@ def finished_step(events: Sequence[Mapping[str, Any]]) -> int | None:
     """The step after which the run's policy was saved, if that is the last thing that happened to the run."""
     last = last_word(events)
     return last["step"] if last is not None and last["event"] == "finished" else None
+
+
+def complete_message(step: int, policy: Path, hint: str) -> str:
+    """What the resume of a run says that has nothing left to train. hint: what to do to train on."""
+    return f"the run is complete: step {step} was its last; the policy is in {policy}. {hint}"

@@ -23,12 +23,12 @@ from mars.config.schema import SftConfig
 from mars.data.pixels.images import DecodeImage, decode_image
 from mars.fit import last_step
 from mars.inputs import prompt_processor
-from mars.job import POLICY_FOLDER, enter_run, record_attempt, say_how_to_go_on, stall_report, worker_report
+from mars.job import enter_run, record_attempt, say_how_to_go_on, stall_report, worker_report
 from mars.live_report.kept import report_kept
 from mars.report.later_steps import remove_later_steps
 from mars.run_dir.activity import ActivityFile
 from mars.run_dir.lock import RunLock
-from mars.run_dir.outcome import failures_logged
+from mars.run_dir.outcome import POLICY_FOLDER, failures_logged
 from mars.supervised.batches import Batches
 from mars.supervised.loop import SupervisedParts, fit_supervised
 from mars.supervised.rows import load_rows, stream_of, warmup_warning

@@ -69,3 +69,20 @@ def test_a_setting_that_the_runs_version_did_not_have_has_its_default(tmp_path):
     assert (before["actor.betas"], before["actor.freeze"], before["actor.lora.rank"]) == ([0.5, 0.9], [], 0)
     assert vars(changes(before, before)) == {"free": (), "warned": (), "refused": ()}
     assert changes(before, before | {"actor.lora.rank": 4}).refused == ("actor.lora.rank: 0 -> 4",)
+
+
+@pytest.mark.parametrize(
+    ("key", "before", "now", "may_be_the_same"),
+    [
+        ("model.path", "/old/model", "/new/model", True),
+        ("reward.function", "/old/rewards.py:score", "/new/rewards.py:score", True),
+        ("reward.function", "grounding", "vqa", False),
+        ("actor.learning_rate", 1e-5, 1e-4, False),
+    ],
+)
+def test_a_path_that_changed_may_be_of_the_same_thing(caplog, key, before, now, may_be_the_same):
+    accept(changes(BEFORE | {key: before}, BEFORE | {key: now}))
+    unless = ", unless it is the same in another place" if may_be_the_same else ""
+    assert caplog.messages == [
+        f"resuming with another setting, which changes the training from here on{unless}: {key}: {before} -> {now}"
+    ]

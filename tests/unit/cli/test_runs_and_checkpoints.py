@@ -30,6 +30,7 @@ def make_run(tmp_path, monkeypatch):
         run_dir.mkdir(parents=True)
         config = load_config("train", [*SETTINGS, f"run.name={name}", "run.num_steps=4", *overrides], [])
         (run_dir / "config.yaml").write_text(yaml.safe_dump(config.model_dump()))
+        Path("rows.parquet").touch()
         attempt = start_attempt(run_dir, overrides, {}, resumes=False)
         events = EventLog(run_dir / EVENTS_FILE)
         events.log("started", 0, last_step=4, attempt=attempt.name)
@@ -243,10 +244,49 @@ def test_a_folder_that_is_gone_is_said(mars, make_run, tmp_path, monkeypatch, tr
     monkeypatch.chdir(home)
     run_dir = make_run("run")
     monkeypatch.chdir(tmp_path)
+    shutil.move(home / "rows.parquet", tmp_path / "rows.parquet")
     home.rmdir()
     done = mars("resume", str(run_dir))
     assert trained[0][2] == tmp_path
     assert f"WARNING {home}: No such file" in done.stderr
+
+
+def test_everything_that_is_missing_is_named_at_once(mars, make_run, tmp_path, monkeypatch, trained):
+    (home := tmp_path / "home").mkdir()
+    (home / "reward.py").touch()
+    monkeypatch.chdir(home)
+    reference = ("algorithm.kl_coefficient=0.1", f"algorithm.kl_reference={tmp_path}/reference")
+    settings = ("model.path=tiny", "data.image_root=images", "reward.function='reward.py:score'", *reference)
+    run_dir = make_run("run", *settings, "data.eval_files=[test.jsonl,owner/name@test]")
+    done = mars("resume", str(run_dir))
+    assert (done.returncode, trained) == (2, [])
+    assert done.stderr.splitlines()[1:] == [
+        f"  algorithm.kl_reference: {tmp_path}/reference", "  data.eval_files: test.jsonl", "  data.image_root: images",
+        f"If it has moved, say where to: mars resume {run_dir} algorithm.kl_reference=NEW data.eval_files=[NEW, ...] "
+        "data.image_root=NEW",
+    ]  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    shutil.rmtree(home)
+    lines = mars("resume", str(run_dir)).stderr.splitlines()
+    gone = {"  model.path: tiny", "  data.train_files: rows.parquet", "  reward.function: reward.py:score"}
+    assert gone <= set(lines)
+    assert f"The run was started in {home}, which is gone; relative paths now start at {tmp_path}." in lines
+    assert trained == []
+
+
+def test_a_complete_run_says_so_before_its_rows_and_model_are_read(mars, make_run, trained):
+    run_dir = make_run("run", steps=4)
+    assert (mars("resume", str(run_dir)).returncode, len(trained)) == (0, 1)  # its policy is not saved yet
+    EventLog(run_dir / EVENTS_FILE).log("finished", 4)
+    done = mars("resume", str(run_dir))
+    assert f"the run is complete: step 4 was its last; the policy is in {run_dir}/policy." in done.stderr
+    assert (done.returncode, len(trained)) == (0, 1)
+    for given in ("run.num_steps=5", "actor.learning_rate=1e-4"):  # the latter: refused settings are to be named
+        mars("resume", str(run_dir), given)
+    assert len(trained) == 3
+    flip(run_dir / "checkpoints" / "step_000004" / "trainer" / "shard-1")
+    mars("resume", str(run_dir))
+    assert len(trained) == 4
 
 
 @pytest.mark.parametrize("given", ["run.dir=x", "run.resume=false", "++run.dir=x"])
