@@ -12,10 +12,13 @@ from mars.data.rows.files import unusable_files
 LINE = json.dumps({"prompt": [{"role": "user", "content": "How many?"}], "answer": "2"})
 
 
+GZIP = gzip.compress(LINE.encode(), mtime=0)  # the time would be in the test's name, which must be that of each worker
+
+
 @pytest.mark.parametrize(
     ("name", "contents", "said"),
     [
-        ("a.jsonl", gzip.compress(LINE.encode()), "is compressed; unpack it"),
+        ("a.jsonl", GZIP, "is compressed; unpack it"),
         ("a.parquet", bz2.compress(LINE.encode()), "is compressed; unpack it"),
         ("a.json", lzma.compress(LINE.encode()), "is compressed; unpack it"),
         ("a.jsonl", b"\x28\xb5\x2f\xfd" + b"x" * 9, "is compressed; unpack it"),
@@ -27,7 +30,7 @@ LINE = json.dumps({"prompt": [{"role": "user", "content": "How many?"}], "answer
         ("a.jsonl", f"[{LINE}]".encode(), "begins with a list"),
         ("a.jsonl", b"\xef\xbb\xbf\n[\n" + LINE.encode(), "name it .json if it is a list of rows"),
         ("a.jsonl", json.dumps(json.loads(LINE), indent=2).encode(), "has a row on several lines"),
-        ("a.jsonl.gz", gzip.compress(LINE.encode()), "unknown kind of file; unpack it"),
+        ("a.jsonl.gz", GZIP, "unknown kind of file; unpack it"),
         ("a.zip", b"PK\x03\x04", "unknown kind of file; unpack it"),
     ],
 )
