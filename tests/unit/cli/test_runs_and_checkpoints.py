@@ -30,6 +30,8 @@ def make_run(tmp_path, monkeypatch):
         run_dir.mkdir(parents=True)
         config = load_config("train", [*SETTINGS, f"run.name={name}", "run.num_steps=4", *overrides], [])
         (run_dir / "config.yaml").write_text(yaml.safe_dump(config.model_dump()))
+        if not Path.cwd().is_relative_to(tmp_path):
+            monkeypatch.chdir(tmp_path)
         Path("rows.parquet").touch()
         attempt = start_attempt(run_dir, overrides, {}, resumes=False)
         events = EventLog(run_dir / EVENTS_FILE)
