@@ -97,13 +97,17 @@ def _wrong(path: str, variable: str = _WRITE_VARIABLE) -> tuple[str, str] | None
 def _has_variable(path: str) -> bool:
     """Whether a part of the path begins like a shell variable, or one that is set is anywhere in it.
 
-    Example, with USER set: "/data/$USER/runs" and "runs/of_$USER", but not "cost$5" or "a$b". What is there has this
-    name, unless it begins so.
+    Example, with USER set: "/data/$USER/runs" and "runs/of_$USER", but not "cost$5" or "a$b". A file or folder that is
+    there has this name, and new ones may be made in it, unless the path begins so.
     """
-    if not path.startswith("$") and os.path.lexists(path):
-        return False
     return any(
         found.start() == 0 or path[found.start() - 1] == "/" or found["name"] in os.environ
         for found in _VARIABLE.finditer(path)
-        if not (found.start() == 2 and path.startswith("./"))
+        if not (found.start() == 2 and path.startswith("./")) and not _is_there(path, found.start())
     )
+
+
+def _is_there(path: str, place: int) -> bool:
+    """Whether the part of the path that has the character at `place` is the name of a file or folder."""
+    end = path.find("/", place)
+    return not path.startswith("$") and os.path.lexists(path if end < 0 else path[:end])

@@ -55,9 +55,10 @@ class ReportProcess:
         """None, and a warning, if no process can be started."""
         try:
             errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
+            # -P: a user's folder may have files named like Python's modules, or a folder named mars.
             # A session of its own: Ctrl-C in the run's terminal does not reach it.
             process = subprocess.Popen(
-                [sys.executable, "-m", _PROGRAM, str(run_dir.absolute())],
+                [sys.executable, "-P", "-m", _PROGRAM, str(run_dir.absolute())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,

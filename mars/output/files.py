@@ -67,16 +67,18 @@ def private_folder_problem(folder: Path) -> str | None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
     """A draft beside `path` for the block to write. The end of the block renames it to `path`, an exception deletes it.
 
     Whoever opens `path` finds the old file or the whole new one, also after a crash. Makes the folder. Raises OSError.
+    shared: several processes may write the file at once. Each has a draft with a name of its own, which stays behind if
+    the process is killed.
 
         with replacing(Path("metrics.jsonl")) as draft:
             draft.write_bytes(lines)
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = _draft(path)
+    draft = _draft(path, f"{os.getpid()}-" if shared else "")
     try:
         yield draft
         os.replace(draft, path)
@@ -86,10 +88,10 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
-def write_atomically(path: Path, content: str) -> None:
+def write_atomically(path: Path, content: str, *, shared: bool = False) -> None:
     """Write a text file as `replacing` does. Raises SetupError."""
     try:
-        with replacing(path) as draft:
+        with replacing(path, shared=shared) as draft:
             draft.write_bytes(content.encode())
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -175,5 +177,5 @@ def cannot_write(path: Path, error: OSError, option: str | None = None) -> Setup
     return SetupError(f"{name}: cannot be written ({error.strerror}); make room there, or give another path")
 
 
-def _draft(path: Path) -> Path:
-    return path.with_name(f".tmp-{path.name}")
+def _draft(path: Path, writer: str = "") -> Path:
+    return path.with_name(f".tmp-{writer}{path.name}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import io
 import os
+import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TextIO
 
 from mars.output.text import visible
@@ -19,14 +20,10 @@ if TYPE_CHECKING:
 KEEP = "\n\t\r"
 
 
-# A pipe whose reader has ended (`| head`), and a terminal that was closed.
-_READER_GONE = (errno.EPIPE, errno.EIO)
-
-
 class _Outliving(io.FileIO):
     """A copy of a file descriptor that leads to /dev/null once nobody can read it: work goes on without a reader.
 
-    So does the original then, for the processes that are started later.
+    So does the original then, for the processes that are started later, unless it was redirected.
     """
 
     def __init__(self, fd: int) -> None:
@@ -37,13 +34,23 @@ class _Outliving(io.FileIO):
         try:
             return super().write(data)
         except OSError as error:
-            if error.errno not in _READER_GONE:
+            if not self._has_lost_reader(error):
                 raise
         null = os.open(os.devnull, os.O_WRONLY)
+        with suppress(OSError):  # the original was closed
+            if os.path.sameopenfile(self.fileno(), self._original):
+                os.dup2(null, self._original)
         os.dup2(null, self.fileno())
-        os.dup2(null, self._original)
         os.close(null)
         return super().write(data)
+
+    def _has_lost_reader(self, error: OSError) -> bool:
+        """Whether it is a pipe whose reader has ended (`| head`), or a terminal that was closed.
+
+        From a disk, EIO is a failure that must be seen.
+        """
+        is_device = stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
+        return error.errno == errno.EPIPE or (error.errno == errno.EIO and is_device)
 
 
 class VisibleStream(io.TextIOWrapper):

@@ -102,7 +102,8 @@ class Page:
         html = self._environment.get_template(template).render(
             **content, policy=Markup(_policy(code)), script=None if code is None else Markup(code)
         )
-        write_atomically(path, html)
+        # `mars report` may write the page that a running run keeps up to date.
+        write_atomically(path, html, shared=True)
 
 
 def _policy(script: str | None) -> str:

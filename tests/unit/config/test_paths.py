@@ -119,6 +119,9 @@ def test_an_environment_variable_is_written_as_the_remedy_says(home):
 def test_a_folder_of_such_a_name_is_found(tmp_path):
     (tmp_path / "of$MARS_SET").mkdir()
     assert load(f"data.image_root={tmp_path}/of$MARS_SET").data.image_root == f"{tmp_path}/of$MARS_SET"
+    assert load(f"run.dir={tmp_path}/of$MARS_SET/new").run.dir == f"{tmp_path}/of$MARS_SET/new"
+    with pytest.raises(ConfigError, match=r"run\.dir: a shell variable"):
+        load(f"run.dir={tmp_path}/of$MARS_SET/$MARS_SET")
 
 
 @pytest.mark.parametrize("written", ["${MARS_SET}", "${env:MARS_SET}", "/d/${MARS_SET}/1"])

@@ -116,8 +116,12 @@ def test_a_run_without_the_report_starts_no_process(tmp_path, lock, monkeypatch)
     assert page(tmp_path) is None
 
 
-def test_the_process_writes_the_page_of_a_failed_run(tmp_path, lock, events, caplog):
-    """With the real process."""
+def test_the_process_writes_the_page_of_a_failed_run(tmp_path, lock, events, caplog, monkeypatch):
+    """With the real process, from a folder with a file that is named like a module of Python."""
+    (tmp_path / "select.py").write_text("raise RuntimeError")
+    (tmp_path / "mars").mkdir()
+    (tmp_path / "mars" / "__init__.py").write_text("raise RuntimeError")
+    monkeypatch.chdir(tmp_path)
     log_step(tmp_path, 1)
     events.log("failed", 1, reason="x")
     with pytest.raises(ZeroDivisionError), report_kept(tmp_path, TRACKING, lock):

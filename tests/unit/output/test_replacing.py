@@ -46,6 +46,20 @@ def test_a_draft_that_a_killed_process_left_is_written_over(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_two_processes_that_write_one_file_do_not_write_into_the_same_draft(tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    with replacing(path, shared=True) as slow:
+        slow.write_text("a part")
+        with monkeypatch.context() as other_process:
+            other_process.setattr(os, "getpid", lambda: 0)
+            with replacing(path, shared=True) as quick:
+                quick.write_text("whole")
+        assert path.read_text() == "whole"
+        slow.write_text("whole and later")
+    assert path.read_text() == "whole and later"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize(("umask", "usual"), [(0o022, 0o644), (0o007, 0o660), (0o077, 0o600)])
 def test_a_file_gets_the_permissions_of_a_new_one(tmp_path, umask, usual):
     private, open_to_all = tmp_path / "private", tmp_path / "open"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -16,7 +17,7 @@ from rich.text import Text
 
 from mars.errors import DataError
 from mars.output.console import VisibleConsole
-from mars.output.terminal import VisibleStream, escaped_output
+from mars.output.terminal import VisibleStream, _Outliving, escaped_output
 from mars.output.text import visible
 from mars.process import LOG_FILE, log_to, run_command
 
@@ -141,6 +142,29 @@ def test_what_is_printed_to_a_closed_pipe_is_dropped(closed_pipe):
         print("x" * 100_000, file=stream, flush=True)  # more than the buffers take
     stream.close()
     assert os.write(closed_pipe, b"x") == 1  # processes that are started later do not fail either
+
+
+def test_a_log_that_took_the_place_of_a_closed_pipe_is_written_on(closed_pipe, tmp_path):
+    """As of the driver's stderr while Ray runs."""
+    stream = VisibleStream(closed_pipe, "utf-8", line_buffering=True)
+    with (tmp_path / "driver.err").open("wb") as log:
+        os.dup2(log.fileno(), closed_pipe)
+    print("a line for nobody", file=stream)
+    os.write(closed_pipe, b"a line of the log")
+    stream.close()
+    assert (tmp_path / "driver.err").read_bytes() == b"a line of the log"
+
+
+def test_a_disk_that_fails_is_an_error_and_a_closed_terminal_none(tmp_path):
+    """A terminal whose window was closed, and some disks, answer EIO."""
+    main, terminal = os.openpty()
+    closed = VisibleStream(terminal, "utf-8", line_buffering=True)
+    os.close(main)
+    print("x", file=closed)
+    closed.close()
+    os.close(terminal)
+    with (tmp_path / "file").open("wb") as file, _Outliving(file.fileno()) as disk:
+        assert not disk._has_lost_reader(OSError(errno.EIO, "Input/output error"))
 
 
 def test_a_disk_that_is_full_is_still_an_error():
