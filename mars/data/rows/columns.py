@@ -84,7 +84,9 @@ def _text(content: Any, inline: list[Any]) -> str:
     for part in content:
         text = part.get("text")
         if part.get("type") == "image":
-            refuse_unread_keys(part, ("type", "image"))
+            # `index`, as in sets for TRL: the place of the image in the row. Another place would be another image.
+            is_in_order = part.get("index") == len(inline)
+            refuse_unread_keys(part, ("type", "image", "index") if is_in_order else ("type", "image"))
             refuse_unread_keys(part.get("image"))
             texts.append(IMAGE_MARKER)
             inline.append(part.get("image"))

@@ -91,7 +91,9 @@ def refuse_videos(row: Row) -> None:
     for name, value in row.items():
         if _holds_video(name, value):
             raise RowError(
-                "video", f"the row has a value in the column {name}, which is not read; use rows with images"
+                "video",
+                f"the row has a value in the column {name}, which is not read; use rows with images, or remove the "
+                "column if the question is about the row's images alone",
             )
 
 

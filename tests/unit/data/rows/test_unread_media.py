@@ -368,6 +368,23 @@ def test_a_part_that_says_two_things_is_refused(folder, part, said):
     assert (reason, said in detail) == ("unread_key", True)
 
 
+def parts_with_places(*places):
+    """A prompt of images with a place each and a text, with the same keys in all parts, as parquet gives them."""
+    images = [{"index": place, "text": None, "type": "image"} for place in places]
+    return row(prompt=[{"role": "user", "content": [*images, {"index": None, "text": "q", "type": "text"}]}])
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_an_image_may_have_its_place_in_the_row(folder, kind):
+    """In the form of sets for TRL, such as llava-instruct-mix-vsft."""
+    assert one(folder, parts_with_places(0) | {"images": ["a.png"]}, kind) == ("", ["a.png"])
+    record = parts_with_places(0, 1) | {"images": ["a.png", "b.png"]}
+    assert one(folder, record, kind) == ("", ["a.png", "b.png"])
+    reason, detail = one(folder, parts_with_places(1, 0) | {"images": ["a.png", "b.png"]}, kind)
+    assert reason == "unread_key"
+    assert "a part of type image has index=1" in detail
+
+
 def test_keys_of_an_evaluation_files_parts(folder):
     image = {"type": "image", "image": "a.png"}
     for part, reason in ((image | {"max_pixels": 784}, "image_limits"), (image | {"detail": "low"}, "unread_key")):
