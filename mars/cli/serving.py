@@ -21,8 +21,8 @@ def image_settings(config: TrainConfig | SftConfig) -> dict[str, Any]:
 def serve_command(folder: Path, config: TrainConfig | SftConfig, processor_settings: Mapping[str, Any]) -> str:
     """A line of bash that starts vLLM's server on port 8000 of this machine, with the settings of the run's engine.
 
-    folder: the policy's. processor_settings: of `image_settings`. Without them the server
-    resizes images within the limits in the folder, so that a prompt has other tokens than in training.
+    folder: the policy's. processor_settings: of `image_settings`. Without them the server resizes images within the
+    limits in the folder, so that a prompt has other tokens than in training.
     A run on GPUs gets `vllm serve`, and the server takes the share of the memory that is usual in vLLM. A run on CPUs
     gets the module behind that command, because vLLM's CPU build does not find its own version for `vllm serve`.
     """

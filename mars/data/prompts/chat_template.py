@@ -28,7 +28,7 @@ def render(tokenizer: Any, turns: Sequence[Mapping[str, Any]], arguments: Mappin
     except Exception as error:
         roles = ", ".join(str(turn["role"]) for turn in turns)
         raise TemplateFailure(
-            f"model.path: {template_file(tokenizer.name_or_path)}: {failure_of(error)} for a conversation of {roles}; "
+            f"model.path: {template_path(tokenizer.name_or_path)}: {failure_of(error)} for a conversation of {roles}; "
             "use a model whose template takes these messages, or correct the file"
         ) from error
 
@@ -37,7 +37,7 @@ def refuse_lost_images(tokenizer: Any, turns: Sequence[Mapping[str, Any]], made:
     """Always raises TemplateFailure. For the caller that has found that numbers of placeholders and images differ."""
     roles = ", ".join(str(turn["role"]) for turn in turns)
     raise TemplateFailure(
-        f"model.path: {template_file(tokenizer.name_or_path)}: the chat template makes {made} image placeholders of "
+        f"model.path: {template_path(tokenizer.name_or_path)}: the chat template makes {made} image placeholders of "
         f"{given} images in a conversation of {roles}; use the template of a vision-language model"
     )
 
@@ -74,7 +74,7 @@ def check_opening(tokenizer: Any, rendered: str, opening: str) -> None:
     """
     if not rendered.endswith(opening) or (not opening and rendered.rstrip().endswith(_OPEN)):
         raise TemplateFailure(
-            f"model.path: {template_file(tokenizer.name_or_path)}: the chat template ends some prompts with {_OPEN} "
+            f"model.path: {template_path(tokenizer.name_or_path)}: the chat template ends some prompts with {_OPEN} "
             "and others not; use a model whose template always does the same, or correct the file"
         )
 
@@ -101,7 +101,7 @@ def check_texts(tokenizer: Any, rendered: str, turns: Sequence[Mapping[str, Any]
         if any(text not in rendered for text in _texts(turn)):
             roles = ", ".join(str(turn["role"]) for turn in turns)
             raise TemplateFailure(
-                f"model.path: {template_file(tokenizer.name_or_path)}: the chat template leaves out the text of the "
+                f"model.path: {template_path(tokenizer.name_or_path)}: the chat template leaves out the text of the "
                 f"{turn['role']} message in a conversation of {roles}; use a model whose template takes these "
                 "messages, or correct the file"
             )
@@ -122,7 +122,7 @@ def failure_of(error: Exception) -> str:
     return f"the chat template fails{line} with {type(error).__name__}: {' '.join(str(error).split()):.300}"
 
 
-def template_file(model_path: str) -> str:
+def template_path(model_path: str) -> str:
     """The file that holds the template, as transformers looks for it."""
     for name in ("chat_template.jinja", "chat_template.json"):
         if (Path(model_path) / name).is_file():

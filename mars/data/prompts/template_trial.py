@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from mars.data.prompts.chat_template import failure_of, opening_of, other_opening_of, template_file
+from mars.data.prompts.chat_template import failure_of, opening_of, other_opening_of, template_path
 from mars.errors import SetupError
 from mars.types import MESSAGE_ROLES
 
@@ -82,7 +82,7 @@ class _Template:
 
 @lru_cache(maxsize=8)
 def _try_once(template: _Template) -> WrittenByTemplate:
-    file = template_file(template.model_path)
+    file = template_path(template.model_path)
     # Forked, because a new interpreter would need a second to import the tokenizer. The child renders and ends: it
     # takes no lock of a thread of this process and starts none.
     context = multiprocessing.get_context("fork")
