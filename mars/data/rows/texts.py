@@ -28,7 +28,8 @@ _TYPE = re.compile(rf"{_QUOTE}type{_QUOTE}\s*:\s*u?{_QUOTE}(?:input_)?(?:text|im
 _FIRST_PART_KEY = re.compile(rf"u?{_QUOTE}(?:type|text|image){_QUOTE}\s*:")
 # What Python prints for a list of other objects: [Message(role='user', …)], [OrderedDict([('role', 'user'), …])].
 _OBJECTS = re.compile(
-    r"\s*+[\[(]\s*+[A-Za-z_]\w{0,40}+\([\s\[({]*+(?:[\"'](?:role|content|type)[\"']\s*[,:]|(?:role|content|type)\s*=)"
+    r"\s*+[\[(]\s*+[A-Za-z_]\w{0,40}+\([\s\[({]*+(?:[\"'](?:role|content)[\"']\s*[,:]|(?:role|content)\s*="
+    r"|(?:[\"']type[\"']\s*[,:]|type\s*=)\s*[\"'](?:text|image|image_url|video|audio)[\"'])"
 )
 _TIMES_WRITTEN = 4  # as JSON
 
