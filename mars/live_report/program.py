@@ -45,15 +45,20 @@ def pauses(pipe: int, clock: Callable[[], float] = time.process_time) -> Callabl
 def write_pages(run_dir: Path, pause: Callable[[float], None]) -> None:
     """Write the page until `pause` raises RunOver, then once more. A run that has nothing to show gets no page.
 
-    The first page comes after one pause, because a run that starts has enough to do.
+    The first page comes after one pause, because a run that starts has enough to do. One that cannot be written, for
+    example because the disk is full, is tried again after a pause. Raises MarsError or OSError for the last one alone.
     """
     from mars.data.pixels.images import decode_image
     from mars.live_report.follow import follow, standing
     from mars.report.run_page import NothingToReport, write_report
 
     with suppress(RunOver):
-        pause(EVERY_S)
-        follow(run_dir, EVERY_S, pause, lambda line: None)
+        is_over = False
+        while not is_over:
+            pause(EVERY_S)
+            with suppress(MarsError, OSError):
+                follow(run_dir, EVERY_S, pause, lambda line: None)
+                is_over = True
     now = standing(run_dir)
     if now is not None and now.state == "running":  # it was resumed since, and has a process like this one
         return

@@ -67,6 +67,24 @@ def test_a_page_follows_the_run_and_the_last_one_tells_its_end(tmp_path, lock, e
     assert page(tmp_path) == "after step 3 of 9. State of the run: finished."
 
 
+def test_a_page_that_could_not_be_written_is_tried_again(tmp_path, lock, events):
+    log_step(tmp_path, 1)
+    path, pauses_made = tmp_path / "report.html", []
+
+    def pause(seconds):
+        pauses_made.append(seconds)
+        if len(pauses_made) == 1:
+            path.mkdir()  # in the place of the page
+        elif len(pauses_made) == 2:
+            path.rmdir()
+        else:
+            assert (page(tmp_path) or "").startswith("after step 1 of 9. State of the run: running.")
+            raise RunOver
+
+    write_pages(tmp_path, pause)
+    assert pauses_made == [program.EVERY_S] * 3
+
+
 def test_a_killed_run_has_a_last_page_too(tmp_path, events):
     log_step(tmp_path, 1)
 
