@@ -163,8 +163,11 @@ def _quoted(path: Path) -> str:
 
 
 def _run(arguments: Sequence[str]) -> None:
-    """Run `python arguments` to its end. If this process is interrupted, that one is stopped first."""
-    process = subprocess.Popen([sys.executable, *arguments], env={**os.environ, **_ENVIRONMENT})
+    """Run `python -P arguments` to its end. If this process is interrupted, that one is stopped first.
+
+    -P: the current folder may have files named like Python's modules, or a folder named mars.
+    """
+    process = subprocess.Popen([sys.executable, "-P", *arguments], env={**os.environ, **_ENVIRONMENT})
     try:
         code = process.wait()
     finally:

@@ -201,3 +201,10 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"^--dir: cannot write .*file/x: .*; give another folder$"):
         quickstart(tmp_path / "file" / "x", [])
+
+
+def test_commands_do_not_import_from_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "mars").mkdir()
+    (tmp_path / "mars" / "__init__.py").write_text("raise RuntimeError")
+    monkeypatch.chdir(tmp_path)
+    module._run(["-c", "import mars"])  # raises typer.Exit if the command fails
