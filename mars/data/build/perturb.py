@@ -30,8 +30,9 @@ class Perturb:
 
     change: what is done to the images of a row. sources: which of them, see `chosen`; the others stay as they are.
 
-    The chosen images of a row get the same change: the same angle; or images of the same other row, on the same side
-    (distractor) or with the same share (mixup).
+    All chosen images of a row are changed alike. rotation: by the same angle. distractor: each has an image of another
+    row beside it, on the same side. mixup: each is mixed with an image of another row, with the same share. The other
+    row is the same for all.
     side: of the distractor; "random" is drawn. size: sides of a mixture in pixels (256 in the paper's code); None: the
     image keeps its size and the other one is fitted into it. right_angles: rotations by 90, 180 or 270 degrees alone.
     """
