@@ -111,6 +111,7 @@ def export(
     from mars.checks.exported import check_exported
     from mars.cli.serving import image_settings, serve_command, serving_notes
 
+    images = None if adapter else image_settings(config)  # raises before anything is written
     draft = out.with_name(f".tmp-{out.name}")  # OUT exists wholly or not at all
     try:
         shutil.rmtree(draft, ignore_errors=True)
@@ -125,8 +126,8 @@ def export(
         shutil.rmtree(draft, ignore_errors=True)
     result = {"step": checkpoint.manifest.step, "folder": str(out)}
     lines = [f"the {'adapter' if adapter else 'policy'} after step {result['step']} is in {out}"]
-    if not adapter:
-        result["serve"] = serve_command(out, config, image_settings(config))
+    if images is not None:
+        result["serve"] = serve_command(out, config, images)
         lines += serving_notes(result["serve"], config)
     typer.echo(json.dumps(result) if as_json else "\n".join(map(visible, lines)))
 
