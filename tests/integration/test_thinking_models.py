@@ -55,7 +55,8 @@ def test_a_cold_start_needs_the_tag_and_does_not_train_on_it(thinking: Path, tmp
     def rows(*responses: str):
         lines = [{"prompt": f"Question {i}?", "answer": "a", "response": text} for i, text in enumerate(responses)]
         (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        config = load_config("sft", [f"model.path={thinking}", f"data.train_files=[{tmp_path}/rows.jsonl]"], [])
+        files = f"data.train_files=[{tmp_path}/rows.jsonl]"
+        config = load_config("sft", [f"model.path={thinking}", files, "sft.batch_size=2"], [])
         return load_rows(config)
 
     with pytest.raises(DataError, match=r"rows\.jsonl:1 +response +the chat template begins every response with '<thi"):

@@ -138,8 +138,8 @@ def test_a_rank_that_stops_is_waited_for_until_the_deadline(world, monkeypatch):
     loads = [one.pool.submit(one.load, name, one.meeting, {}) for name in ENGINES]
     errors = failures(loads)
     assert [type(error) for error in errors] == [TransferError] * 2
-    for error in errors:  # whichever looks first: this process, gloo, or the other engine
-        assert re.search("took longer than 0.3 s|Timed out waiting|another member has left", str(error))
+    for error in errors:  # whichever looks first: this process, gloo, the other engine, or the store's connection
+        assert re.search("took longer than 0.3 s|[Tt]imed out|another member has left", str(error))
     one.store.abort(one.meeting, "it does not block")
     goes_on.set()
     assert "it does not block" in str(sent[0].exception(TIMEOUT_S))
