@@ -183,9 +183,9 @@ class _StoppableEngine:
 
 
 class _BusyTrainer:
-    """The trainer for a sampling beside an update: it scores responses when the update has ended.
+    """The trainer for a sampling beside an update: its `score_responses` waits until the update has ended.
 
-    The numbers are then those of the weights that train on the responses, whichever of the two threads was faster.
+    So its numbers, such as a KL, come from the weights that the next update starts with, whichever thread was faster.
     """
 
     def __init__(self, trainer: PolicyTrainer) -> None:

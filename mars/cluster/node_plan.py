@@ -81,8 +81,8 @@ def bundles_of(layout: Layout, ranks_per_group: int | None) -> tuple[Bundles, Bu
 def plan_nodes(engines: Bundles, ranks: Bundles, free: Sequence[Amount], strategy: Strategy) -> dict[int, int] | None:
     """Bundle -> index of its node; None if the bundles cannot be placed in any way.
 
-    free: what each node has, in the order in which nodes are filled. Consecutive engines and consecutive ranks are on
-    the same node or on neighbours in this order.
+    free: what each node has, in the order in which nodes are filled. The nodes of engines 0, 1, 2 … follow
+    this order, and so do those of the ranks.
 
     pack: each node gets as many engines as possible, then as many ranks as possible. Groups of bundles are kept within
         nodes if all of them fit like that.

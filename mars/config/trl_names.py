@@ -47,7 +47,7 @@ TRL = {
     "max_prompt_length": "data.max_prompt_tokens (a row with a longer prompt is a bad row; nothing is cut off)",
     "max_steps": "run.num_steps (steps of sampling with all their updates, not optimizer steps)",
     "model_name_or_path": "model.path",
-    "multi_objective_aggregation": "algorithm.part_weights (for normalize_then_sum; {} is sum_then_normalize)",
+    "multi_objective_aggregation": "algorithm.part_weights (weights for normalize_then_sum; {} is sum_then_normalize)",
     "num_completions_to_print": "tracking.rollout_prompts (prompts with all their responses)",
     "num_generations": "rollout.samples_per_prompt",
     "num_generations_eval": "evaluation.samples_per_prompt",
@@ -68,7 +68,7 @@ TRL = {
     "scale_rewards": "algorithm.normalize_std (true is group, false is none)",
     "seed": "run.seed",
     "shuffle_dataset": "data.shuffle",
-    "steps_per_generation": "data.prompts_per_step (so many times actor.prompts_per_update)",
+    "steps_per_generation": "data.prompts_per_step (actor.prompts_per_update times steps_per_generation)",
     "sync_ref_model": _REFERENCE,
     "temperature": "rollout.temperature",
     "top_k": "rollout.top_k",
@@ -81,7 +81,7 @@ TRL = {
     "vllm_importance_sampling_cap": _IMPORTANCE,
     "vllm_importance_sampling_correction": _IMPORTANCE,
     "vllm_importance_sampling_mode": (
-        "algorithm.importance_mode (truncate or mask; a mode of sequences has algorithm.importance_level=sequence too)"
+        "algorithm.importance_mode (truncate or mask; for a mode of sequences also algorithm.importance_level=sequence)"
     ),
     "vllm_max_model_length": "rollout.max_model_len",
     "vllm_mode": "cluster.placement (colocate is colocated, server is separate)",

@@ -30,7 +30,7 @@ _SHARED = {
     "data.prompt_key": _COLUMN,
     "data.max_prompt_length": "data.max_prompt_tokens",
     "data.max_response_length": "rollout.max_response_tokens",
-    "data.filter_overlong_prompts": "data.on_bad_sample (drop)",
+    "data.filter_overlong_prompts": "data.on_bad_sample (true is drop; it drops every bad row, not only long prompts)",
     "data.seed": "run.seed",
     "data.val_batch_size": "- an evaluation is one engine call",
     "data.val_files": "data.eval_files",
@@ -103,7 +103,7 @@ _VERL = {
     "algorithm.rollout_correction.rollout_is": "algorithm.importance_level",
     "algorithm.rollout_correction.rollout_is_threshold": "algorithm.importance_cap",
     "algorithm.rollout_correction.rollout_rs": (
-        "algorithm.importance_mode (mask; geometric has algorithm.importance_level=sequence_mean too)"
+        "algorithm.importance_mode (give mask; for geometric also give algorithm.importance_level=sequence_mean)"
     ),
     "algorithm.rollout_correction.rollout_rs_threshold": "algorithm.importance_cap (with importance_mode=mask)",
     "algorithm.rollout_correction.rollout_rs_threshold_lower": "algorithm.importance_floor",

@@ -38,8 +38,8 @@ class Pair:
     """A run's evaluation beside that of the first run.
 
     step: of both evaluations; None if no step has both. how: which evaluations these are, or why they are not compared.
-    comparisons: `compare` of the two over all data sources, and of each data source that both have, if there are
-    several. Its first file is the first run. Empty if the evaluations cannot be compared.
+    comparisons: name of a data source, or ALL_SETS -> `compare` of the two evaluations. Single data sources are there
+    if both have several. In each comparison the first run comes first. Empty if nothing can be compared.
     """
 
     first: str

@@ -71,8 +71,9 @@ def as_results(values: Any, count: int) -> list[RewardResult]:
 def _plain(value: Any) -> Any:
     """The number in a scalar of NumPy, or in an array or tensor without dimensions; any other value unchanged.
 
-    NumPy's True and False become 1.0 and 0.0. No numbers are a masked value, although its `item()` is 0.0, a date and a
-    duration of NumPy, although `item()` gives a number for some, and a tensor on the device "meta", which has no value.
+    NumPy's True and False become 1.0 and 0.0. These are no numbers and stay unchanged: a masked value, although its
+    `item()` is 0.0; a date or duration of NumPy, although `item()` gives a number for some; and a tensor on the
+    device "meta", which has no value.
     """
     if _shape(value) != () or not callable(getattr(value, "item", None)) or bool(getattr(value, "mask", False)):
         return value

@@ -78,7 +78,7 @@ def as_png(image: Image.Image) -> bytes:
 
 
 def painted(image: Image.Image, boxes: list[list[int]], colour: tuple[int, ...]) -> Image.Image:
-    """The image with `colour` outside the boxes, which are in its pixels."""
+    """The image with `colour` outside the boxes, whose numbers are pixels of the image."""
     image = image.convert("RGB")
     made = Image.new("RGB", image.size, colour[:3])
     for box in boxes:

@@ -140,7 +140,7 @@ def _ids(model_path: str, generation: Mapping[str, Any], key: str, vocab_size: i
 
 
 def _named(model_path: str, words: Mapping[str, int], tokens: Sequence[str]) -> tuple[int, ...]:
-    """The ids of tokens that the family's image processor writes."""
+    """The ids of `tokens`, which the family's processor puts before or after an image."""
     missing = [token for token in tokens if token not in words]
     if missing:
         raise SetupError(
