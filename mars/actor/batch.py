@@ -91,7 +91,8 @@ def forward_batch(
 
     Response token j has position (largest prompt position + 1 + j) on all axes.
     """
-    positions = {id(prompt): positions_of(prompt) for prompt, _ in rows}
+    prompts = {id(prompt): prompt for prompt, _ in rows}
+    positions = {key: positions_of(prompt) for key, prompt in prompts.items()}
     longest = max(len(prompt.input_ids) + len(response) for prompt, response in rows)
     input_ids = torch.full((len(rows), longest), pad_id, dtype=torch.long)
     axes = len(next(iter(positions.values())))

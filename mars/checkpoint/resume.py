@@ -30,7 +30,7 @@ class StartingPoint:
 
 
 def data_fingerprint(prompt_ids: Iterable[str]) -> str:
-    """Of the prompts in their order: an id is a hash of its set's contents and its row."""
+    """Of the prompts in their order. Their ids suffice: each hashes the data files' contents and the row's place."""
     return hashlib.sha256("\n".join(prompt_ids).encode()).hexdigest()
 
 

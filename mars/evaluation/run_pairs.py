@@ -39,7 +39,8 @@ class Pair:
 
     step: of both evaluations; None if no step has both. how: which evaluations these are, or why they are not compared.
     comparisons: name of a data source, or ALL_SETS -> `compare` of the two evaluations. Single data sources are there
-    if both have several. In each comparison the first run comes first. Empty if nothing can be compared.
+    if the questions that both have come from several.
+    In each comparison the first run comes first. Empty if nothing can be compared.
     """
 
     first: str

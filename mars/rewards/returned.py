@@ -71,7 +71,7 @@ def as_results(values: Any, count: int) -> list[RewardResult]:
 def _plain(value: Any) -> Any:
     """The number in a scalar of NumPy, or in an array or tensor without dimensions; any other value unchanged.
 
-    NumPy's True and False become 1.0 and 0.0. These are no numbers and stay unchanged: a masked value, although its
+    NumPy's True and False become 1.0 and 0.0. Values that are not numbers stay unchanged: a masked value, although its
     `item()` is 0.0; a date or duration of NumPy, although `item()` gives a number for some; and a tensor on the
     device "meta", which has no value.
     """

@@ -2,7 +2,8 @@
 
     python -m scripts.bench.trl_contender WORKLOAD_FOLDER SETTINGS_JSON OUT_FILE
 
-OUT_FILE receives JSON: "ends", when each step ended, in seconds since the epoch; "response_tokens", their mean.
+OUT_FILE receives JSON: "ends", when each step ended, in seconds since the epoch; "response_tokens", the mean number of
+tokens of a response.
 """
 
 from __future__ import annotations
