@@ -25,7 +25,7 @@ def report_run(run_dir: Path, out: Path | None = None) -> None:
     out: by default RUN/report.html. Raises DataError if there is nothing to report, ConfigError if `out` is the place
     of another run's report or no name of a page, and SetupError where it cannot be written.
     """
-    check_out(run_dir, out)
+    _check_page_of_run(run_dir, out)
     path = write_report(run_dir, out, decode_image, standing(run_dir))
     results = read_evaluations(run_dir)
     if results:
@@ -38,7 +38,7 @@ def follow_run(run_dir: Path, every: int, out: Path | None = None, wait: Callabl
 
     Raises as `report_run`, DataError only once the run is over.
     """
-    check_out(run_dir, out)
+    _check_page_of_run(run_dir, out)
     try:
         follow(run_dir, every, wait, typer.echo, out)
     except KeyboardInterrupt:
@@ -47,7 +47,9 @@ def follow_run(run_dir: Path, every: int, out: Path | None = None, wait: Callabl
     report_run(run_dir, out)
 
 
-def check_out(run_dir: Path, out: Path | None) -> None:
+def _check_page_of_run(run_dir: Path, out: Path | None) -> None:
+    """Raises ConfigError or SetupError unless `out`, if given, is a page's name that can be written and is not the
+    report of another run."""
     if out is not None:
         if out.resolve() != (run_dir / REPORT_FILE).resolve():
             refuse_report_of_a_run(out)

@@ -28,7 +28,7 @@ def report_runs(run_dirs: Sequence[Path], out: Path) -> None:
     Raises ConfigError as `check_runs` and `write_comparison` do, and where `out` is a file of another kind.
     """
     check_runs(run_dirs)
-    check_out(out)
+    _check_comparison(out)
     found = compared(run_dirs)
     write_comparison(found, out)
     typer.echo("\n".join([*evaluation_lines(found)[1:], f"report: {out}"]))
@@ -41,7 +41,7 @@ def follow_runs(run_dirs: Sequence[Path], out: Path, every: int, wait: Callable[
     every: seconds between two looks at the runs; also how often the page loads itself again. Raises as `report_runs`.
     """
     check_runs(run_dirs)
-    check_out(out)
+    _check_comparison(out)
     shown: list[Signs] | None = None
     try:
         # The states are read before the files: what a run has written when it has ended is complete.
@@ -58,7 +58,7 @@ def follow_runs(run_dirs: Sequence[Path], out: Path, every: int, wait: Callable[
     report_runs(run_dirs, out)
 
 
-def check_out(out: Path) -> None:
+def _check_comparison(out: Path) -> None:
     """Raises ConfigError unless `out` is a new page or one that compares runs, and SetupError where it cannot be
     written."""
     refuse_report_of_a_run(out)
