@@ -18,7 +18,7 @@ _MILLION = 1_000_000
 
 @dataclass(frozen=True)
 class ChangingWeights:
-    """at: number of a batch -> the weights of it. lowest, highest: bounds of each weight over all batches."""
+    """at: number of a batch -> the weights of that batch. lowest, highest: bounds of each weight over all batches."""
 
     at: Callable[[int], Sequence[float]]
     lowest: Sequence[float]
@@ -34,7 +34,7 @@ class PromptMixture(PromptStream):
 
     If weights change, the shares of each batch are rounded to a millionth.
 
-    Example: weights [3, 1] and 6 prompts per step give 4 + 2, 5 + 1, 4 + 2, 5 + 1, ...: 4.5 + 1.5 on average.
+    Example: weights [3, 1] and 6 prompts per step give 5 + 1, 4 + 2, 5 + 1, 4 + 2, ...: 4.5 + 1.5 on average.
 
     Raises ConfigError if a set has fewer prompts than its largest share of a step.
     """
@@ -50,7 +50,8 @@ class PromptMixture(PromptStream):
         super().__init__([prompt for prompts in sets for prompt in prompts], prompts_per_step, seed, shuffle)
         changing = isinstance(weights, ChangingWeights)
         self._shares = _changing_shares(weights) if changing else _constant_shares(weights)
-        # Exact integers: set i gets shares.of(batch)[i] / unit of each place, and is owed owed[i] / unit places so far.
+        # Exact integers: of each place in a batch, set i is due shares.of(batch)[i] / unit. It is still owed
+        # owed[i] / unit places.
         self._unit = self._shares.unit
         self._owed = [0] * len(sets)
         self._decks = [_Deck(prompts, f"{seed}:{number}", shuffle) for number, prompts in enumerate(sets)]
@@ -112,7 +113,7 @@ def _constant_shares(weights: Sequence[float]) -> _Shares:
 
 
 def _changing_shares(weights: ChangingWeights) -> _Shares:
-    """A set's share is at most that of its highest weight with the lowest weights of the others."""
+    """The largest share of a set: its highest weight beside the lowest weights of the other sets."""
     total = sum(weights.lowest)
     bounds = zip(weights.lowest, weights.highest, strict=True)
     largest = [math.ceil(_MILLION * high / (total - low + high)) for low, high in bounds]
@@ -140,7 +141,7 @@ class _Deck:
     def take(self, count: int) -> list[Prompt]:
         """The next `count` prompts, all different.
 
-        If the epoch ends among them, the new epoch starts with prompts that are not among them; the others come later.
+        If the epoch ends among them, the new epoch starts with prompts that have not been taken in this call.
         """
         taken, self._left = self._left[:count], self._left[count:]
         if len(taken) < count:

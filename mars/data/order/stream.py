@@ -25,7 +25,8 @@ class PromptStream:
     """An endless sequence of batches, one epoch after the other.
 
     Each epoch has every prompt once, and no batch has a prompt twice: a batch that crosses the end of an epoch is
-    completed with prompts that it does not have yet. Batch i depends on (seed, i) alone, so nothing has to be stored to
+    filled up with prompts of the next epoch that it does not have yet. Batch i depends on (seed, i) alone, so nothing
+    has to be stored to
     resume a run.
 
     Raises ConfigError if there are fewer prompts than prompts_per_step.
@@ -84,8 +85,10 @@ class PromptStream:
     def _compute_order(self, epoch: int) -> tuple[int, ...]:
         """The order of one epoch, as indices of the prompts.
 
-        If a batch crosses into an epoch, the epoch's first prompts depend on the epoch before, and so on.
-        Every `cycle` epochs, an epoch and a batch start together: the computation starts at the last such epoch.
+        If a batch crosses into an epoch, the epoch's first prompts depend on the order of the previous epoch. Every
+            `cycle` epochs, an epoch starts together with a batch and depends on no other epoch. The computation starts
+            at
+            the last such epoch.
         """
         size, batch = len(self._prompts), self.prompts_per_step
         cycle = batch // math.gcd(size, batch)

@@ -1,4 +1,4 @@
-"""The next prompts of the training files for rounds of any size, so that each prompt gets its turn."""
+"""Choose the next prompts of the training files for rounds of any size, without skipping any prompt."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from mars.types import Prompt
 
 @dataclass(frozen=True)
 class Place:
-    """Where a `walk` goes on. position: the next one that it has not met.
+    """Where the next `walk` continues.
 
-    waiting: positions before it whose prompts come first: their round had the prompt already, from the epoch before.
+    position: the first position of the stream that has not been visited.
+    waiting: visited positions that come first in the next round. They were put off because their round already had the
+        same prompt, from the previous epoch.
     """
 
     position: int = 0
@@ -22,10 +24,10 @@ class Place:
 
 
 def walk(stream: PromptStream, place: Place, count: int, left_out: Collection[str]) -> tuple[list[Prompt], Place]:
-    """The next `count` different prompts, and the place after them. Each position of the stream gets its turn.
+    """The next `count` different prompts, and the place after them.
 
-    stream: in batches of one prompt, one for each position.
-    Prompts whose ids are in `left_out` are passed over. If there are not enough others, fewer are found: all others.
+    stream: with one prompt per batch, so that batch i is the prompt at position i.
+    left_out: ids of prompts to skip. If fewer than `count` others exist, all of them are returned.
     """
     found: dict[str, Prompt] = {}
     again, waiting, position = list[int](), deque(place.waiting), place.position
@@ -40,5 +42,5 @@ def walk(stream: PromptStream, place: Place, count: int, left_out: Collection[st
         elif prompt.prompt_id not in left_out:
             found[prompt.prompt_id] = prompt
     if len(found) < count:
-        again = []  # the round has all prompts, so that none need wait
+        again = []  # the round has all prompts, so none has to wait
     return [*found.values()], Place(position, (*again, *waiting))

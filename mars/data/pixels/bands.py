@@ -1,4 +1,4 @@
-"""Work on an image in bands of rows, so that a step of the decoder needs memory for a band, not for an image."""
+"""Split an image into bands of rows, so that work on it needs extra memory for one band, not for the whole image."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ CACHED_ROW_GROUPS = 2
 def read_cell(path: str, row: int, slot: int) -> bytes:
     """The encoded image at position `slot` of a row's image list.
 
-    A parquet file is read by row groups; the images of the last two stay in memory. An arrow file is memory-mapped.
+    A parquet file is read by row groups; the images of the last two row groups stay in memory. An arrow file is
+    memory-mapped.
     Raises OSError or ValueError (the bases of pyarrow's errors) if the file cannot be read, and LookupError if it has
     no such image.
     """
@@ -37,13 +38,14 @@ def read_cell(path: str, row: int, slot: int) -> bytes:
 
 
 def image_column(row: Mapping[str, Any]) -> str | None:
-    """The column that holds the row's images, "images" or "image"; None if neither does. Rows of a file may differ."""
+    """The column that holds the row's images, "images" or "image"; None if neither does. The rows of a file may differ
+    in it."""
     given = [name for name in IMAGE_COLUMNS if row.get(name) is not None]
     return next((name for name in given if is_filled(row[name])), given[0] if given else None)
 
 
 def is_filled(cell: Any, depth: int = 3) -> bool:
-    """Whether a cell holds anything. depth: how many lists and mappings in each other are looked into.
+    """Whether a cell holds anything. depth: how many levels of nested lists and mappings are searched.
 
     >>> is_filled({"bytes": None, "path": None}), is_filled([""]), is_filled(["a.png"])
     (False, False, True)
@@ -56,7 +58,7 @@ def is_filled(cell: Any, depth: int = 3) -> bool:
 
 
 def open_arrow(path: str) -> pyarrow.Table:
-    """Memory-map an arrow file; only the cells that are used are read. Raises OSError or ValueError."""
+    """Memory-map an arrow file: only cells that are used are read from disk. Raises OSError or ValueError."""
     import pyarrow
 
     with pyarrow.ipc.open_stream(pyarrow.memory_map(path)) as reader:
@@ -111,7 +113,7 @@ def _row_group_images(path: str, group: int) -> _Columns:
 
     metadata = parquet.read_metadata(path)
     chunks = [metadata.row_group(group).column(i) for i in range(metadata.num_columns)]
-    # Dictionaries stay as they are, so that an image that is repeated in the file is in memory only once.
+    # Dictionaries are not unpacked, so that an image that the file repeats is in memory only once.
     packed = [chunk.path_in_schema for chunk in chunks if chunk.physical_type == "BYTE_ARRAY" and amplifies(chunk)]
     with parquet.ParquetFile(path, read_dictionary=packed) as file:
         columns = _image_columns(file.schema_arrow.names)
@@ -120,5 +122,6 @@ def _row_group_images(path: str, group: int) -> _Columns:
 
 
 def amplifies(chunk: pyarrow.parquet.ColumnChunkMetaData) -> bool:
-    """Whether a small part of a file may unpack to much more: repeated values, or common prefixes, are stored once."""
+    """Whether a column chunk may unpack to far more bytes, because repeated values or common prefixes are stored
+    once."""
     return any("DICTIONARY" in name or name == "DELTA_BYTE_ARRAY" for name in chunk.encodings)

@@ -1,4 +1,5 @@
-"""Encoded images by their content: what the driver's node reads, and what another node keeps of it."""
+"""Encoded images by their content: `FirstContents` reads them on the driver's node, `ContentCache` keeps them on
+others."""
 
 from __future__ import annotations
 
@@ -22,13 +23,16 @@ _PARTS = 16  # parts of a cache; a full cache drops its whole oldest part
 
 
 class FirstContents:
-    """Reads images, and refuses an image whose content has changed since it was read first.
+    """Reads images, and refuses an image whose content has changed since its first reading.
 
-    So no two processes of a run see different pixels. A file is
-    read again only if its length or modification time changed. Safe to call from several threads.
-    read: gives the encoded bytes. recent_bytes: how many bytes of contents stay in memory. Then most images are read
-    only once, both for their hash and for the first node that needs them. record: a file with the hashes of what was
-    read first, for a process that replaces this one if it dies. None: that process would not know them.
+    So no two processes of a run see different pixels. A file is hashed again only if its length or modification time
+    changed. Safe to call from several threads.
+
+    read: gives the encoded bytes.
+    recent_bytes: how many bytes of contents stay in memory. An image that is still there is not read again for a node
+        that needs it.
+    record: a file of the hashes. If this process dies, the process that replaces it reads them from there. With None,
+        that process does not notice earlier changes.
     """
 
     def __init__(
@@ -92,10 +96,10 @@ _Known = tuple[tuple[int, int], bytes]
 
 
 class _Record:
-    """A file of lines, each with a place and what is known of it. The last line of a place counts.
+    """A file of lines, each with a place and its `_Known`. If a place has several lines, the last one counts.
 
-    A newline is written before each line. So a line that was cut off, by a full disk for example, does not damage the
-    next one.
+    A newline is written before each line. So a line that was cut off, for example by a full disk, does not damage the
+    next line.
     """
 
     def __init__(self, path: Path) -> None:
@@ -115,7 +119,7 @@ class _Record:
         return found
 
     def add(self, place: Place, known: _Known) -> None:
-        """Append a line; it is in the file when this returns, unless the disk is full."""
+        """Append a line. If that fails, on a full disk for example, log a warning once."""
         line = json.dumps([*place, *known[0], known[1].hex()])
         try:
             if self._file is None:
@@ -138,12 +142,12 @@ def _stamp(place: Place) -> tuple[int, int]:
 class ContentCache:
     """Contents by their SHA-256, on disk, in at most `max_bytes`; the oldest are dropped first.
 
-    They are in temporary files without a name: nobody else can open them, and the system frees them when the process
-    ends, however it ends. Not safe to use from several threads.
+    They are in temporary files without a name: no other process can open them, and the system frees them however this
+    process ends. Not safe to use from several threads.
     """
 
     def __init__(self, max_bytes: int, folder: str | None = None) -> None:
-        """folder: None for the system's folder of temporary files."""
+        """folder: where the files are; None for the system's folder of temporary files."""
         self._part_bytes, self._folder = max(max_bytes // _PARTS, 1), folder
         self._max_bytes = max_bytes
         self._parts: list[tuple[BinaryIO, list[bytes]]] = []  # the oldest first, each with its digests
@@ -154,9 +158,10 @@ class ContentCache:
         return digest in self._places
 
     def put(self, digest: bytes, content: bytes) -> None:
-        """Keep `content`. One larger than the cache is not kept.
+        """Keep `content`, unless it is larger than the cache.
 
-        Raises ValueError if `digest` is not that of `content`, and OSError if the disk is full: then it is not kept.
+        Raises ValueError if `digest` is not the SHA-256 of `content`, and OSError if the disk is full. Neither keeps
+        it.
         """
         if hashlib.sha256(content).digest() != digest:
             raise ValueError("the content of an image is not what its hash says")
@@ -178,7 +183,7 @@ class ContentCache:
         self.num_bytes += len(content)
 
     def get(self, digest: bytes) -> bytes | None:
-        """None if it was dropped, or if what the disk gives back is not what was written."""
+        """The content; None if it is not in the cache, or if the disk returns other bytes than were written."""
         if digest not in self._places:
             return None
         file, start, length = self._places[digest]

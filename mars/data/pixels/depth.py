@@ -21,9 +21,9 @@ def depth_to_rgb(image: Image.Image, encoding: str) -> Image.Image:
 
     depth_spatialbot: the packing of SpatialBot (Cai et al. 2024, arXiv 2406.13642), d in whole millimetres:
         R = 4 (d // 1024), G = 8 (d // 32) mod 256, B = 8 (d mod 32). d = 2500 -> (8, 112, 32).
-    depth_minmax: grey, the image's smallest value 0 and its largest 255; black if all are equal.
+    depth_minmax: grey. The image's smallest depth becomes 0, its largest 255; black if all depths are equal.
     depth_colormap: the same scale through the colour map "turbo".
-    depth_clip: grey, 0 to 10 metres on 0 to 255, farther is 255; comparable between images.
+    depth_clip: grey. 0 to 10 metres become 0 to 255, and all farther depths 255; comparable between images.
     """
     import numpy as np
     from PIL import Image

@@ -12,7 +12,7 @@ from types import TracebackType
 from mars.data.pixels.images import ENCODINGS, probe_size
 from mars.output.files import read_regular, replacing
 
-SETTLED_NS = 2 * 10**9  # a file changed more recently could change again without a new modification time
+SETTLED_NS = 2 * 10**9  # a file that changed less than 2 s ago may change again within the same modification time
 
 
 class HeaderCache:
@@ -31,7 +31,7 @@ class HeaderCache:
             stored = json.loads(read_regular(self._path))
             self._known = {str(key): tuple(map(int, value)) for key, value in stored.items()}
         except (OSError, ValueError, TypeError, AttributeError):
-            self._known = {}  # no cache yet, or not one of ours
+            self._known = {}  # there is no cache yet, or the file is not a cache
         return self
 
     def probe(self, source: str | bytes, encoding: str, name: str) -> tuple[int, int]:

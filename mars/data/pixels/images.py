@@ -1,7 +1,7 @@
-"""The only image decoder: engine and trainer see the same pixels.
+"""The only image decoder, so that engine and trainer see the same pixels.
 
-Applies EXIF rotation, puts alpha on white, takes the first frame, and returns 8-bit RGB. An image that is not 8-bit is
-refused unless its encoding is declared, and so is a file that lacks pixels.
+Applies EXIF rotation, puts transparent pixels on white, takes the first frame, and returns 8-bit RGB. Refuses a file
+that lacks pixels, and an image of more than 8 bits without a declared encoding.
 
 Memory: the bytes of the file, and up to 8 bytes for each pixel (11 for a progressive JPEG): 270 MB (370 MB) for
 MAX_PIXELS. Each thread that decodes needs as much.
@@ -33,7 +33,7 @@ DecodeImage = Callable[[ImageRef], "Image.Image"]
 """Decodes an image as `decode_image` does, wherever it is read from."""
 
 ENCODINGS = ("rgb", *DEPTH_ENCODINGS)
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # none that runs another program to decode
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # no format for which Pillow starts another program
 MAX_PIXELS = 2**25
 MIN_SIDE = 4  # image processors take a side of 1 or 3 pixels for the colour channels
 MAX_ASPECT = 200  # limit of Qwen-VL's smart_resize
@@ -47,8 +47,9 @@ TIFF_BITS_PER_SAMPLE, TIFF_COMPRESSION, TIFF_SAMPLE_FORMAT, TIFF_SUBSAMPLING = 2
 def decode_image(ref: ImageRef, read: ReadImage = stored_image) -> Image.Image:
     """Decode to 8-bit RGB of size `decoded_size(ref)`. Raises BadImage (a DataError) with the file's name.
 
-    read: gives the path or the encoded bytes; not `stored_image` on a node without the image at the driver's path.
-    Raises TypeError for a transformed image: the transforms of a run are applied by its `TransformingDecoder`.
+    read: gives the path or the encoded bytes. A node that does not have the images at the driver's paths passes another
+        function than `stored_image`.
+    Raises TypeError for a transformed image: only a run's `TransformingDecoder` applies transforms.
     """
     if isinstance(ref, TransformedImage):
         raise TypeError(f"{ref.path}: decode_image applies no transforms; decode it with a TransformingDecoder")
@@ -67,7 +68,7 @@ def decoded_size(ref: ImageRef) -> tuple[int, int]:
 
 
 def size_problem(size: tuple[int, int]) -> str | None:
-    """What (width, height) must be, if an image of this size is refused; None if it is not."""
+    """Why an image of this (width, height) is refused, as the condition that it breaks; None if it is accepted."""
     short, long = min(size), max(size)
     if short >= MIN_SIDE and long <= MAX_ASPECT * short and short * long <= MAX_PIXELS:
         return None
@@ -77,7 +78,7 @@ def size_problem(size: tuple[int, int]) -> str | None:
 def probe_size(source: str | bytes, encoding: str, name: str) -> tuple[int, int]:
     """(width, height) after EXIF rotation, from the header of a file (path) or of encoded bytes.
 
-    Everything decode_image would refuse from the header is refused here. A file that does not end as its format
+    What decode_image would refuse because of the header is refused here too. A file that does not end as its format
     should is decoded in full, so that truncated files are found without decoding the others.
     name: what messages call the image. Raises BadImage.
     """
@@ -99,7 +100,7 @@ def _opened(source: str | bytes, encoding: str, name: str) -> Iterator[ImageFile
         check_file(source, name)
     elif not source:
         raise BadImage("empty", f"{name}: the image has 0 bytes")
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # a user's file may have set it, for all that this process decodes
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # a user's file may have set it for this whole process
     Image.init()  # registers WEBP and TIFF, which Pillow loads late
     try:
         with Image.open(source if isinstance(source, str) else io.BytesIO(source), formats=FORMATS) as image:
@@ -109,7 +110,7 @@ def _opened(source: str | bytes, encoding: str, name: str) -> Iterator[ImageFile
         raise
     except Image.DecompressionBombError as error:
         raise BadImage("size", f"{name}: unusable size: {error}") from error
-    except Image.UnidentifiedImageError as error:  # its own text holds the path or the address of an object
+    except Image.UnidentifiedImageError as error:  # Pillow's text would show a path, or an object's address
         raise BadImage("undecodable", f"{name}: cannot be decoded: it is no image of a known format") from error
     except Exception as error:  # decoders raise anything on damaged files
         reason = str(error) or type(error).__name__
@@ -164,10 +165,10 @@ def _stored_bits(image: Image.Image) -> int:
 
 
 def _header_is_enough(image: Image.Image) -> bool:
-    """Whether reading the header suffices.
+    """Whether reading the header suffices to know that the file is whole, and its width and height.
 
-    The file must end as its format requires. A PNG file must also have no chunk behind its pixels that
-    can hold EXIF data, because such data could swap width and height.
+    The file must end as its format requires. A PNG file must also have no chunk behind its pixels that can hold EXIF
+    data: a rotation there would swap width and height.
     """
     fp, here = image.fp, image.fp.tell()
     size = fp.seek(0, os.SEEK_END)
@@ -183,7 +184,7 @@ def _header_is_enough(image: Image.Image) -> bool:
 
 
 def _png_is_regular(fp: IO[bytes], size: int) -> bool:
-    """Whether all chunks are there, and none after the pixels can hold EXIF data, which could swap width and height."""
+    """Whether all chunks are there, and no chunk after the pixels can hold EXIF data (see _header_is_enough)."""
     position, pixels_seen = 8, False
     while position + 12 <= size:
         head = _read_at(fp, position, 8)

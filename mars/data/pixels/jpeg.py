@@ -32,7 +32,7 @@ _NOISE = bytes(random.Random(0).choices(range(1, 255), k=4096))
 
 @dataclass(frozen=True)
 class _Frame:
-    """kind: its marker. factors: component -> its horizontal and vertical sampling factor."""
+    """kind: the second byte of its marker. factors: component -> its horizontal and vertical sampling factor."""
 
     kind: int
     width: int
@@ -71,7 +71,7 @@ def load_jpeg(data: bytes) -> Image.Image:
     A file of one scan is decoded without its end marker, so that the decoder fails for lack of data if more than the
     last block or two are missing. A file of several scans (progressive), or of few blocks, is decoded twice, once with
     noise after each scan. After a complete scan, the decoder skips the noise. After a truncated scan, it decodes the
-    noise as the missing blocks. So the two results are equal only if all scans are complete.
+    noise as the missing blocks. So the two results are equal only if every scan is complete.
     """
     frame, scans = _structure(data)
     for scan in scans:
@@ -142,7 +142,7 @@ def _scan(header: bytes, start: int, end: int, interval: int) -> _Scan:
 def _check_restarts(data: bytes, frame: _Frame, scan: _Scan) -> None:
     """Raises ValueError unless all restart markers are there in order.
 
-    Where markers are missing, the decoder fills the gap without an error.
+    If markers are missing, the decoder fills the gap without an error.
     """
     markers = b"".join(_RESTART.findall(data, scan.start, scan.end))
     expected = -(-frame.num_units(scan.components) // scan.interval) - 1 if scan.interval else 0
@@ -153,7 +153,7 @@ def _check_restarts(data: bytes, frame: _Frame, scan: _Scan) -> None:
 def _check_complete(scans: Sequence[_Scan], frame: _Frame) -> None:
     """Raises ValueError if a component has no scan, or a progressive file lacks the lowest bit of a coefficient.
 
-    Reads the headers of the scans only, not whether their data are complete.
+    Reads only the headers of the scans; `load_jpeg` checks whether their data are complete.
     """
     for component in frame.factors:
         own = [scan for scan in scans if component in scan.components]

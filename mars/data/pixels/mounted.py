@@ -1,4 +1,4 @@
-"""Images on a node where the data are mounted elsewhere than on the driver's node."""
+"""Find images on a node where the data are mounted at another path than on the driver's node."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ IMAGE_ROOT_VARIABLE = "MARS_IMAGE_ROOT"
 
 @dataclass(frozen=True)
 class MountedRoot:
-    """A `ReadImage` that looks for what is under `driver_root` under `root` instead.
+    """A `ReadImage` that replaces the folder `driver_root` at the start of a path by `root`.
 
-    driver_root: data.image_root as the driver has resolved it: no link is left in it. root: the same folder here.
+    driver_root: data.image_root on the driver's node, without symbolic links. root: the same folder on this node.
 
         MountedRoot("/data/llvip", "/mnt/llvip")(Place("/data/llvip/visible/1.jpg"))  # "/mnt/llvip/visible/1.jpg"
     """
@@ -24,7 +24,8 @@ class MountedRoot:
     root: str
 
     def __call__(self, place: Place) -> str | bytes:
-        """Files of rows are looked for in the same way. What is elsewhere has the same path on all nodes.
+        """Images in files of rows are found in the same way. A path outside `driver_root` is taken to be the same on
+        all nodes.
 
         Raises BadImage for a path that leads out of `root` here, by a link for example.
         """

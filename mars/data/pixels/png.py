@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import Image
 
-# Up to this size, the unpacked pixels are handed to Pillow in stored (level 0) blocks: 15 % more time than decoding
-# alone. Larger images are unpacked twice, 50 % more time, so that no second copy of them stays in memory.
+# Up to this size, Pillow gets the unpacked pixels in stored (level 0) blocks, which takes 15 % longer than decoding
+# alone. Larger images are unpacked twice, which takes 50 % longer but keeps no second copy in memory.
 _REPACKED_PIXELS = 2**22
 _BLOCK = 2**18
 
@@ -22,7 +22,7 @@ _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4),
 
 
 def load_png(data: bytes) -> Image.Image:
-    """Decode a PNG file. Raises ValueError, OSError or zlib.error where it is damaged or pixels are missing."""
+    """Decode a PNG file. Raises ValueError, OSError or zlib.error if it is damaged or lacks pixels."""
     from PIL import Image
 
     chunks = list(_chunks(data))

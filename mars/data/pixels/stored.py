@@ -1,4 +1,4 @@
-"""Where an image is stored, and its encoded bytes: a file, or a cell of a file of rows."""
+"""Where an image is stored (a file, or a cell of a file of rows), and how its encoded bytes are read."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ ReadImage = Callable[[Place], str | bytes]
 
 
 def stored_image(place: Place) -> str | bytes:
-    """The path of the image if it is a file (not opened), its encoded bytes if it is a cell. It is a `ReadImage`."""
+    """A `ReadImage`: the path of an image that is a file, without opening it; the encoded bytes of a cell."""
     if place.row is None or place.slot is None:
         return place.path
     check_file(place.path, place.name, is_image=False)

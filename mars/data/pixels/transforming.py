@@ -1,4 +1,4 @@
-"""Apply the transforms of `TransformedImage` references behind a decoder, and try each transform before a run."""
+"""Apply the transforms of `TransformedImage` references after decoding, and try each transform before a run."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _ADVICE = "a transform takes (image, rng, strength) and returns an 8-bit RGB ima
 class TransformingDecoder:
     """A `DecodeImage` that decodes with `decode`, then applies the transforms of the reference.
 
-    load: makes the transforms, by the names of `recipe.transforms`. Called for the first reference that has one: a
-    process without such images runs no user's file.
+    load: returns the transforms by their names in `recipe.transforms`. It is called at the first transformed image, so
+        that a process without such images runs no user's file.
     """
 
     def __init__(self, decode: DecodeImage, load: Callable[[], Mapping[str, ImageTransform]]) -> None:
@@ -37,7 +37,7 @@ class TransformingDecoder:
             return self._load()
 
     def __call__(self, ref: ImageRef) -> Image.Image:
-        """Raises what `decode` raises, and ConfigError if a transform fails or is not there: the run cannot go on."""
+        """Raises what `decode` raises, and ConfigError, which ends the run, if a transform is missing or fails."""
         if not isinstance(ref, TransformedImage):
             return self._decode(ref)
         image = self._decode(ref.untransformed)
@@ -50,7 +50,7 @@ class TransformingDecoder:
 
 
 def apply(transform: ImageTransform, image: Image.Image, call: TransformCall, name: str) -> Image.Image:
-    """The changed image. name: of the image, for messages. Raises ConfigError."""
+    """The changed image. name: the image's name in messages. Raises ConfigError if the transform fails."""
     import numpy as np
     from PIL import Image
 
@@ -69,7 +69,8 @@ def apply(transform: ImageTransform, image: Image.Image, call: TransformCall, na
 def try_transforms(transforms: Mapping[str, ImageTransform]) -> None:
     """The self-test of all transforms on a small image. Raises ConfigError.
 
-    Refuses one that gives two results for the same reference, because engine and trainer would see different pixels.
+    Refuses a transform that changes its argument, or gives two results for the same seed: engine and trainer would see
+    different pixels.
     """
     import numpy as np
     from PIL import Image

@@ -4,8 +4,8 @@
     def masked(settings: Settings) -> ImageTransform:
         return blank_patches(settings.masked_share, 14)
 
-A transform gives an 8-bit RGB image of the same size, depends only on its arguments, and changes none of them. Every
-one here leaves the image as it is at strength 0.
+A transform returns an 8-bit RGB image of the same size, depends only on its arguments, and does not change them. At
+strength 0 the transforms here return the image unchanged.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FIRST_BETA, _LAST_BETA = 1e-5, 5e-3
 def blank_patches(share: float, size: int) -> ImageTransform:
     """Each square of `size` pixels is black with probability share x strength (PAPO, arXiv 2507.06448).
 
-    Squares start at the top left corner; those at the right and lower edge may be smaller.
+    The grid of squares starts at the top left corner; squares at the right and lower edge may be smaller.
     """
     if not 0 <= share <= 1 or size < 1:
         raise ValueError(f"blank_patches: share must be within 0 to 1 and size at least 1; got {share} and {size}")
@@ -61,7 +61,7 @@ def gaussian_diffusion(steps: int) -> ImageTransform:
         x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) e,    a_t = product of 1 - beta_i for i = 0 to t
 
     x in [0, 1], e normal, beta_i from 1e-5 to 5e-3 along a sigmoid over [-6, 6] (as in NoisyRollout, arXiv 2504.13055,
-    whose a_t has t + 1 factors too). At t = 0 the image stays as it is.
+    where a_t also has t + 1 factors). At t = 0 the image stays as it is.
     """
     if not 0 <= steps <= _DIFFUSION_STEPS:
         raise ValueError(f"gaussian_diffusion: steps must be within 0 to {_DIFFUSION_STEPS}; got {steps}")
@@ -107,10 +107,9 @@ def rotate(max_degrees: float, fill: tuple[int, int, int] = (0, 0, 0)) -> ImageT
 
 
 def mixup(others: Sequence[str], low: float, high: float) -> ImageTransform:
-    """Blended with one of the images `others`: (1 - strength) x + strength (s x + (1 - s) y), s drawn from [low, high].
+    """Blends image x with image y of `others`: (1 - strength) x + strength (s x + (1 - s) y), s drawn from [low, high].
 
-    others: files of 8-bit images, which every node with a worker must have; one is drawn, and resized to the size of
-    the image.
+    others: files of 8-bit images. One is drawn and resized to the size of x. Every node with a worker must have them.
     """
     if not others or not 0 <= low <= high <= 1:
         raise ValueError(f"mixup: want files, and 0 <= low <= high <= 1; got {len(others)} files, {low} and {high}")

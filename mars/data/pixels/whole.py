@@ -1,7 +1,7 @@
 """Load all pixels of an image file, and refuse a file that holds too few of them. Time is linear in the file's size.
 
-Pillow accepts such files: pixels that are missing are grey in a JPEG and black in a PNG. What damage is found in each
-format and what is not: docs/data.md, section "Damaged images".
+Pillow accepts such files: missing pixels are grey in a JPEG and black in a PNG. docs/data.md, section "Damaged images",
+says which damage is found in each format.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _RAW, _JPEG, _DEFLATE = 1, 7, (8, 32946)
 _BLOCK = 2**18
 _MAX_PART_BYTES = 2**28  # of a strip or tile, unpacked; an image has at most 2**25 pixels
 
-# Of so many bytes "\n" by chance, not all follow a "\r": the probability is 2**-128.
+# The probability that each of so many "\n" follows a "\r" in random bytes is 2**-128.
 _FEW_LINES = 16
 
 
@@ -50,7 +50,7 @@ def _content(image: ImageFile) -> bytes:
 def _check_line_ends(data: bytes) -> None:
     """Raises ValueError for a file that was copied as text, with "\r\n" for each "\n": its pixels are shifted.
 
-    Decoders notice it by chance only: those of JPEG, BMP and PPM hardly ever.
+    Decoders notice this only by chance; those of JPEG, BMP and PPM hardly ever do.
     """
     lines = data.count(b"\n")
     if lines >= _FEW_LINES and lines == data.count(b"\r\n"):
@@ -60,8 +60,8 @@ def _check_line_ends(data: bytes) -> None:
 def _check_tiff(image: ImageFile) -> None:
     """Raises if strips or tiles of the first image lack pixels, which Pillow would fill in.
 
-    Uncompressed, JPEG and Deflate strips and tiles are checked. The decoder of Deflate stops at the last pixel and does
-    not read the checksum behind it. The decoders of the other compressions raise.
+    Checks uncompressed, JPEG and Deflate strips and tiles; for Deflate because its decoder stops at the last pixel,
+    before the checksum. The decoders of the other compressions raise by themselves.
     """
     tags = image.tag_v2
     sizes, offsets = (
@@ -83,7 +83,8 @@ def _check_tiff(image: ImageFile) -> None:
 
 
 def _check_deflated(part: bytes) -> None:
-    """Raises ValueError or zlib.error unless the stream is whole; its end has a checksum of what it unpacks to."""
+    """Raises ValueError or zlib.error unless the stream is whole. A checksum of the unpacked bytes stands at its
+    end."""
     unpack, number = zlib.decompressobj(), 0
     while not unpack.eof:
         block = unpack.decompress(part, _BLOCK)

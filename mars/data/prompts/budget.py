@@ -1,4 +1,4 @@
-"""Compute the size at which the model sees an image, from its source's pixel budget or the one for every image."""
+"""Compute the size at which the model sees an image, from the pixel budget of its source or of all images."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ from mars.types import Prompt, Source
 
 logger = logging.getLogger(__name__)
 
-_BICUBIC = 3  # of Pillow: the filter of all families' image processors, and of images with limits of their own
+_BICUBIC = 3  # Pillow's number: the default of image processors, and for data.source_image_pixels
 
 SourcePixels = Mapping[str, Sequence[int]]
-"""Source name -> [smallest, largest] width x height after resizing, within the limits for every image."""
+"""Source name -> [smallest, largest] width x height after resizing. Both are within the limits for every image."""
 
 
 @dataclass(frozen=True)
 class ImageBudget:
     """How large the model sees an image.
 
-    min_pixels, max_pixels: limits of width x height after resizing. patch_size: side of a vision patch in pixels.
-    merge_size: a model token covers merge_size x merge_size patches. sizing: how the model's family keeps the limits.
-    resample: Pillow's number of the filter with which the image processor resizes. own_minimum: the lower limit in the
-        model's own files, and where it is; `min_pixels` replaces it.
+    min_pixels, max_pixels: limits of width x height after resizing.
+    patch_size: side of a vision patch in pixels.
+    merge_size: a model token covers merge_size x merge_size patches.
+    sizing: how the model's family keeps the limits.
+    resample: Pillow's number of the filter with which the image processor resizes.
+    own_minimum: the lower limit in the model's own files, and the key that has it; `min_pixels` replaces this limit.
     """
 
     min_pixels: int
@@ -41,20 +43,20 @@ class ImageBudget:
     merge_size: int
     sizing: ImageSizing = SMART_RESIZE
     resample: int | None = _BICUBIC
-    own_minimum: tuple[int, str] = field(default=(0, ""), compare=False)  # it names a file for messages
+    own_minimum: tuple[int, str] = field(default=(0, ""), compare=False)  # only for messages
 
     @classmethod
     def from_pretrained(cls, model_path: str, min_pixels: int, max_pixels: int) -> ImageBudget:
         """Read the sizes of patches and tokens from the model's image processor file.
 
         Raises SetupError if they are missing or invalid, if the file names the image processor of another model or
-        settings that are not kept here, or if the model's family is not supported.
+        settings that mars cannot follow, or if the model's family is not supported.
         """
         config = read_json(model_path, "config.json")
         family = family_of(config.get("model_type"), f"model.path: {model_path}/config.json")
         processor = read_json(model_path, "processor_config.json")
         name, settings = "processor_config.json", processor.get("image_processor")
-        if settings is None:  # as transformers chooses the file
+        if settings is None:  # transformers chooses between the files in the same way
             name, settings = "preprocessor_config.json", read_json(model_path, "preprocessor_config.json")
         if not isinstance(settings, dict) or not all(key in settings for key in family.sizing_keys):
             raise SetupError(
@@ -86,13 +88,13 @@ _SWITCHES = {
     "do_pad": (False, "images are resized to whole patches"),
     "do_rescale": (True, "images have 8 bits, and the model reads numbers of about 1"),
 }
-"""Switches of image processors: the value with which they make the images that a run takes, and why."""
+"""Switches of image processors: key -> (the value that a run needs, the reason)."""
 
 
 def check_image_processor(settings: Mapping[str, Any], family: Family, file: str) -> None:
-    """Raises SetupError for a class that transformers does not know, or that makes other pixels than the model reads.
+    """Raises SetupError for another image processor than the family's, and for a switch that would change the pixels.
 
-    The first is common: folders of 2025 name Qwen2_5_VLImageProcessor, which transformers no longer has.
+    The first is common: folders of 2025 name Qwen2_5_VLImageProcessor, a class that transformers no longer has.
     """
     if "AutoImageProcessor" in str(settings.get("auto_map")):
         return  # a class of the folder's own code, which is loaded only with model.trust_remote_code
@@ -112,10 +114,10 @@ def check_image_processor(settings: Mapping[str, Any], family: Family, file: str
 
 
 def check_colours(settings: Mapping[str, Any], file: str) -> None:
-    """Raises SetupError for a file that leaves out how colours become numbers, or says it in a form of its own.
+    """Raises SetupError if image_mean, image_std or do_rescale is missing where engine and trainer need it.
 
-    transformers, and with it the trainer, would take defaults for what is missing, and vLLM others: without image_mean
-    and image_std it does not normalize (vllm/model_executor/layers/fusion/mm_input_norm.py).
+    For a missing key, the trainer would use transformers' default and vLLM another one: without image_mean and
+    image_std, vLLM does not normalize (vllm/model_executor/layers/fusion/mm_input_norm.py).
     """
     wrong = [key for key in ("image_mean", "image_std") if not _are_three_numbers(settings.get(key))]
     if wrong and settings.get("do_normalize", True):
@@ -147,10 +149,10 @@ def _warn_once(file: str, written: str, limit: int, max_pixels: int) -> None:
 
 
 def warn_of_smaller_images(settings: Mapping[str, Any], max_pixels: int, file: str) -> None:
-    """Warns once if the limit in the model's own file is below the run's, which replaces it.
+    """Warns once if the limit in the model's own file is below `max_pixels` of the run, which replaces it.
 
-    The file has max_pixels, or in newer versions size.longest_edge. In transformers the first counts if both are there.
-    The limit of InternVL is max_patches.
+    The file's key is max_pixels, or size.longest_edge in newer files; transformers uses max_pixels if both are there.
+    InternVL's key is max_patches.
     """
     limit, written = _limit(settings, "max_pixels", "longest_edge")
     if 0 < limit < max_pixels:
@@ -160,8 +162,8 @@ def warn_of_smaller_images(settings: Mapping[str, Any], max_pixels: int, file: s
 def _limit(settings: Mapping[str, Any], name: str, edge: str) -> tuple[int, str]:
     """A limit of the model's own file in pixels, and as it is written there; (0, "") if there is none.
 
-    name: of the limit, also within `size` in files of 2024. edge: its name within `size` in newer files. InternVL's
-    limits are numbers of tiles; at least one is none, because every image has one.
+    name: the limit's key, at the top level or, in files of 2024, in `size`. edge: its key in `size` in newer files.
+    InternVL's limits are numbers of tiles. There a minimum of one tile counts as no limit: every image has one tile.
 
     >>> _limit({"size": {"shortest_edge": 3136, "longest_edge": 1003520}}, "max_pixels", "longest_edge")
     (1003520, 'size.longest_edge=1003520')
@@ -180,9 +182,9 @@ def _limit(settings: Mapping[str, Any], name: str, edge: str) -> tuple[int, str]
 
 
 def warn_of_small_images(budget: ImageBudget, prompts: Iterable[Prompt]) -> None:
-    """Warns if images have fewer pixels than the model's own file allows, so that the model was trained on larger ones.
+    """Warns if images are smaller than the minimum of the model's own file, and the run's minimum is lower.
 
-    Images of sources with limits of their own are left out.
+    The model was trained on enlarged images. Images of sources in data.source_image_pixels are not counted.
     """
     least, where = budget.own_minimum
     sizes = [source.image.size for prompt in prompts for source in prompt.sources if source.image.resized is None]
@@ -215,8 +217,8 @@ def num_image_tokens(size: tuple[int, int], budget: ImageBudget) -> int:
 def source_budgets(source_pixels: SourcePixels, budget: ImageBudget) -> dict[str, ImageBudget]:
     """Source name -> budget with the limits of that source and the patch sizes of `budget`.
 
-    Raises ConfigError for a model whose image processor would resize the images again, because it cuts every image into
-    tiles by one limit, and for one that resizes with another filter.
+    Raises ConfigError for a model that cuts every image into tiles by one limit, because its image processor would
+    resize the images again, and for an image processor with another filter than bicubic.
     """
     if source_pixels and not budget.sizing.takes_resized:
         raise ConfigError(
@@ -236,9 +238,9 @@ def limit_images(prompt: Prompt, budgets: Mapping[str, ImageBudget]) -> tuple[Pr
     """Set `resized` in the images of sources in `budgets`; also returns a problem for each image that gets too narrow.
 
     The model's image processor has the limits for every image, `data.min_image_pixels` and `data.max_image_pixels`. It
-    does not resize these images again, because their sides are already multiples of its patches and within its limits.
+    does not resize these images again: their sides are multiples of its patches, and their pixels within its limits.
     Example: with [3136, 200704] for "infrared" and patches of 14, merge 2, an infrared image of 1280x1024 becomes
-    476x392, 238 tokens, whatever the budget of the others.
+    476x392, 238 tokens, whatever the budget of the other sources.
     """
     if not budgets:
         return prompt, []

@@ -29,7 +29,7 @@ CACHED_PROMPTS = 4096
 """The cache of prompt ids has room for at least this many views. Each view takes 1 kB or more."""
 
 
-_BYTE_ORDER_MARK = "\ufeff"  # of a file that an editor of Windows saved; it would begin every prompt
+_BYTE_ORDER_MARK = "\ufeff"  # some editors on Windows write it at the start of a file
 
 
 class MissingOpening(DataError):
@@ -39,10 +39,9 @@ class MissingOpening(DataError):
 class PromptEncoder:
     """A model's tokenizer and chat template, without the model.
 
-    cached_prompts: views whose ids are kept.
-    opening: the beginning of every response that the prompt holds already: "<think>" and a line break for a thinking
-        model whose generation prompt ends with it, "" for others. It is part of the text of a response, but not of its
-        tokens.
+    cached_prompts: the most views whose ids are cached.
+    opening: the end of the generation prompt, if it is the beginning of every response: "<think>" and a line break for
+        some thinking models, "" for other models. It is part of a response's text, but not of its tokens.
     parts_only: roles whose texts the chat template takes only as lists of parts (`roles_of_parts`).
     """
 
@@ -61,11 +60,11 @@ class PromptEncoder:
         self._rules = rules
         self._template_arguments = template_arguments
         special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
-        # Ends that the tokenizer does not call special, and so would leave in the text of a response.
+        # End tokens that the tokenizer does not call special: it would leave them in the text of a response.
         self._plain_ends = [id_ for id_ in rules.eos_ids if id_ not in special]
         self._forbidden = frozenset(special | {rules.image_id, rules.pad_id, *rules.eos_ids, *rules.blocked_ids})
         self._encode = lru_cache(maxsize=cached_prompts)(self._encode_uncached)
-        # The views of a prompt follow each other, and often differ in their images alone.
+        # The views of a prompt are encoded one after the other, and often have the same text.
         self._check_plain = lru_cache(maxsize=8)(self._check_plain_uncached)
 
     @classmethod
@@ -99,8 +98,8 @@ class PromptEncoder:
     def encode_response(self, text: str) -> tuple[int, ...]:
         """Ids of an assistant's response with the token that ends its turn in the chat template (`with_turn_end`).
 
-        They are the target of supervised training, without the ids of `opening`. Raises MissingOpening if the text does
-        not begin with it, and DataError if it would produce a special token.
+        Supervised training learns these ids; those of `opening` are not among them. Raises MissingOpening if the text
+        does not begin with `opening`, and DataError if the text would produce a special token.
         """
         self._check_plain(text, "response")
         written = without_opening(text, self.opening)
@@ -114,9 +113,9 @@ class PromptEncoder:
         return (*ids, self._rules.eos_ids[0])
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of a response without special tokens and ends, with `opening` at its beginning.
+        """The text of a response without special tokens and end tokens, with `opening` at its beginning.
 
-        So rewards, evaluations and pages read the response of a thinking model as one with both of its tags.
+        So rewards, evaluations and pages find both tags, <think> and </think>, in the response of a thinking model.
         """
         ids = np.asarray(token_ids, dtype=np.int64)  # the tokenizer would check every element of a list
         if self._plain_ends:
@@ -156,8 +155,8 @@ class PromptEncoder:
 def chat_template(tokenizer: Any, model_path: str) -> Any:
     """The model's chat template: of chat_template.jinja, else chat_template.json, else tokenizer_config.json.
 
-    Older folders have the processor's template in chat_template.json, and may have one in tokenizer_config.json that
-    knows no images. Raises SetupError if there is none.
+    Older folders have the processor's template in chat_template.json. The one in their tokenizer_config.json may not
+    know images. Raises SetupError if there is none.
     """
     template = tokenizer.chat_template
     if not has_file(model_path, "chat_template.jinja"):
@@ -210,7 +209,8 @@ def prompt_length(prompt_token_ids: Sequence[int], tokens_per_image: Sequence[in
 
 
 def _content(text: str, as_parts: bool) -> str | list[dict[str, str]]:
-    """The content that a chat template takes: text without markers as it is or as one part, other text as parts."""
+    """A text as a chat template takes it: a list of parts if it has markers or `as_parts` is set, else the text
+    itself."""
     pieces = text.split(IMAGE_MARKER)
     if len(pieces) == 1 and not as_parts:
         return text

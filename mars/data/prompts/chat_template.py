@@ -14,7 +14,7 @@ _THOUGHT = re.compile(r"([<\[◁][^\s<>\[\]◁▷|/]{0,20}(?:think|thought|reaso
 
 
 class TemplateFailure(SetupError):
-    """The chat template does not take the messages of a row. If it takes those of others, only this row is bad."""
+    """The chat template does not take the messages of a row. If it takes other rows, only this row is bad."""
 
 
 def render(tokenizer: Any, turns: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]) -> str:
@@ -34,7 +34,7 @@ def render(tokenizer: Any, turns: Sequence[Mapping[str, Any]], arguments: Mappin
 
 
 def refuse_lost_images(tokenizer: Any, turns: Sequence[Mapping[str, Any]], made: int, given: int) -> NoReturn:
-    """Always raises TemplateFailure. For the caller that has found that numbers of placeholders and images differ."""
+    """Always raises TemplateFailure. Call it if the numbers of placeholders and images differ."""
     roles = ", ".join(str(turn["role"]) for turn in turns)
     raise TemplateFailure(
         f"model.path: {template_path(tokenizer.name_or_path)}: the chat template makes {made} image placeholders of "
@@ -56,9 +56,9 @@ def opening_of(generation_prompt: str) -> str:
 
 
 def other_opening_of(generation_prompt: str) -> str:
-    """A tag of a thought that is not "<think>" at the end of the generation prompt; "" if there is none.
+    """The tag that opens a thought at the end of the generation prompt, if it is not "<think>"; else "".
 
-    Rewards read a thought between <think> and </think> alone, so that no response could earn its part of the score.
+    Rewards find a thought only between <think> and </think>, so no response could earn the score for it.
 
     >>> other_opening_of("assistant\\n<seed:think>\\n"), other_opening_of("assistant\\n<think>\\n")
     ('<seed:think>', '')
@@ -68,9 +68,9 @@ def other_opening_of(generation_prompt: str) -> str:
 
 
 def check_opening(tokenizer: Any, rendered: str, opening: str) -> None:
-    """rendered: a conversation with its generation prompt. opening: of the template, see `opening_of`.
+    """Raises TemplateFailure if a conversation does not end with `opening`: its responses would be read wrongly.
 
-    Raises TemplateFailure if this conversation has another opening: its responses would be read wrongly.
+    rendered: the conversation with its generation prompt. opening: the template's, see `opening_of`.
     """
     if not rendered.endswith(opening) or (not opening and rendered.rstrip().endswith(_OPEN)):
         raise TemplateFailure(
@@ -80,8 +80,9 @@ def check_opening(tokenizer: Any, rendered: str, opening: str) -> None:
 
 
 def without_opening(response: str, opening: str) -> str | None:
-    """What a model that gets `opening` with the prompt must write for the response; None if the response begins with
-    something else. White space after the opening may differ.
+    """The response without `opening`, which the prompt holds already; None if the response does not begin with it.
+
+    White space after the opening may differ.
 
     >>> without_opening("<think>a car</think>", "<think>\\n")
     'a car</think>'

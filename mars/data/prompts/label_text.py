@@ -48,7 +48,7 @@ _QUESTION = re.compile(
 
 @dataclass(frozen=True)
 class Label:
-    """text: the label, with the white space up to the marker. is_named: it names the image beside it."""
+    """text: the label, with the white space up to the marker. is_named: whether it names the image beside it."""
 
     text: str
     is_named: bool
@@ -96,7 +96,7 @@ def name_pattern(source: str) -> str:
 
 
 def _gaps_of_lines(pieces: Sequence[str]) -> list[Gap] | None:
-    """The gaps of a message whose labels can be told by their place alone, in any language; None for other messages.
+    """The gaps of a message whose labels show by their place alone, in any language; None for other messages.
 
     Each image must end a line. Labels are short texts in front of each image on its line; or short lines, all alike,
     one above each image or one below each (see `_are_captions`). Each column shows lines of a different message:
@@ -233,8 +233,8 @@ def _colon_label(body: str, names: _Names) -> int | None:
 
 
 def _label_without_colon(piece: str, names: _Names) -> tuple[int | None, bool]:
-    """Start of a label such as "(a)", "the infrared image" or "### Infrared" in front of a marker, None without one;
-    and whether the label may be a word of a sentence instead ("Is it visible <image>")."""
+    """The start of a label without a colon in front of a marker, such as "(a)", "the infrared image" or "### Infrared",
+    or None; and whether the label may be a word of a sentence instead ("Is it visible <image>")."""
     body = piece.rstrip()
     bracketed = re.search(rf"{_IN_BRACKETS}$", body)
     if bracketed:

@@ -90,9 +90,9 @@ class PreparedRows:
     problems: all problems of all rows, in file order.
     lengths: row -> tokens of its longest view, images expanded. Rows that cannot be measured are missing.
     tried: the rows that the chat template was tried on, for `refuse_chat_template`.
-    num_instructing: rows whose own text says how to answer; no template is applied to them.
-    templates: name of a template, or "none" -> number of the other rows that have it.
-    num_decoded: images that were decoded in full. seconds: time without decoding images in full.
+    num_instructing: the number of rows whose own text says how to answer; no template is applied to them.
+    templates: of the other rows, how many have which template: name, or "none" for no template -> number of rows.
+    num_decoded: the number of images that were decoded in full. seconds: time taken, without this decoding.
     """
 
     rendered: tuple[Prompt, ...]
@@ -135,8 +135,9 @@ def prepare_rows(files: Sequence[str], settings: RowSettings, probe: Probe = pro
     it meaningless: a row with a missing image has no length, so it cannot be overlong.
 
     probe: see mars.data.rows.dataset.Probe.
-    Raises DataError for files that cannot be read, and ConfigError for a template that cannot be rendered. Rows that
-    the model's chat template does not take are bad, even if there are no others: see `refuse_chat_template`.
+    Raises DataError for files that cannot be read, and ConfigError for a template that cannot be rendered. A row
+    that the model's chat template does not take is only a bad row here, even if all rows are bad for this reason;
+    `refuse_chat_template` raises then.
     """
     start = time.perf_counter()
     reading = read_prompts(
@@ -234,9 +235,9 @@ def _prepare(row: RowReading, settings: RowSettings, views: ViewTrial) -> _Prepa
 
 
 def _refused_texts(row: str, prompt: Prompt, encoder: PromptEncoder, views: ViewTrial) -> list[RowProblem]:
-    """The problems of the prompt's messages, or of the first of its views that has some.
+    """The problems of the prompt's messages; if there are none, those of its first view with problems.
 
-    Raises TemplateFailure if the model's chat template does not take them.
+    Raises TemplateFailure if the model's chat template does not take the messages.
     """
     refused = _special_tokens(row, encoder.encode, prompt.messages, len(prompt.sources))
     for view, messages in prompt.view_messages.items():

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-_BLANK = "blank"  # none of the encodings of an image, so that no image that is read has the key of a blank one
+_BLANK = "blank"  # no image that is read has this encoding, so none has the key of a blank image
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Whether rows that the model's chat template does not take are bad, or the template itself is wrong."""
+"""Decide whether the rows that the model's chat template does not take are bad, or the template itself is wrong."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ class TriedRow:
 
 
 def refuse_chat_template(tried: Iterable[TriedRow]) -> None:
-    """Raises the first failure of the model's chat template if it takes no row, or no row with images: then it is the
-    template that is wrong, and not the rows. tried: the rows of all files of a job."""
+    """Raises the first failure of the model's chat template if it takes no row, or no row with images: then the
+    template
+    is wrong, not the rows. tried: the rows of all files of a job."""
     rows = list(tried)
     for some in (rows, [row for row in rows if row.has_images]):
         failures = [row.failure for row in some if row.failure is not None]
@@ -32,9 +33,9 @@ def refuse_chat_template(tried: Iterable[TriedRow]) -> None:
 class ViewTrial:
     """Tries the chat template on the views of prompts besides the multi view.
 
-    A view has a part of the multi view's texts, so that a template takes or refuses all views of one form: the same
-    roles, numbers of images, and messages with text. Only one view of each form is tried.
-    views: of a prompt; those with a wording of their own are tried elsewhere.
+    A template takes or refuses all views of one form: the roles of the messages, the number of images in each, and
+    whether it has text. So only one view of each form is tried.
+    views: prompt -> its views. Views with a wording of their own are skipped: mars/data/prompts/prepare.py tries them.
     """
 
     def __init__(

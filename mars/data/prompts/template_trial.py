@@ -1,7 +1,7 @@
 """Try a model's chat template before a run, and find out what it writes around responses.
 
-transformers runs it in jinja's sandbox, which keeps it away from the interpreter but lets it loop for ever or fill the
-memory. So each template is first rendered in a process that can be killed.
+transformers runs a template in jinja's sandbox. It cannot reach the interpreter there, but it can loop for ever or fill
+the memory. So each template is first rendered in a process that can be killed.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _RESPONSE = "The bus is red."
 
 Turns = list[Mapping[str, Any]]
 
-# What rows can hold. Some templates refuse a system message, or want one, or refuse turns after the first: then rows
-# that they refuse cannot be used. One of these must be rendered without an error.
+# Conversations as rows may hold them. A template may refuse some of them, for example those with a system message or
+# with several turns; such rows are bad then. It must render at least one conversation without an error.
 _CONVERSATIONS: tuple[Turns, ...] = (
     [{"role": "user", "content": [_IMAGE, _TEXT]}],
     [{"role": "user", "content": "Is there a bus?"}],
@@ -44,7 +44,7 @@ _CONVERSATIONS: tuple[Turns, ...] = (
 
 @dataclass(frozen=True)
 class WrittenByTemplate:
-    """opening: of responses, see `opening_of`. after_response: see `text_after_response`.
+    """opening: the beginning of responses, see `opening_of`. after_response: see `text_after_response`.
 
     parts_only: roles whose texts the template takes only as [{"type": "text", "text": ...}], see `roles_of_parts`.
     """
@@ -83,8 +83,8 @@ class _Template:
 @lru_cache(maxsize=8)
 def _try_once(template: _Template) -> WrittenByTemplate:
     file = template_path(template.model_path)
-    # Forked, because a new interpreter would need a second to import the tokenizer. The child renders and ends: it
-    # takes no lock of a thread of this process and starts none.
+    # Forked, because a new interpreter would need a second to import the tokenizer. This is safe, because the child
+    # only renders and ends: it takes no lock that a thread of this process may hold, and starts no thread.
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=_render_all, args=(template.tokenizer, template.arguments, theirs), daemon=True)
@@ -114,10 +114,9 @@ def _try_once(template: _Template) -> WrittenByTemplate:
 
 
 def _render_all(tokenizer: Any, arguments: Mapping[str, Any], connection: Connection) -> None:
-    """Runs in the child. Sends why the template fails, or None, and what it writes around responses.
+    """Runs in the child. Sends (why the template fails, or None; what it writes around responses, None if it fails).
 
-    It fails if it takes none of the conversations, or lacks memory. All must end within `_DEADLINE_S` seconds, or the
-    parent kills the child.
+    `try_template` says when a template fails. The parent kills the child after `_DEADLINE_S` seconds.
     """
     with suppress(OSError, ValueError):  # a system without /proc, or a lower limit
         pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -156,8 +155,8 @@ def _render_all(tokenizer: Any, arguments: Mapping[str, Any], connection: Connec
 def missing_header(tokenizer: Any, arguments: Mapping[str, Any]) -> str:
     """What the chat template writes before a response, but not at the end of a prompt with a generation prompt.
 
-    A policy would have to write it itself, and the cold start would teach responses without it. "" if nothing is
-    missing, and if it cannot be told because the template refuses, changes or omits a response.
+    A policy would have to write this text itself, while the cold start teaches responses without it. "" if nothing is
+    missing, or if nobody can tell because the template refuses, changes or omits a response.
     Example: "<|im_start|>assistant" for a ChatML template that ignores `add_generation_prompt`.
     """
     for asked, answered in _spellings():
@@ -174,9 +173,9 @@ def missing_header(tokenizer: Any, arguments: Mapping[str, Any]) -> str:
 
 
 def roles_of_parts(tokenizer: Any, arguments: Mapping[str, Any]) -> frozenset[str]:
-    """The roles of which the template writes a text only if it gets it as a list of parts.
+    """The roles whose text the template writes only if the text comes as a list of parts.
 
-    Some templates go through the parts of each message, and find none in a text.
+    Some templates loop over the parts of each message, and find none in a plain text.
     """
     user = {"role": "user", "content": [_IMAGE, _TEXT]}
 
@@ -193,7 +192,8 @@ def roles_of_parts(tokenizer: Any, arguments: Mapping[str, Any]) -> frozenset[st
 
 
 def _spellings() -> Iterator[tuple[Any, Any]]:
-    """A question and a response, each as a text or a list of parts: some templates take only one of the two."""
+    """A question and a response, each as a text or as a list of parts: some templates take only texts, others only
+    lists."""
     response = {"type": "text", "text": _RESPONSE}
     yield from (([_TEXT], _RESPONSE), ([_TEXT], [response]), (_TEXT["text"], _RESPONSE))
 

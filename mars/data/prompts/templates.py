@@ -1,4 +1,4 @@
-"""Prompt templates add to a question how to answer it. Training and evaluation use the same ones.
+"""Prompt templates add to a question how to answer it. Training and evaluation use the same templates.
 
 Templates are applied when prompts are loaded. Rendered prompts are not stored, so the same rows work for models with
 other box spaces.
@@ -31,8 +31,9 @@ class PromptTemplate:
     """
 
     def __init__(self, file: Path, include_folder: Path, *, box_space: str, model_type: str) -> None:
-        """include_folder: where {% include %} looks, the folder of mars' own templates. The attribute `name` is "vqa"
-        for one of these and "mine.jinja" for another file. Raises ConfigError for a file that is no template."""
+        """include_folder: the folder of mars' own templates, in which {% include %} looks too. The attribute `name` is
+        "vqa" for a template of this folder and "mine.jinja" for another file. Raises ConfigError for a file that is no
+        template."""
         from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 

@@ -25,7 +25,10 @@ _MAX_VOCABULARY = 2**22
 def token_rules(
     model_path: str, tokenizer: Any, config: Mapping[str, Any], generation: Mapping[str, Any]
 ) -> TokenRules:
-    """config, generation: config.json and generation_config.json. Raises SetupError with the file and key."""
+    """The special token ids of a model. config, generation: the contents of config.json and generation_config.json.
+
+    Raises SetupError with the file and key of an id that is missing or wrong.
+    """
     (vocab_size, key_of_size), media = _vocab_size(model_path, config), _media_ids(model_path, config)
     family = family_of(config.get("model_type"), f"model.path: {model_path}/config.json")
     words = tokenizer.get_vocab()
@@ -66,12 +69,14 @@ def token_rules(
 
 
 def with_turn_end(rules: TokenRules, tokenizer: Any, after_response: str) -> TokenRules:
-    """The rules with the token that ends the chat template's turn of the assistant as the first of `eos_ids`.
+    """The rules with the token that ends an assistant's turn in the chat template as the first of `eos_ids`.
 
-    The cold start teaches this token, so engines must stop at it, whatever the tokenizer's files say: those of base
-    models have <|endoftext|> as their end, and a template whose turns end with <|im_end|>.
-    after_response: `text_after_response`. If that does not begin with an added token, the rules are unchanged. Some
-    tokenizers do not call theirs special; then a closing tag, such as </answer>, is part of the response.
+    The cold start teaches this token, so engines must stop at it. The tokenizer's files may name another end: those of
+    base models name <|endoftext|>, while their template ends turns with <|im_end|>.
+
+    after_response: see `text_after_response`. The rules are unchanged if it does not begin with an added token, if that
+        token may never be sampled, or if it is a closing tag, such as </answer>, that the tokenizer does not call
+        special: the tag is part of the response then.
     """
     ids = tokenizer(after_response.lstrip(), add_special_tokens=False)["input_ids"]
     token = tokenizer.added_tokens_decoder.get(ids[0]) if ids else None
@@ -96,10 +101,10 @@ def _warn_of_another_end(token: str, model_path: str) -> None:
 
 
 def _vocab_size(model_path: str, config: Mapping[str, Any]) -> tuple[int, str]:
-    """The language model's vocabulary size and its key: of text_config if there is one, else of the top level.
+    """The language model's vocabulary size and its key, in text_config if there is one, else at the top level.
 
-    Tools that resize an embedding change text_config alone, so that an old number may be left at the top level. It
-    does not replace one that text_config lacks: transformers takes a number of its own then.
+    Tools that resize an embedding change only text_config, and may leave an old number at the top level. If text_config
+    has no number, that of the top level is not used either: transformers would use its default.
     """
     text = config.get("text_config")
     holder, key = (text, "text_config.vocab_size") if isinstance(text, dict) else (config, "vocab_size")

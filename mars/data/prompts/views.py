@@ -18,10 +18,12 @@ ImageLayout = Literal["single", "repeated"]
 def anchor_views(prompt: Prompt, anchor_kind: AnchorKind) -> tuple[View, ...]:
     """The anchor views of a prompt, in source order. "mono" is the MARS paper's (arXiv 2605.25437).
 
-    none -> (). mono -> one view per source; so has forced_source, whose requests show all images, whatever the view
-    names (mars/rollout/forced_starts.py). all_but_one -> for each source, the view of all other sources.
-    A prompt with fewer than two sources has no anchor views, because its only view is the multi view. Its advantages
-    are computed without anchors.
+    none -> ().
+    mono -> one view per source.
+    forced_source -> the same views, but their requests show all images (mars/rollout/forced_starts.py).
+    all_but_one -> for each source, the view of all other sources.
+
+    A prompt with fewer than two sources has no anchor views: its advantages are computed without anchors.
 
     Example: sources visible, infrared, depth with all_but_one give
     (("infrared", "depth"), ("visible", "depth"), ("visible", "infrared")).
@@ -42,9 +44,9 @@ def render_view(
     """Messages and images of one view, with as many "<image>" markers as images.
 
     view None: the messages as they are and all images.
-    "single": one marker and one image for each shown source. The messages are `prompt.view_messages[view]`; without
-        those, the prompt's own without the other sources' markers and the white space around them, so that
-        "<image>\\n<image>\\nHow many?" reads "<image>\\nHow many?".
+    "single": one marker and one image for each shown source. The messages are `prompt.view_messages[view]` if it is
+        there. Otherwise they are the prompt's messages without the markers of other sources and the white space around
+        those markers: "<image>\\n<image>\\nHow many?" reads "<image>\\nHow many?".
     "repeated": the messages stay, and the one source of a mono view fills every slot. Views of several sources
         have no such layout and raise ValueError, as do unknown sources.
     """
@@ -113,7 +115,7 @@ def _close_gap(left: str, right: str, is_last: bool) -> str:
     """Join the texts around a removed marker. Of the run of white space before it and the run after it, keep only one.
 
     The run with more line breaks is kept; if equal, the longer run. No white space is kept at the start or the end of
-    the message. Before punctuation it is kept only if it has a line break.
+    the message. Before punctuation, white space is kept only if it has a line break.
     """
     before, after = left.rstrip(), right.lstrip()
     if not before:

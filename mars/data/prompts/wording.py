@@ -58,9 +58,9 @@ def unshown_images(prompt: Prompt) -> tuple[str, str] | None:
 
 
 def _unassigned(prompt: Prompt) -> str:
-    """Of the words around the images, the first that no rule assigns to a single image, such as "is visible" of
-    "<image> is visible, <image> is infrared". Every view keeps these words, also a view whose image they do not
-    describe."""
+    """The first words around the images that no rule assigns to a single image, such as "is visible" of
+    "<image> is visible, <image> is infrared"; "" if there are none. Every view keeps these words, also a view whose
+    image they do not describe."""
     texts: list[str] = []
     first = 0
     for message in prompt.messages:

@@ -49,8 +49,9 @@ def choices_in_text(text: str, truth: Any) -> TextChoices | None:
     - with a heading and labels: "Choice list : [A. …, B. …]", "Options: (A) … (B) …", in brackets or not;
     - with a heading and quotes: "Choice list:['…', '…']";
     - labels alone: "A. … B. …".
-    Only a bracketed "Choice list" with labels is certain. Other text may look like the other forms, so they count only
-    if `truth` is a letter or one of the options. An option ends where the next letter's label starts; it may contain
+    Only a bracketed "Choice list" with labels is certain. Ordinary text may look like
+    one of the other forms, so a list in such a form counts only if `truth` is a letter or one of the options. An option
+    ends where the next letter's label starts; it may contain
     commas, brackets and initials.
 
     >>> choices_in_text("Who? Choice list : [A. D. H. Lawrence, B. not the same, C. Poe, Edgar].", "C").options
@@ -139,9 +140,9 @@ def listed(options: Sequence[str]) -> str:
 def letter_of(answer: str, options: Sequence[str]) -> str:
     """The letter of the option that an answer names by letter, text, or both; the answer itself if it names none.
 
-    A letter means the option with this letter, even if the text of another option is the same letter. If any
-    option's text is the letter of another, answers with a text ("Law", "B. Law") are returned as they are, because the
-    letter returned for them could be read as the text of another option.
+    A letter means the option with this letter, even if the text of another option is the same letter. If the
+    text of any option is the letter of another option, an answer that gives a text ("Law", "B. Law") is returned
+    unchanged: its letter could be read as the text of another option.
 
     >>> [letter_of(answer, ["Travel", "Law"]) for answer in ("law.", "(b)", "B. Law", "A. Law")]
     ['B', 'B', 'B', 'A. Law']

@@ -29,7 +29,7 @@ Row = Mapping[str, Any]
 
 
 def data_source_of(row: Row, default: str) -> str:
-    """The column data_source; EasyR1 rows have none and take `default`."""
+    """The column data_source; `default` if the row has none, as rows of EasyR1."""
     declared = row.get("data_source")
     if declared is not None and (not isinstance(declared, str) or not declared):
         raise RowError("data_source", f"data_source must be a text; got {declared!r:.80}")
@@ -84,7 +84,9 @@ def _text(content: Any, inline: list[Any]) -> str:
     for part in content:
         text = part.get("text")
         if part.get("type") == "image":
-            # `index`, as in sets for TRL: the place of the image in the row. Another place would be another image.
+            # Data sets for TRL give `index`, the image's position in the row. Images are taken in order of appearance,
+            # so
+            # another index would mean another image and is refused.
             is_in_order = part.get("index") == len(inline)
             refuse_unread_keys(part, ("type", "image", "index") if is_in_order else ("type", "image"))
             refuse_unread_keys(part.get("image"))
@@ -128,13 +130,13 @@ def mono_responses_of(row: Row, names: Sequence[str]) -> dict[str, str]:
 
     The column holds a mapping, or its JSON text, as converters write it.
 
-    names: of the row's sources.
+    names: the names of the row's sources.
     """
     declared = row.get("mono_responses")
     if declared is None:
         return {}
     if isinstance(declared, str):
-        with suppress(ValueError, RecursionError):  # then it is refused as a text
+        with suppress(ValueError, RecursionError):  # text that is not JSON is refused below
             declared = json.loads(declared)
     if not isinstance(declared, dict):
         raise RowError("response", f"mono_responses must map sources to texts; got {declared!r:.80}")
@@ -215,7 +217,7 @@ def source_names(extra: Row, num_images: int) -> tuple[str, ...]:
 
 
 def encodings_of(extra: Row, names: Sequence[str]) -> tuple[str, ...]:
-    """extra_info.encodings, a list in source order or a mapping by source; undeclared is "rgb"."""
+    """extra_info.encodings, a list in source order or a mapping by source; a source without one has "rgb"."""
     declared = extra.get("encodings")
     if isinstance(declared, dict):
         unknown = [name for name, value in declared.items() if value is not None and name not in names]

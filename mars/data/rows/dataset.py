@@ -38,7 +38,7 @@ class RowReading:
 
     label: "file:number". problems: all problems of the row.
     prompt: None if the question or one of its images is bad. If only truth, response or id is bad, there is a prompt,
-        so that later checks can run. In it a bad truth is "" and a bad response is None.
+        so that later checks can run. In such a prompt a bad truth is "" and a bad response None.
     sources: the images whose headers could be read.
     """
 
@@ -184,7 +184,7 @@ def read_row(
     if question.problems:
         return RowReading(label, None, sources, (*question.problems, *answer.problems))
     assert messages is not None  # otherwise `question` has a problem
-    assert extra is not None  # the same
+    assert extra is not None  # otherwise `question` has a problem
     if extra.get("choices") is None and truth is not None and (options := options_of(messages[-1].text, truth)):
         extra["choices"] = options
         truth = clear_letter(truth, options)
@@ -262,7 +262,7 @@ def _image(stored: StoredRow, root: str, slot: int, cell: Any, name: str, encodi
 
 
 def declared_id(prompt: Prompt) -> tuple[str, str, str] | None:
-    """data_source, split and id of a row, which no other row may have; None for a row without `extra_info.id`."""
+    """(data_source, split, id) of a row; no two rows may agree in all three. None for a row without `extra_info.id`."""
     declared = prompt.extra_info.get("id")
     return None if declared is None else (prompt.data_source, str(prompt.extra_info.get("split")), str(declared))
 

@@ -45,14 +45,14 @@ the RowError that refuses it. May raise DataError."""
 
 @dataclass(frozen=True)
 class StoredRow:
-    """A row as stored. label: "file:number", or "file:question" if it has a question.
+    """A row as stored. label: "file:number", or "file:question" if `question` is set.
 
     file: the file or saved set, as the user named it. number: the row's position in it, from 0.
     columns: None if the row cannot be parsed, or if `problem` is set.
     problem: why a record of a .json file cannot be a row.
-    arrow: for a saved set, the arrow file that holds the row, and the row's position in it.
-    question: of a .json file, the record's position in the file, and which of its questions the row is. Blank lines and
-        the other questions of a record make it differ from `number`.
+    arrow: for a saved set, the arrow file that holds the row, and the row's position in that file.
+    question: for a file of records with several questions, such as a .json file: the record's position in the file and
+        the question's number, such as "3, question 2". It differs from `number`, which counts questions, not records.
     """
 
     file: str
@@ -83,13 +83,13 @@ class StoredRow:
 
     @property
     def folder(self) -> str:
-        """The folder of image paths without an image root: the file's folder, or that of the saved set."""
+        """What image paths are relative to without an image root: the file's folder, or the saved set's."""
         saved = saved_set(self.file) if self.arrow else None
         return saved.path if saved is not None and saved.is_folder else os.path.dirname(self.place[0])
 
 
 def unusable_files(files: Sequence[str], image_root: str | None) -> list[str]:
-    """The files' problems that show without reading rows. Saved sets are looked up, and downloaded if needed."""
+    """The problems of the files that show without reading rows. Finds saved sets, and downloads them if needed."""
     found = [] if files else ["data: no files given; name at least one .parquet or .jsonl file"]
     seen: set[str] = set()
     for file in files:

@@ -1,4 +1,4 @@
-"""Refuse rows with pictures, videos or sound that the model would not get: a row is never trained on without them."""
+"""Refuse rows with pictures, videos or sound in places that mars does not read: the model would not get them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OTHER_MEDIA = re.compile(
     r"(?:_?(?:paths?|urls?|files?|file_?names?|bytes|base64|b64|list|\d{1,2}))?",
     re.IGNORECASE,
 )
-"""Names of further columns that hold pictures, videos or sound in public sets, such as image_path and img."""
+"""Names of other columns that hold pictures, videos or sound in public sets, such as image_path and img."""
 
 _MAY_BE_MEDIA = re.compile(
     r"(?:\w{1,40}_)?(?:images?|imgs?|pictures?|photos?|videos?|clips?|audios?|frames?|media|urls?)(?:_\w{1,20})?"
@@ -38,7 +38,7 @@ IMAGE_LIMITS = (
     "min_pixels", "max_pixels", "total_pixels", "resized_height", "resized_width", "nframes", "fps", "min_frames",
     "max_frames", "video_start", "video_end",
 )  # fmt: skip
-"""Keys of one image (or video) that qwen-vl-utils reads beside it."""
+"""Size limits of a single image or video, which qwen-vl-utils reads from its mapping."""
 
 IMAGE_KEYS = ("bytes", "path")
 """Keys of an image that is a mapping."""
@@ -53,12 +53,12 @@ Row = Mapping[str, Any]
 
 
 def is_other_media(column: str) -> bool:
-    """Whether a column may hold pictures, videos or sound by its name, and is neither IMAGE_ nor MEDIA_COLUMNS."""
+    """Whether a column's name is like that of media, and the column is not in IMAGE_COLUMNS or MEDIA_COLUMNS."""
     return column not in _KNOWN and any(name.fullmatch(column) for name in (OTHER_MEDIA, _MAY_BE_MEDIA))
 
 
 def _looks_like_media(value: Any, depth: int = 3) -> bool:
-    """Whether a value is, or has in it, encoded bytes or the path or address of a picture, a video or sound.
+    """Whether a value is or contains bytes, or the path or address of a picture, a video or sound.
 
     >>> _looks_like_media({"video": ["clips/1.mp4"]}), _looks_like_media("a clip of 3 s")
     (True, False)
@@ -71,7 +71,7 @@ def _looks_like_media(value: Any, depth: int = 3) -> bool:
 
 
 def _holds_video(name: str, value: Any) -> bool:
-    """Whether a column is for videos or sound and filled, or has a mapping with such a key.
+    """Whether a column holds videos or sound: by its own name and value, or under a key of its mapping.
 
     >>> _holds_video("videos", ["1.mp4"]), _holds_video("mm_data", {"video": ["1.mp4"], "image": None})
     (True, True)
@@ -87,7 +87,7 @@ def _holds_video(name: str, value: Any) -> bool:
 
 
 def refuse_videos(row: Row) -> None:
-    """Raises RowError ("video") for a row with a video or sound in a column of its own: the model would not get it."""
+    """Raises RowError ("video") if a column of the row holds a video or sound, which the model would not get."""
     for name, value in row.items():
         if _holds_video(name, value):
             raise RowError(
@@ -98,7 +98,7 @@ def refuse_videos(row: Row) -> None:
 
 
 def refuse_media_of_turn(turn: Row) -> None:
-    """Raises RowError for a message with pictures, videos or sound beside its content, which are not read there."""
+    """Raises RowError if a message has media under keys beside `content`, where they are not read."""
     refuse_videos(turn)
     filled = [name for name in IMAGE_COLUMNS if is_filled(turn.get(name))]
     if filled:
@@ -106,7 +106,7 @@ def refuse_media_of_turn(turn: Row) -> None:
 
 
 def refuse_unread_words(turn: Row) -> None:
-    """Raises RowError for a message with a call of a tool, or a thought, beside its content."""
+    """Raises RowError if a message has tool calls, or reasoning, under keys beside `content`."""
     for names, what, remedy in (
         (_TOOLS, "tools are not read", "use rows without them"),
         (_THOUGHTS, "a thought beside the content of a message is not read", "write it into the content"),
@@ -119,10 +119,10 @@ def refuse_unread_words(turn: Row) -> None:
 def refuse_unread_keys(image: Any, read: Sequence[str] = IMAGE_KEYS) -> None:
     """Raises RowError for an image, or a part of a message, with a value under a key that is not in `read`.
 
-    The reason is "image_limits" for a size of its own, as qwen-vl-utils reads it: here all images of a source have one.
-    It is "unread_key" for any other, such as OpenAI's `detail`.
+    The reason is "image_limits" for a key of IMAGE_LIMITS: mars has size limits for a source, not for a single image.
+    It is "unread_key" for any other key, such as OpenAI's `detail`.
 
-    image: a content part, or a cell of the row's images. Anything but a mapping has no such key.
+    image: a content part, or a cell of the row's images. A value that is not a mapping has no keys and is accepted.
     """
     if not isinstance(image, Mapping):
         return
@@ -145,17 +145,18 @@ def refuse_unread_keys(image: Any, read: Sequence[str] = IMAGE_KEYS) -> None:
 
 
 def _is_said(value: Any) -> bool:
-    """Whether a key has a value. Parquet gives all mappings of a file the same keys, with null where there is none."""
+    """Whether a key has a value. Parquet gives all mappings of a file the same keys, with null where a row has none."""
     return is_filled(value) if isinstance(value, str | bytes | list | dict) else value is not None
 
 
 def refuse_unread_images(row: Row, *unread: str) -> None:
-    """For a row without an image. Raises RowError if a column is named and filled like one with pictures or videos.
+    """For a row without an image: raises RowError if a column looks like one of media by its name and value.
 
-    unread: names that are read in other forms of rows, but not in this one. What is in extra_info is the reward's.
+    unread: names of columns that mars reads in other kinds of rows, but not in this kind. The fields of extra_info are
+        not searched: they are for the reward.
     """
     for name, value in row.items():
-        if _is_unread(name, value, unread) and not _holds_video(name, value):  # that is refused by itself
+        if _is_unread(name, value, unread) and not _holds_video(name, value):  # refuse_videos refuses it
             raise RowError(
                 "sources",
                 f"the row has no image, but a value in the column {name}, which is not read; "
@@ -170,7 +171,7 @@ def _is_unread(name: str, value: Any, unread: Sequence[str]) -> bool:
 
 
 def refuse_image_tags(text: str) -> None:
-    """For a row without an image. Raises RowError ("sources") for a tag such as "<image 1>", which stands for one."""
+    """For a row without an image: raises RowError ("sources") for a tag that stands for one, such as "<image 1>"."""
     tag = _IMAGE_TAG.search(text.replace(IMAGE_MARKER, ""))
     if tag:
         raise RowError("sources", f"the text holds {tag.group()}, but the row has no image; add it, or remove the tag")

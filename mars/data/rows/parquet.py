@@ -1,6 +1,6 @@
-"""Read the rows of parquet files and arrow batches, within bounds on what they unpack to.
+"""Read the rows of parquet files and arrow batches, with limits on their unpacked size.
 
-A row that is too large, or that holds a value that Python has no type for, is a problem of this row alone.
+A row that is too large, or has a value that Python cannot hold, is refused alone; the other rows are read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ROWS_PER_READ = 256
 MAX_GROUP_BYTES = 2**30  # most bytes of a row group, which is in memory while its images are read
 MAX_FILE_TEXT = 2**31  # most bytes of all rows without images, which stay in memory
-MAX_COLUMNS = 4096  # most columns of a file, the fields of structs counted singly: the metadata of each takes 6 kB
+MAX_COLUMNS = 4096  # most columns of a file, counting each field of a struct; metadata: 6 kB a column
 MAX_FOOTER_BYTES = 2**24  # most bytes of the metadata, which unpack to 30 times as much
 MAX_REPETITION = 256  # most bytes of all images, as a multiple of the file's size
 _BYTES_PER_READ = 2**28
@@ -40,7 +40,7 @@ Row = dict[str, Any] | RowError
 def parquet_chunks(file: str, columns: Sequence[str]) -> Iterator[list[Row]]:
     """The rows in lists of up to ROWS_PER_READ: their columns, or why a row cannot be used.
 
-    columns: those to read; the size limits do not count other columns. Raises FileError.
+    columns: the columns to read. The size limits count only these. Raises FileError.
     """
     from pyarrow import ArrowException, parquet
 
@@ -63,9 +63,9 @@ def parquet_chunks(file: str, columns: Sequence[str]) -> Iterator[list[Row]]:
 
 
 def known_columns(schema: pyarrow.Schema, wanted: Sequence[str]) -> list[str]:
-    """Those of a file's columns that are wanted, and further ones with media, for which rows are refused.
+    """The columns of a file to read: the wanted ones, and columns that may hold media, so that such rows are refused.
 
-    Raises FileError if there are no wanted ones, or two of one name.
+    Raises FileError if the file has no wanted column, or several with the same name.
     """
     known = [name for name in schema.names if name in wanted]
     if not known:
@@ -77,8 +77,8 @@ def known_columns(schema: pyarrow.Schema, wanted: Sequence[str]) -> list[str]:
 
 
 def _other_media(schema: pyarrow.Schema) -> list[str]:
-    """The columns that are named like ones with media. Beside a column of images only those of texts, which are small:
-    rows without an image may name theirs there."""
+    """The columns with names like those of media. If the file has a column of images, only the columns of texts: they
+    are small, and rows without an image in that column may name theirs in them."""
     has_images = any(name in schema.names for name in IMAGE_COLUMNS)
     named = [name for name in schema.names if is_other_media(name) and schema.names.count(name) == 1]
     return [name for name in named if not has_images or _is_text(schema.field(name).type)]
@@ -113,9 +113,11 @@ def _refuse_many_columns(reader: ParquetFile) -> None:
 
 
 def _refuse_encryption(reader: ParquetFile, length: int, magic: bytes) -> None:
-    """Raises FileError for a file whose columns are encrypted behind a readable footer: pyarrow ends the process when
-    it is asked for such a column's sizes. Such a file is recognised by its footer: a signature follows the metadata,
-    so the footer is longer than the metadata."""
+    """Raises FileError for a file whose columns are encrypted behind a readable footer.
+
+    pyarrow ends the process when it is asked for the sizes of such a column. In such a file a signature follows the
+    metadata, so its footer is longer than the metadata.
+    """
     if magic == b"PAR1" and length != reader.metadata.serialized_size:
         raise FileError("has a signed footer, so columns may be encrypted; give a file without encryption")
 
@@ -141,7 +143,7 @@ def _row(batch: pyarrow.RecordBatch | pyarrow.Table) -> Row:
 
 
 def _check_groups(reader: ParquetFile, columns: Sequence[str]) -> None:
-    """Raises FileError for a row group that unpacks to more than MAX_GROUP_BYTES by the file's own account."""
+    """Raises FileError for a row group that unpacks to more than MAX_GROUP_BYTES according to the file's metadata."""
     first = 0
     for number in range(reader.num_row_groups):
         num_rows = reader.metadata.row_group(number).num_rows
@@ -173,7 +175,7 @@ def _texts(reader: ParquetFile, columns: Sequence[str]) -> list[str]:
 
 
 def _rows(reader: ParquetFile, packed: ParquetFile, columns: Sequence[str], file_bytes: int) -> Iterator[list[Row]]:
-    """packed: a reader of the same file with `read_dictionary`: a value that many rows repeat is in memory once."""
+    """packed: a reader of the same file with `read_dictionary`, which holds a repeated value in memory only once."""
     allowed = {"texts": MAX_FILE_TEXT, "images": MAX_GROUP_BYTES + MAX_REPETITION * file_bytes}
     unpacked = dict.fromkeys(allowed, 0)
     for group in range(reader.num_row_groups):
@@ -201,12 +203,11 @@ def _sizes(
 ) -> tuple[dict[str, int], int, int, int]:
     """(sums, most text, most images, most in total) of a row group, in bytes.
 
-    sums: the bytes of all texts and of all images; a row's texts, or its images, are left out if they are over the
-    limit for one row. The other three are the largest values of any row, also of rows over a limit; "total" is texts
-    plus images.
+    sums: of all texts, and of all images. A row's texts, or its images, are left out if they exceed the limit of a row.
+    The other three are the largest texts, images, and texts plus images of one row. Rows over a limit count here.
 
     Columns too small to bring a row over its size limit are not read; each row gets an equal share of their bytes. The
-    other columns are read in parts, because sizes and texts of millions of rows would take as much memory as the rows.
+    other columns are read in parts: sizes and texts of millions of rows would take as much memory as the rows.
     """
     chunks = _chunks(reader, group, columns)
     to_measure = [chunk.path_in_schema for chunk in chunks if _must_measure(chunk)]

@@ -66,7 +66,7 @@ def saved_set(name: str) -> SavedSet | None:
 def arrow_files(saved: SavedSet) -> list[str]:
     """The arrow files that hold the set's rows, in order. Raises FileError.
 
-    A name of the hub is downloaded into the cache of `datasets`, if it is not there yet.
+    A data set of the hub is downloaded into the cache of `datasets`, if it is not there yet.
     """
     return _folder_files(saved) if saved.is_folder else list(_hub_files(saved))
 

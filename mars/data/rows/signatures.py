@@ -1,4 +1,4 @@
-"""Files of rows whose first bytes say that they hold something else than their name says: no line could be read."""
+"""Recognise data files whose first bytes contradict their name, such as a compressed file named .jsonl."""
 
 from __future__ import annotations
 

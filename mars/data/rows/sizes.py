@@ -1,7 +1,6 @@
-"""The bytes that rows of arrow arrays become, known before they are turned into Python objects.
+"""The size that rows of arrow arrays will have as Python objects, in bytes, before they are converted.
 
-A dictionary holds a repeated value once, and a million equal values take a few bytes, so that a small file may unpack
-to more than the memory.
+Arrow's dictionaries store a repeated value once, so a small file may unpack to more than fits into memory.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _PER_VALUE = 16  # about what a number, a null or an element of a list costs
 
 
 def row_bytes(array: pyarrow.Array) -> np.ndarray:
-    """int64 [rows]: bytes of the texts and of the other values of each row."""
+    """int64 [rows]: bytes of each row's texts and other values together."""
     import numpy as np
     import pyarrow.compute as pc
     from pyarrow import types
@@ -45,7 +44,7 @@ def row_bytes(array: pyarrow.Array) -> np.ndarray:
 
 
 def _integers(array: pyarrow.Array) -> np.ndarray:
-    """int64 [rows]: an array of integers, 0 for null. `Array.to_numpy` would import pandas, half a second."""
+    """int64 [rows]: an array of integers, 0 for null. `Array.to_numpy` would import pandas: half a second."""
     import numpy as np
 
     kind, buffer = np.dtype(str(array.type)), array.buffers()[1]

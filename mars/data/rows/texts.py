@@ -13,9 +13,10 @@ from mars.types import IMAGE_MARKER
 
 CONTROL_TOKEN = re.compile(r"<\|[^\s<>|]{1,64}\|>")
 
-_QUOTE = r"\\{0,16}[\"']"  # after up to four times as JSON
+_QUOTE = r"\\{0,16}[\"']"  # a quote, in a text that was encoded as JSON up to four times
 _LOOKED_AT = 4096  # characters in which a role or a type must stand
-# A list of objects, one object, or what Python and numpy print for them; possibly in a fence, or after image markers.
+# A list of objects, one object, or what Python and numpy print for them; possibly in a Markdown fence, or after
+# <image>.
 _CONTAINER = re.compile(
     rf"(?:\s|[\ufeff\u200b\u2060]|{IMAGE_MARKER}|```(?:json)?)*+(?:(?:np\.)?array\(\s*+)?b?(?:{_QUOTE}\s*+)*+"
     r"(?P<list>[\[(])?\s*+\{"
@@ -31,13 +32,13 @@ _OBJECTS = re.compile(
     r"\s*+[\[(]\s*+[A-Za-z_]\w{0,40}+\([\s\[({]*+(?:[\"'](?:role|content)[\"']\s*[,:]|(?:role|content)\s*="
     r"|(?:[\"']type[\"']\s*[,:]|type\s*=)\s*[\"'](?:text|image|image_url|video|audio)[\"'])"
 )
-_TIMES_WRITTEN = 4  # as JSON
+_TIMES_WRITTEN = 4  # most times that a text may have been encoded as JSON
 
 
 def checked_text(text: str) -> str:
     """The text, unchanged. Raises RowError if it contains a special token or a marker of another medium ("<video>").
 
-    Raises it also if a special token or an "<image>" is left when all "<image>" markers are removed.
+    "<image>" markers are removed before the search, so a token that becomes whole only by their removal is found too.
     """
     refuse_marker(text)
     bare = text.replace(IMAGE_MARKER, "")
@@ -49,10 +50,10 @@ def checked_text(text: str) -> str:
 
 
 def messages_in(text: str) -> list[Any] | None:
-    """The messages in a JSON text of them; None for a text that is none, which is a question.
+    """The messages in a JSON text of messages. None for any other text: it is a question.
 
-    Raises RowError for a text that looks like messages but is no JSON list of them, such as Python's repr of a list:
-    it must not be asked as a question.
+    Raises RowError for a text that looks like messages but is not a JSON list of messages, such as Python's repr of a
+    list. Such a text must not be asked as a question.
 
     >>> messages_in('[{"role": "user", "content": "How many?"}]')
     [{'role': 'user', 'content': 'How many?'}]
@@ -77,9 +78,9 @@ def messages_in(text: str) -> list[Any] | None:
 
 
 def parts_in(text: str) -> list[Any] | None:
-    """The parts of a message's content in a JSON text of them; None for any other text.
+    """The parts of a message's content in a JSON text of parts; None for any other text.
 
-    Raises RowError for a text that looks like a list of parts but is no JSON, and for one of messages.
+    Raises RowError for a text that looks like a list of parts but is not JSON, and for a text of messages.
     """
     start = _CONTAINER.match(text)
     if start is None:
@@ -105,7 +106,8 @@ def _refuse_objects(text: str) -> None:
 
 
 def _loaded(text: str, what: str) -> Any:
-    """The value of a JSON text, also of one that was written as JSON several times."""
+    """The value of a JSON text, which may have been encoded as JSON up to four times. Raises RowError if it is no
+    JSON."""
     try:
         found = json.loads(text.lstrip("\ufeff \n\r\t"))
         for _ in range(_TIMES_WRITTEN - 1):

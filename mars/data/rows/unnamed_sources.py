@@ -1,4 +1,4 @@
-"""A warning of rows whose images have no names of sources although other rows of the file name theirs."""
+"""Warn of rows that do not name their sources although other rows of the same file do."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from mars.types import Prompt
 
 
 def unnamed_sources(file: str, prompts: Sequence[Prompt]) -> Iterator[str]:
-    """A text for each number of images that some rows of a file have with names of sources, and some without.
+    """A warning for each number of images with which some rows of a file name their sources and others do not.
 
-    A misspelt `extra_info.sources` is not read, so that such a row's sources are called view_1, view_2 and so on: a
-    source of its own in all metrics. If no row names its sources, these names are meant. prompts: all of the file.
+    A misspelt `extra_info.sources` is not read. The row's sources are then called view_1, view_2 and so on, and count
+    as sources of their own in all metrics. If no row names its sources, these names are meant, so nothing is said.
+
+    prompts: all prompts of the file.
     """
     by_number: dict[int, tuple[list[Prompt], list[Prompt]]] = {}
     for prompt in prompts:
