@@ -1,4 +1,4 @@
-"""Read the rows that join the training set while a run trains, with the same checks as those before it."""
+"""Read rows that a sampler adds to the training set during a run, with the checks of the rows given at its start."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def training_stream(config: TrainConfig, inputs: Inputs) -> tuple[PromptStream | SampledRounds, Mapping[str, Prompt]]:
-    """The order of the training prompts (`prompt_stream`), and all known prompts by id; a sampler may add to them."""
+    """The order of the training prompts (`prompt_stream`), and all known prompts by id. A sampler may add prompts."""
     assert inputs.train is not None
     prompts = inputs.train.prompts
     by_id = {prompt.prompt_id: prompt for prompt in prompts}
@@ -32,8 +32,10 @@ def training_stream(config: TrainConfig, inputs: Inputs) -> tuple[PromptStream |
 
 
 def read_added(config: TrainConfig, inputs: Inputs, file: str) -> RowsFile:
-    """A file of rows that a sampler has found while the run trains. Bad rows are left out, with a warning: those that
-    `load_inputs` would refuse, and those with more images than the engines were started for.
+    """Read a file of rows that a sampler has found during the run.
+
+    Leaves out, with a warning, the rows that `load_inputs` would refuse and rows with more images than the engines
+    were started for.
     """
     rewards, form = rewards_of(config), PromptFormat(inputs.encoder, inputs.budget, inputs.frames)
     try:
@@ -65,7 +67,7 @@ def read_added(config: TrainConfig, inputs: Inputs, file: str) -> RowsFile:
 
 @cache
 def _fingerprints(files: tuple[str, ...]) -> frozenset[str]:
-    """Of each file. One that is gone meanwhile is left out."""
+    """The fingerprint of each file. Warns of a file that cannot be read, and leaves it out."""
     found = set()
     for file in files:
         try:

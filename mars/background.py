@@ -1,4 +1,4 @@
-"""One call in a thread of its own, beside what the main thread does. It can be stopped wherever it waits."""
+"""Run one call in a thread while the main thread does other work. The call can be stopped where it waits."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _of_thread = threading.local()
 
 
 def check() -> None:
-    """Raise `Stopped` in the thread of a `Background` whose result nobody wants any more. Elsewhere it does nothing.
+    """Raise `Stopped` in the thread of a `Background` that is to stop. In other threads it does nothing.
 
-    To be called, about twice a second, by whatever waits for other processes: engines, a new worker, rewards.
+    Code that waits for other processes (engines, a new worker, rewards) calls it about twice a second.
     """
     stop: threading.Event | None = getattr(_of_thread, "stop", None)
     if stop is not None and stop.is_set():
@@ -37,10 +37,9 @@ def check() -> None:
 
 
 class Background(Generic[T]):
-    """Calls `call` in a thread. At the end of a `with` block it stops the call and
-    waits until it has ended; `__exit__` says when it waits for a limited time only.
+    """Calls `call` in a thread. The end of a `with` block stops the call and waits for its end (see `__exit__`).
 
-    call: is stopped where it calls `check`. name: of the thread.
+    call: stops where it calls `check`. name: of the thread.
 
     >>> with Background(lambda: 6 * 7, name="answer") as answer:
     ...     answer.result()
@@ -54,7 +53,7 @@ class Background(Generic[T]):
         self._was_asked = False
         self.ended_at = math.inf  # time.perf_counter() at the end of the call; read it after `result`
         self.given_up = False
-        # A daemon: the end of an interrupted process does not wait for it.
+        # A daemon thread, so that the end of an interrupted process does not wait for it.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def __enter__(self) -> Background[T]:
@@ -64,9 +63,10 @@ class Background(Generic[T]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """After an error of the block the call is stopped and waited for: nobody else may use what it uses.
+        """Stop the call and wait for its end, also after an error in the block: the call may still use shared objects.
 
-        After an interruption (KeyboardInterrupt), or if it was given up, it is waited for only 5 s: the process ends.
+        After an interruption (KeyboardInterrupt), or if the call was given up, the wait is at most 5 s, because the
+        process is about to end.
         """
         self._stop.set()
         self._thread.join(_LEAVE_S if isinstance(error, KeyboardInterrupt) or self.given_up else None)
@@ -74,7 +74,7 @@ class Background(Generic[T]):
             logger.warning("%s: failed too: %s", self._thread.name, self._error, exc_info=self._error)
 
     def result(self, give_up: Callable[[], bool] = lambda: False) -> T | None:
-        """Wait for the call; return its result, or raise its exception here. None once `give_up()` says so."""
+        """Wait for the call. Return its result, or raise its exception. Return None as soon as `give_up()` is true."""
         while self._thread.is_alive():
             self._thread.join(_LOOK_S)  # not for longer, so that a signal is handled
             if self._thread.is_alive() and give_up():

@@ -43,14 +43,14 @@ from mars.turns import turns_of
 from mars.types import Prompt, TokenRules
 from mars.weights.transfer import WeightTransfer
 
-# Processed images that a worker caches: enough for one prompt, whose other views use them next. A larger cache would
-# only hold images that are not used again, and fragment the heap.
+# Number of processed images that a worker caches: enough for one prompt, whose next views use the same images. In a
+# larger cache, most images would never be used again, and they would fragment the heap.
 CACHED_IMAGES = 8
 
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """Builds the rollout engine in the process that calls it. For Ray workers it is pickled and called there.
+    """Builds the rollout engine in the process that calls it. For a Ray worker it is pickled and called in the worker.
 
     decode: reads images for the engine; None: `decode_image`.
     """
@@ -146,9 +146,10 @@ def _processor(config: TrainConfig, rules: TokenRules, decode: DecodeImage):
 def workers(
     config: TrainConfig, inputs: Inputs, with_trainer: bool, log_dir: Path, report: WorkerReport = no_report
 ) -> AbstractContextManager[tuple[RolloutEngine, PolicyTrainer | None]]:
-    """Engine and trainer, in this process or on Ray workers (`cluster.kind`). No trainer unless with_trainer.
+    """Engine and trainer, in this process or on Ray workers (`cluster.kind`). Without `with_trainer` the trainer is
+    None.
 
-    log_dir: folder for the logs of Ray workers. report: told of those that are lost and replaced.
+    log_dir: folder for the logs of Ray workers. report: called when a worker is lost or replaced.
     """
     rules, cluster = inputs.encoder.token_rules(), config.cluster
     build_engine = EngineSpec(config, rules, inputs.max_images)
@@ -179,7 +180,7 @@ def shared_files(config: TrainConfig | SftConfig, prompts: Iterable[Prompt]) -> 
 
 
 def build_scorer(config: TrainConfig, on_start: Callable[[], object] = lambda: None) -> RewardPool:
-    """on_start: called each time processes were started."""
+    """The pool of reward processes. on_start: called each time processes were started."""
     reward = config.reward
     options = {"concurrency": reward.concurrency, "by_prompt": reward.by_prompt}
     return RewardPool(rewards_of(config), reward.scorer, reward.num_workers, reward.timeout_s, on_start, **options)
@@ -197,9 +198,10 @@ def step_parts(
     reward_counts: Callable[[], Mapping[str, float]],
     prompts: Mapping[str, Prompt],
 ) -> StepParts:
-    """report_bad: told of each prompt that cannot be read. report_skipped: of updates that were not finite.
+    """report_bad: called for each prompt that cannot be read. report_skipped: called for updates that were not finite.
+
     hooks: of the section `recipe`, loaded before any worker starts. reward_counts: `RewardPool.counts`.
-    prompts: those that a step may sample, by id.
+    prompts: the prompts that a step may sample, by id.
     """
     algorithm = config.algorithm
     plan_settings: dict[str, Any] = {
@@ -260,7 +262,7 @@ def build_tracker(
     switched_off: int,
     on_start: Callable[[], object],
 ) -> MultiTracker:
-    """resumed_step: as JsonlTracker's. switched_off: as MultiTracker's. on_start: called when wandb has started."""
+    """resumed_step: as for JsonlTracker. switched_off: as for MultiTracker. on_start: called when wandb has started."""
     run_dir, tracking = Path(config.run.dir), config.tracking
     rollouts = partial(RolloutFiles, run_dir / ROLLOUTS_FOLDER, inputs.frames, inputs.prompt_length)
     pictures = RolloutPictures(inputs.frames, inputs.prompt_length, _with_transforms(config, decode_image))
@@ -281,7 +283,7 @@ def tracker_copies(
     on_start: Callable[[], object],
     pictures: RolloutPictures | None = None,
 ) -> dict[str, Callable[[], Tracker]]:
-    """Where metrics go besides metrics.jsonl, by `tracking.to`. pictures: None for a job that samples no rollouts."""
+    """The trackers of `tracking.to`, used besides metrics.jsonl. pictures: None for a job that samples no rollouts."""
     run, tracking = config.run, config.tracking
     tracked = TrackedRun(
         project=tracking.project,

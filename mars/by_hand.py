@@ -1,9 +1,9 @@
-"""What a training step needs, without a run around it: to take a step by hand in a notebook or a script.
+"""The parts of a training step without a run, for taking a step by hand in a notebook or a script.
 
     with prepared_step(load_config("train", ["cluster=local", "rollout=hf", ...], [])) as made:
         result = train_step(made.parts, made.stream, made.state, 1)  # mars/step.py
 
-or one stage after the other, as examples/notebooks/quickstart.ipynb does. Nothing is written to run.dir.
+examples/notebooks/quickstart.ipynb takes the stages of a step one after the other. Nothing is written to run.dir.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from mars.step_parts import PromptRounds, SamplingState, StepParts
 
 @dataclass(frozen=True)
 class PreparedStep:
-    """inputs: the checked rows, and how to write prompts for the model. parts: of every step.
+    """inputs: the checked rows, and how to write prompts for the model. parts: what `train_step` uses.
 
     stream: `stream.batch(0)` has the prompts of the first round. state: what the first step starts from.
     """
@@ -45,9 +45,9 @@ class PreparedStep:
 
 @contextmanager
 def prepared_step(config: TrainConfig) -> Iterator[PreparedStep]:
-    """Check rows, settings and model as a run does, and start rewards, engine and trainer; all end with the block.
+    """Check rows, settings and model as a run does, and start rewards, engine and trainer. All end with the block.
 
-    The engine has the trainer's weights, so step 1 gives what step 1 of a run with these settings gives.
+    The engine has the trainer's weights, so step 1 gives the same as step 1 of a run with these settings.
     Raises ConfigError unless engine and trainer are in this process (`cluster=local`), and the errors of a run.
     """
     if config.cluster.kind != "local":

@@ -1,5 +1,5 @@
-"""Settings of a user's file that change during a run (`ramps`): their values in a step, and a guard for what reads them
-only once."""
+"""Settings in a user's file that change during a run (`ramps`): their values in a step, and a guard against code that
+reads them only once."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _PLAIN, _KEYS = "_settings_that_can_be_read", "_keys_of_ramps"
 
 
 def at_step(settings: Any, values: Mapping[str, float]) -> Any:
-    """The settings with these values, by name. A number that is an integer in `settings` stays one: it is rounded.
+    """The settings with these values, by name. A value is rounded where `settings` has an integer.
 
-    Without values the settings are returned as they are: those that `read_once` guards stay guarded.
+    Without values, `settings` itself is returned, with the guard of `read_once` if it has one.
     """
     if not values:
         return settings
@@ -30,10 +30,11 @@ def changing_keys(settings: Any) -> tuple[str, ...]:
 
 
 def read_once(settings: Any, ramped: Mapping[str, str], reader: str) -> Any:
-    """The settings for an object that does not follow ramps: it reads them when it is made, or later as they are here.
+    """The settings for an object that does not follow ramps.
 
-    ramped: the names of those that change -> the key of the ramp. To read one of them raises ConfigError, because the
-    reader would not follow. reader: for this message. `at_step` makes settings from it that can be read.
+    Reading a setting that a ramp changes raises ConfigError, because the object would keep the first value. `at_step`
+    makes settings without this guard.
+    ramped: name of a setting that changes -> key of its ramp. reader: names the object in the error.
     """
     if settings is None or not ramped:
         return settings

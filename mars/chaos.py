@@ -31,9 +31,9 @@ _POLL_S = 0.1
 
 @dataclass(frozen=True)
 class Strike:
-    """at_s: seconds of training before it; starts of the driver do not count.
+    """One planned kill. at_s: seconds of training before it, without the starts of the driver.
 
-    choice: in [0, 1), which process of the target's kind.
+    choice: in [0, 1); selects one of the processes of kind `target`.
     """
 
     at_s: float
@@ -43,7 +43,7 @@ class Strike:
 
 @dataclass(frozen=True)
 class Kill:
-    """A process that was killed. time: seconds since 1970. step: the last row of metrics.jsonl then, 0 without rows."""
+    """A process that was killed. time: seconds since 1970. step: the last row of metrics.jsonl at that time, else 0."""
 
     time: float
     target: Target
@@ -53,8 +53,8 @@ class Kill:
 
 @dataclass(frozen=True)
 class Disturbed:
-    """What happened to a run. starts: how often its driver was started. ended: exit codes after which it was resumed
-    although its driver was not killed: too many workers were lost."""
+    """What happened to a run. starts: how often its driver was started. ended: exit codes of drivers that ended by
+    themselves because too many workers were lost; the run was resumed after each. seconds: from first start to end."""
 
     kills: tuple[Kill, ...]
     starts: int
@@ -63,7 +63,7 @@ class Disturbed:
 
 
 def schedule(seed: int, mtbf_s: float, seconds: float) -> list[Strike]:
-    """The list of planned kills: a Poisson process, on average one per mtbf_s seconds, until the time `seconds`."""
+    """The planned kills: a Poisson process with one kill per `mtbf_s` seconds on average, up to the time `seconds`."""
     source = random.Random(seed)
     strikes, now = [], source.expovariate(1 / mtbf_s)
     while now < seconds:
@@ -86,7 +86,8 @@ def train_undisturbed(command: Sequence[str], log: Path) -> float:
 def train_disturbed(command: Sequence[str], run_dir: Path, log: Path, strikes: Sequence[Strike]) -> Disturbed:
     """Run the command, kill its driver or the driver's workers, and start it again with run.resume=true.
 
-    Raises WorkerError if the run ends otherwise than complete, killed, or because workers were lost (exit code 5).
+    The run may end complete, killed, or with exit code 5 because workers were lost. Raises WorkerError for any other
+    end, and for exit code 5 before the first kill.
     """
     begin = time.monotonic()
     left, kills, ended, starts, trained = list(strikes), [], [], 0, 0.0
@@ -122,7 +123,7 @@ def train_disturbed(command: Sequence[str], run_dir: Path, log: Path, strikes: S
 def repeated_steps(kill: Kill, events: Sequence[dict[str, Any]]) -> int | None:
     """How many steps were trained again because of this kill.
 
-    None if after it no driver was started and no trainer rebuilt.
+    None for an engine, or if neither a driver was started nor a trainer rebuilt after the kill.
     """
     if kill.target == "engine":
         return None
@@ -135,7 +136,7 @@ def repeated_steps(kill: Kill, events: Sequence[dict[str, Any]]) -> int | None:
 
 
 def differences(undisturbed: Path, disturbed: Path) -> list[str]:
-    """In which metrics and files of the policy two runs differ; empty if they are equal. Times and faults do not count.
+    """The metrics, and the files of the policy, in which two runs differ. Times and faults are not compared.
 
     Raises OSError if a run has no metrics.
     """

@@ -43,13 +43,13 @@ class WorkerLost(WorkerError):
 
 
 class TransferError(WorkerError):
-    """The weights did not arrive whole, because another process of the transfer failed. This one can try again."""
+    """The weights did not arrive whole, because another process of the transfer failed. This process can try again."""
 
 
 class NumericalError(MarsError):
     """Losses or gradients were not finite, and training cannot go on.
 
-    skipped: the updates that were skipped in the call that failed (mars/actor/trainer.py), for the record of the run.
+    skipped: the updates that the failed call skipped (mars/actor/trainer.py), for the record of the run.
     """
 
     exit_code = 6
@@ -88,6 +88,6 @@ class BusyError(MarsError):
 
 
 class LostContact(MarsError):
-    """The job server of a cluster does not answer any more, so that what became of the job is not known."""
+    """The job server of a cluster does not answer any more, so the state of the job is not known."""
 
     exit_code = 69

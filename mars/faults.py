@@ -1,14 +1,15 @@
-"""Named places at which a test makes a process fail: MARS_FAULT="checkpoint.before_rename:kill@2".
+"""Named points at which a test makes a process fail: MARS_FAULT="checkpoint.before_rename:kill@2".
 
-MARS_FAULT lists `point:action` or `point:action@n` (the n-th time that the process passes the point; 1 if not given),
-separated by commas. Actions: kill (SIGKILL to the own process), stop (SIGSTOP), raise (RuntimeError), no_space (OSError
-ENOSPC, also at every later pass). With MARS_FAULT_ONCE=folder each entry acts once for all processes together: the
-folder remembers it. Without MARS_FAULT a point costs one lookup.
+MARS_FAULT lists `point:action` or `point:action@n`, separated by commas. The action happens the n-th time that the
+process passes the point (by default the first time). Actions: kill (SIGKILL to the own process), stop (SIGSTOP), raise
+(RuntimeError), no_space (OSError ENOSPC, also at every later pass). With MARS_FAULT_ONCE=folder each entry acts once
+for all processes together; the folder has a file for each entry that has acted. Without MARS_FAULT a point costs one
+lookup.
 
 Points of the driver: step.{samples,sampled,updated,logged}, checkpoint.{started,shards_written,before_manifest,
-before_rename,before_latest}; of an engine: engine.{samples,load_weights} and weights.bucket_received; of a rank:
-actor.{before_update,after_update,shard_written} and weights.bucket_sent; of the
-reader and the stores of images (data.transport=object_store): images.asked and images.bring.
+before_rename,before_latest}. Of an engine: engine.{samples,load_weights}, weights.bucket_received. Of a rank:
+actor.{before_update,after_update,shard_written}, weights.bucket_sent. Of the reader and the stores of images
+(data.transport=object_store): images.asked, images.bring.
 """
 
 from __future__ import annotations

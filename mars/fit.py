@@ -25,7 +25,7 @@ from mars.train_types import TrainBatch
 
 logger = logging.getLogger(__name__)
 
-_SILENT_STEPS = 5  # in a row without signal, before the log says so
+_SILENT_STEPS = 5  # the log warns after this number of steps in a row without signal
 
 
 def fit(
@@ -41,13 +41,14 @@ def fit(
 ) -> RunState:
     """Train from the state `start` to the last step, and return the state after it. Steps count from 1.
 
-    evaluate: a function that evaluates at a step and returns the metrics. Without a held-out set, `evaluate` is None.
-    num_dropped: number of rows left out of the training set: the metric `data/dropped`.
+    evaluate: step -> metrics of an evaluation; None without a held-out set.
+    num_dropped: number of rows left out of the training set, for the metric `data/dropped`.
 
-    At a signal (KeyboardInterrupt) a step that is still sampling is abandoned, and one that is updating the policy is
-    finished first. Either way the state after the last finished step is saved before the exception goes on.
+    A signal raises KeyboardInterrupt. A step that is still sampling is then abandoned; a step that is updating the
+    policy is finished first. In both cases the state after the last finished step is saved before KeyboardInterrupt
+    is raised again.
     """
-    # The engine starts with the trainer's weights, so that both have the same version and dtype.
+    # Engine and trainer start with the same weights, so both have the same version and dtype.
     weights = parts.trainer.publish_weights()
     parts.engine.load_weights(weights)
     if start == START and evaluate is not None and config.evaluation.before_training:
@@ -82,11 +83,11 @@ def fit(
 
 
 def restored(hooks: StepHooks, stream: PromptRounds, sampling: SamplingState, schedule: str) -> SamplingState:
-    """The state that a run with schedule `schedule` goes on from. Hooks and sampler are restored to it, too.
+    """The state from which a run with schedule `schedule` goes on. Also restores hooks and sampler to it.
 
     The checkpoint of an asynchronous run may have a step that was sampled ahead. A synchronous run samples this step
-    anew, so the step is left out, and so is what hooks have learnt from it. Raises ConfigError for the state of hooks
-    that the run does not have.
+    again, so the sampled step is left out, with what hooks have learnt from it. Raises ConfigError if the state has
+    hooks that the run does not have.
     """
     if schedule == "synchronous":
         sampling = replace(sampling, ahead=None)
@@ -96,9 +97,9 @@ def restored(hooks: StepHooks, stream: PromptRounds, sampling: SamplingState, sc
 
 
 class _WatchedUpdates:
-    """A `PolicyTrainer`. An interruption waits from the beginning of an update until `interrupts.allow`.
+    """A `PolicyTrainer` that defers interruptions from the beginning of an update until `interrupts.allow`.
 
-    report: told of the updates that were skipped, also if that ends the run.
+    report: called with the updates that were skipped, also if they end the run.
     """
 
     def __init__(self, trainer: PolicyTrainer, report: SkippedReport, step: int) -> None:
@@ -131,8 +132,8 @@ def _finish_step(
     every: int,
     is_last: Callable[[int, SamplingState], bool],
 ) -> RunState:
-    """Evaluate every so many steps and after the last, then write the row of the state's step. If the row is already
-    written, do neither."""
+    """Evaluate if `every` divides the step or the step is the last, then write the step's row. Does nothing if the row
+    is already written."""
     if state.logged:
         return state
     metrics = {**state.metrics, **faults}
@@ -143,18 +144,18 @@ def _finish_step(
 
 
 def _faults(parts: StepParts, checkpoints: Checkpoints) -> dict[str, int]:
-    """Metrics, counted since the process started: failed checkpoint writes, restarts of engines, and how often a call
-    lacked a lost engine. The last one is there only if it is not 0."""
+    """Metrics counted since the process started: failed checkpoint writes, restarts of engines, and, if not 0, how
+    often a call lacked a lost engine."""
     counts = parts.engine.counts()
     faults = {"fault/checkpoint": checkpoints.failures, "fault/engine_restarts": counts.restarts}
     return faults | ({"fault/engine_absences": counts.absences} if counts.absences else {})
 
 
 def last_step(run: TrainRunConfig, stream: PromptRounds) -> int:
-    """num_steps, or with num_epochs the number of steps in which every prompt is drawn num_epochs times.
+    """num_steps; or, with num_epochs, the number of steps in which every prompt is drawn num_epochs times.
 
-    The latter assumes one round of `prompts_per_step` prompts per step. A run with dynamic sampling may draw more and
-    end sooner; one whose sampler has smaller rounds ends later: see `is_finished`.
+    With num_epochs, one round of `prompts_per_step` prompts per step is assumed. A run with dynamic sampling may draw
+    more and end earlier. A run whose sampler has smaller rounds ends later (`is_finished`).
     """
     if run.num_steps is not None:
         return run.num_steps
@@ -171,9 +172,9 @@ def drawn(stream: PromptRounds, state: SamplingState) -> int:
 def is_finished(run: TrainRunConfig, stream: PromptRounds, step: int, state: SamplingState) -> bool:
     """Whether no step is left to train after `step`, whose state is `state`.
 
-    With num_epochs a run ends when so many are drawn, which may be before the last planned step, because a step may
-    draw several rounds. If the sampler has rounds of other sizes it may be later: a step then counts as one prompt at
-    least, so that such a run ends, too.
+    With num_epochs a run ends when it has drawn num_epochs prompts per prompt of the stream. If a step draws several
+    rounds, this is before the last planned step. If the sampler has smaller rounds, it is later. A step then counts as
+    at least one prompt, so that such a run ends too.
     """
     if run.num_steps is not None or run.num_epochs is None:
         return step >= last_step(run, stream)
@@ -182,8 +183,8 @@ def is_finished(run: TrainRunConfig, stream: PromptRounds, step: int, state: Sam
 
 
 class _SilentSteps:
-    """Warns once of steps in a row in which no prompt has signal and the gradient is 0: nothing is learnt, and no
-    number of the step line says so."""
+    """Warns once if no prompt had signal and the gradient was 0 in several steps in a row. Nothing is learnt then, and
+    the line that the log shows for a step does not tell it."""
 
     def __init__(self) -> None:
         self._in_a_row = 0

@@ -1,11 +1,11 @@
-"""`ImageTransform`, and references to changed images.
+"""`ImageTransform`, and references to transformed images.
 
-An image is decoded and resized, then transforms change its pixels, but not its size.
+An image is decoded and resized. Then transforms change its pixels, but not its size.
 
     masked = transformed(prompt.images, "masked", 1.0, run_seed, step, prompt.prompt_id)
 
-gives a reference for each image. Engine and trainer make the same pixels from it, wherever they decode it. It can be
-transformed again. `recipe.transforms` names the functions, and mars/data/pixels/transforming.py applies them.
+gives one reference for each image. Engine and trainer make the same pixels from it in any process. A reference can be
+transformed again. `recipe.transforms` names the functions; mars/data/pixels/transforming.py applies them.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class ImageTransform(Protocol):
-    """image: 8-bit RGB, as decoded and resized. rng: the same numbers for the same reference, in every process.
+    """image: 8-bit RGB, as decoded and resized. rng: gives the same numbers for the same reference, in every process.
 
-    strength: of the reference; from 0 to 1 for those of mars/data/pixels/transforms.py.
+    strength: the strength in the reference; from 0 to 1 for the transforms of mars/data/pixels/transforms.py.
     """
 
     def __call__(self, image: Image.Image, rng: np.random.Generator, strength: float) -> Image.Image: ...
@@ -35,7 +35,7 @@ class ImageTransform(Protocol):
 class TransformCall:
     """One use of a transform. name: its key in `recipe.transforms`. seed: of its random numbers.
 
-    strength: from 0 (no change) to 1 (all of it), for the transforms that mars has; others may read it as they like.
+    strength: for the transforms of mars from 0 (no change) to 1 (full change). A user's transform may define its own.
     """
 
     name: str
@@ -47,8 +47,8 @@ class TransformCall:
 class TransformedImage(ImageRef):
     """An image after `transforms`, applied in this order. It never equals the image itself, nor one with another seed.
 
-    So it has entries of its own in every cache of images. Its file is that of the image, and is shipped and read once
-    for both.
+    So it has its own entry in every cache of images. Its file is the image's file, which is shipped and read once for
+    both.
     """
 
     transforms: tuple[TransformCall, ...]
@@ -59,10 +59,10 @@ class TransformedImage(ImageRef):
 
 
 def transformed(images: Sequence[ImageRef], name: str, strength: float, *key: object) -> tuple[TransformedImage, ...]:
-    """A reference to each image as the transform `name` changes it.
+    """For each image, a reference to the image as the transform `name` changes it.
 
-    key: what the random numbers depend on, such as run.seed, step and prompt id; each is written with `repr`. With the
-    name and the number of the image it gives a seed per image. So images of one prompt are changed in different ways.
+    key: what the random numbers depend on, such as run.seed, step and prompt id; each part is written with `repr`. The
+    seed of an image comes from `key`, `name` and the image's number, so images of one prompt are changed differently.
     """
     return tuple(
         transformed_image(image, TransformCall(name, transform_seed(name, number, *key), strength))
@@ -71,7 +71,7 @@ def transformed(images: Sequence[ImageRef], name: str, strength: float, *key: ob
 
 
 def transformed_image(image: ImageRef, call: TransformCall) -> TransformedImage:
-    """The image after one more transform. Two images of one size get the same random numbers from the same seed."""
+    """The image after one more transform. With the same seed, two images of one size get the same random numbers."""
     if isinstance(image, TransformedImage):
         return replace(image, transforms=(*image.transforms, call))
     return TransformedImage(**vars(image), transforms=(call,))

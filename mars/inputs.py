@@ -47,7 +47,7 @@ class PromptFormat:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The checked rows of a job, and how to write prompts for its model. Known before any worker starts."""
+    """The checked rows of a job, and how to write prompts for its model. Loaded before any worker starts."""
 
     encoder: PromptEncoder
     budget: ImageBudget
@@ -115,23 +115,24 @@ def prompt_format(config: TrainConfig | SftConfig) -> PromptFormat:
 
 
 def _cached_prompts(config: TrainConfig | SftConfig) -> int:
-    """For how many views to keep the prompt ids, which are needed to read images ahead and again for sampling: those of
-    two rounds, with four views for each prompt. If prompts have more views, some are encoded twice."""
+    """Number of views whose prompt ids are cached. A view's ids are needed to read its images ahead and again to
+    sample. The cache holds two rounds with four views per prompt. With more views per prompt, some views are encoded
+    twice."""
     if isinstance(config, SftConfig):
         return CACHED_PROMPTS
     return max(CACHED_PROMPTS, 2 * 4 * config.data.prompts_per_step)
 
 
 def image_budget(config: TrainConfig | SftConfig) -> ImageBudget:
-    """How large the model sees an image whose source has no limits of its own."""
+    """The sizes at which the model sees images of sources without limits of their own."""
     return ImageBudget.from_pretrained(config.model.path, config.data.min_image_pixels, config.data.max_image_pixels)
 
 
 def row_settings(config: TrainConfig | SftConfig, form: PromptFormat) -> RowSettings:
     """How to turn rows into prompts, for a run or a cold start. Raises ConfigError for an invalid template.
 
-    A cold start has no reward to check truths with, takes any number of images per row, and always decodes all images
-    while it loads the rows: it has no setting like `data.decode_at_start`.
+    A cold start has no reward to check truths with, and takes any number of images per row. It always decodes all
+    images while it loads the rows: it has no setting like `data.decode_at_start`.
     """
     data, model_type = config.data, model_type_of(config.model.path)
     rewards = rewards_of(config) if isinstance(config, TrainConfig) else None
@@ -169,7 +170,7 @@ def _anchor_and_mono_views(anchor_kind: AnchorKind, prompt: Prompt) -> tuple[Vie
 def prompt_processor(
     config: TrainConfig | SftConfig, rules: TokenRules, cached_images: int, decode: DecodeImage = decode_image
 ) -> PromptProcessor:
-    """Build the PromptProcessor, which turns prompts into the model's tensors, and caches some of their images."""
+    """Build the PromptProcessor, which turns prompts into the model's tensors and caches `cached_images` images."""
     budget = image_budget(config)
     return PromptProcessor(
         config.model.path,
@@ -184,10 +185,10 @@ def prompt_processor(
 def prompt_stream(
     config: TrainConfig, prompts: Sequence[Prompt], known: KnownPrompts | None
 ) -> PromptStream | SampledRounds:
-    """The order of the training prompts: all prompts once per epoch, the files mixed by data.weights, or as
-    recipe.sampler chooses. config: its section `recipe` is `mars.hooks.load.resolved`. known: for a sampler that reads
-    further rows.
+    """The order of the training prompts. By default an epoch has every prompt once. `data.weights` mixes the files;
+    `recipe.sampler` chooses the prompts.
 
+    config: its section `recipe` is `mars.hooks.load.resolved`. known: for a sampler that adds rows.
     Raises ConfigError if a step would have a prompt twice.
     """
     data = config.data
@@ -212,7 +213,7 @@ def prompt_stream(
 
 
 def rewards_of(config: TrainConfig) -> RewardsBySet:
-    """The reward of each data set by the settings. Loads no function."""
+    """The reward of each data set, from the settings. Loads no function."""
     return RewardsBySet(config.reward.function, config.reward.functions)
 
 
@@ -236,7 +237,7 @@ def prompt_templates(setting: str, rewards: RewardsBySet | None, box_space: str,
 
 
 def training_plan(inputs: Inputs, hooks: StepHooks) -> RolloutPlan:
-    """The plan of a step: multi view and anchors as the sections `rollout` and `anchor` say, and what a recipe adds."""
+    """The plan of a step: multi view and anchors by the sections `rollout` and `anchor`, and a recipe's requests."""
     config, prompts = inputs.config, () if inputs.train is None else inputs.train.prompts
     rollout, anchor = config.rollout, config.anchor
     sampling = Sampling(rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_response_tokens)
@@ -286,7 +287,10 @@ def evaluation_plan(inputs: Inputs) -> RolloutPlan:
 
 
 def _truth_check(rewards: RewardsBySet | None) -> TruthCheck:
-    """What a prompt's reward finds wrong with its truth. None without a reward: `check_sets` reports that."""
+    """A function that gives what a prompt's reward finds wrong with its truth.
+
+    It gives None for a prompt without a reward, which `check_sets` reports.
+    """
     if rewards is None:
         return lambda prompt: None
     checks = {name: truth_check(name) for name in rewards.names}

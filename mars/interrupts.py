@@ -1,8 +1,9 @@
-"""End a process early and within seconds, whatever it is doing: on a signal, or because a thread finds that it must.
+"""End a process early and within seconds, on a signal or on the request of a thread.
 
 SIGTERM, SIGHUP and Ctrl-C raise KeyboardInterrupt in the main thread, so that `with` blocks and `finally` stop what was
-started. A C function sees no exception, and a library may swallow one: after `_GRACE_S` seconds, or at a second signal,
-a thread ends the process. Whatever must not outlive the process has to end by itself then (mars/cluster/guard.py).
+started. The exception does not interrupt a C function, and a library may swallow it. So after `_GRACE_S` seconds, or at
+a second signal, a thread ends the process. What must not outlive the process has to end by itself then
+(mars/cluster/guard.py).
 
 A command calls `end_at_once` before it imports anything else, and works inside `handled`.
 """
@@ -30,7 +31,7 @@ _START_AGAIN = "start the command again"
 
 
 class _Interrupts:
-    """reason: why the process ends early, None while it goes on. The first reason stays.
+    """reason: why the process ends early; None while it goes on. Later reasons do not replace the first.
 
     quiet: a signal raises no exception. True before `listen`, after the first KeyboardInterrupt, and after `finish`.
     deferred: see `defer`. held: see `hold`. hooks_hang: see `skip_exit_hooks`.
@@ -70,7 +71,7 @@ class _Interrupts:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
 
     def begin(self, reason: MarsError) -> bool:
-        """Set the reason, unless there is one already or it is a signal after `hold`. Returns whether it was set."""
+        """Set the reason. Returns False without setting it if there is one already, or for a signal after `hold`."""
         with self._lock:
             first = self.reason is None and not (self.held and isinstance(reason, InterruptedRun))
             if first:
@@ -137,15 +138,15 @@ class _Interrupts:
 
 
 _installed: _Interrupts | None = None
-# The handlers that `end_at_once` has replaced.
+# The handlers that `end_at_once` has replaced, by signal number.
 _before: dict[int, Any] = {}
 
 
 def end_at_once() -> None:
-    """From here until `handled` a signal ends the process with one line and the exit code of an interruption.
+    """Until `handled` is entered, a signal ends the process with one line and the exit code of an interruption.
 
-    For the time in which the process has not started anything that must be stopped. Signals that are ignored stay
-    ignored (nohup).
+    For the time before the process has started anything that must be stopped. Signals that are ignored stay ignored
+    (nohup).
     """
     for number in _SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
@@ -163,7 +164,7 @@ def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:
 def handled(report: Callable[[MarsError], None]) -> Iterator[None]:
     """Handle the signals inside the block, in the main thread. Signals that are ignored stay ignored (nohup).
 
-    report: prints the reason. It is called only if another thread ends the process instead of the main thread.
+    report: prints the reason. It is called only if a thread other than the main thread ends the process.
     """
     global _installed
     _installed = _Interrupts(report)
@@ -176,13 +177,13 @@ def handled(report: Callable[[MarsError], None]) -> Iterator[None]:
 
 
 def rearm() -> None:
-    """Take the signals back from a library that has installed handlers of its own. Call it in the main thread."""
+    """Install these handlers again after a library has installed its own. Call it in the main thread."""
     if _installed is not None:
         _installed.arm()
 
 
 def end_now(error: MarsError) -> bool:
-    """Called by another thread: report the error and end the process, unless it is ending already.
+    """Called by a thread: report the error and end the process, unless the process is ending already.
 
     For failures after which the main thread must not go on, not even to clean up. Returns False outside `handled`.
     """
@@ -194,14 +195,14 @@ def end_now(error: MarsError) -> bool:
 
 
 def ends_with(error: MarsError) -> None:
-    """The process ends early because of this error, which the main thread is raising. It ends without the exit hooks of
-    libraries, because they would wait for what is lost."""
+    """Note that the process ends early because of this error, which the main thread is raising. The process then ends
+    without the exit hooks of libraries, because they would wait for what is lost."""
     if _installed is not None:
         _installed.begin(error)
 
 
 def skip_exit_hooks() -> None:
-    """The command ends without the exit hooks of libraries, with its own exit code, because one was seen to hang."""
+    """Let the command end without the exit hooks of libraries, because one was seen to hang. Its exit code stays."""
     if _installed is not None:
         _installed.hooks_hang = True
 
@@ -217,7 +218,7 @@ def reason() -> MarsError | None:
 
 
 def is_urgent() -> bool:
-    """Whether the process is ending early, and half of its grace time has passed: no time is left for new work."""
+    """Whether the process is ending early and half of its grace time has passed, so no time is left for new work."""
     return (
         _installed is not None
         and _installed.reason is not None
@@ -226,31 +227,31 @@ def is_urgent() -> bool:
 
 
 def listen() -> None:
-    """From here on a signal raises KeyboardInterrupt, and one that came before raises it now."""
+    """From now on a signal raises KeyboardInterrupt. If a signal came before, KeyboardInterrupt is raised now."""
     if _installed is not None:
         _installed.quiet = False
         _installed.raise_reason()
 
 
 def hold() -> None:
-    """From here on the first signal changes nothing, because the work is about to end by itself; a second ends it."""
+    """From now on the first signal changes nothing, because the work is about to end. A second one ends the process."""
     if _installed is not None:
         _installed.hold()
 
 
 def say_consequence(text: str) -> None:
-    """Set what the message of an interruption ends with: what it means for the work of this process."""
+    """Set the end of the message of an interruption, which says what the interruption means for the process's work."""
     if _installed is not None:
         _installed.consequence = text
 
 
 def consequence() -> str:
-    """What `say_consequence` has set."""
+    """The text that `say_consequence` has set."""
     return _START_AGAIN if _installed is None else _installed.consequence
 
 
 def set_grace(seconds: float) -> None:
-    """Longest time from a signal to the end of the process."""
+    """Set the longest time from a signal to the end of the process."""
     if _installed is not None:
         _installed.grace_s = seconds
 
@@ -258,22 +259,22 @@ def set_grace(seconds: float) -> None:
 def defer() -> None:
     """From now on a signal raises KeyboardInterrupt only at `allow`.
 
-    If the grace time after the signal passes before that, the process ends.
+    If the grace time after the signal passes before `allow` is called, the process ends.
     """
     if _installed is not None:
         _installed.deferred = True
 
 
 def allow() -> None:
-    """End `defer`. Raises KeyboardInterrupt if a signal has come since. Call it in the main thread."""
+    """End `defer`. Raises KeyboardInterrupt if a signal has come meanwhile. Call it in the main thread."""
     if _installed is not None:
         _installed.deferred = False
         _installed.raise_reason()
 
 
 def settle() -> None:
-    """The interruption has had its effect, for example on other processes. This process goes on, and ends with its own
-    exit code.
+    """Forget the interruption, because it has had its effect, for example on other processes. This process goes on, and
+    ends with its own exit code.
 
     A second signal still ends it at once.
     """

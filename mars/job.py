@@ -1,4 +1,4 @@
-"""What every job that writes a run directory does, training or cold start: enter it, record its attempts."""
+"""What training and cold start share: enter the run directory, and record the attempts."""
 
 from __future__ import annotations
 
@@ -31,10 +31,9 @@ logger = logging.getLogger(__name__)
 
 
 def check_run_dir(config: TrainConfig | SftConfig) -> None:
-    """What can be said of `enter_run` without making or changing anything, for dry runs.
+    """The checks of `enter_run` that make and change nothing, for dry runs.
 
-    A folder that has another run is only warned of, so that the other checks are made too. Otherwise raises as
-    `enter_run` does.
+    Only warns of a folder that has another run, so that the other checks are made too. Otherwise raises as `enter_run`.
     """
     try:
         check_enterable(Path(config.run.dir), config.run.resume)
@@ -44,7 +43,7 @@ def check_run_dir(config: TrainConfig | SftConfig) -> None:
 
 
 def enter_run(config: TrainConfig | SftConfig, lock: RunLock) -> Catalogue:
-    """Make and lock run.dir, and return its checkpoints. Of a run to be resumed, compare the settings first.
+    """Make and lock run.dir, and return its checkpoints. For a run to be resumed, compare the settings first.
 
     Raises BusyError, SetupError or ConfigError as `enter` and `accept` do.
     """
@@ -63,9 +62,9 @@ def _accept_changes(config: TrainConfig | SftConfig) -> None:
 
 
 def say_how_to_go_on(config: TrainConfig | SftConfig) -> None:
-    """From here on the message of an interruption names the command that goes on, if `run.dir` has a run to go on with.
+    """If `run.dir` has a run to go on with, the message of an interruption names the command for it from now on.
 
-    Until a new run has written its config.yaml there is none: the same command again starts it.
+    Before a new run has written its config.yaml, there is no such command: the first command starts the run again.
     """
     run_dir = Path(config.run.dir)
     if config.run.resume and (run_dir / CONFIG_FILE).is_file():
@@ -84,8 +83,8 @@ def record_attempt(
     last: int,
     events: EventLog,
 ) -> ProcessList:
-    """Write config.yaml and the record of this attempt; returns the list of its processes. From then on an interruption
-    says how to go on. Raises SetupError.
+    """Write config.yaml and the record of this attempt; return the list of its processes. From then on the message of
+    an interruption names the command to go on with. Raises SetupError.
 
     functions: users' functions, as mars/plugin.py records them. last: the last step that is planned.
     """
@@ -99,7 +98,7 @@ def record_attempt(
 
 
 def worker_report(events: EventLog, processes: ProcessList) -> WorkerReport:
-    """Note lost and replaced workers among the run's events, and the new processes in the list."""
+    """A function that logs lost and replaced workers as events of the run, and adds new processes to the list."""
     run_dir = processes.folder.parents[1]
 
     def report(event: WorkerEvent, worker: str, reason: str) -> None:
@@ -111,5 +110,5 @@ def worker_report(events: EventLog, processes: ProcessList) -> WorkerReport:
 
 
 def stall_report(events: EventLog, run_dir: Path) -> Callable[[str], None]:
-    """Called by the watchdog with the reason."""
+    """A function that the watchdog calls with the reason of a stall."""
     return lambda reason: events.log("stalled", last_logged_step(run_dir), reason=reason)

@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def train(config: TrainConfig, overrides: Sequence[str]) -> None:
-    """Train. overrides: of the command line, for the record of the run."""
+    """Train. overrides: the ones of the command line, for the record of the run."""
     from pathlib import Path
 
     from mars.checkpoint.entry import check_enterable, enter

@@ -1,7 +1,7 @@
-"""Give a device's memory back and keep what was in it: storages of tensors shrink to nothing, and grow again later.
+"""Free a device's memory and keep its contents: storages of tensors shrink to nothing, and grow again later.
 
 Tensors, views and parameters stay the same objects. So tied weights stay tied, the optimizer finds its parameters, and
-FSDP its flat shards. On the CPU the same happens between two places of the same memory, which only tests need.
+FSDP its flat shards. On the CPU the contents are copied within host memory, which only tests need.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from torch.distributed.tensor import DTensor
 class HostCopies:
     """Moves storages to host memory and back.
 
-    The host memory is pinned if the device is a GPU, and kept for the next time, because to get it takes longer than to
-    copy. An interruption in the middle of a call loses nothing: `copy_of` finds every tensor, and the call can be
-    repeated.
+    For a GPU the host memory is pinned. It is kept for the next time, because allocating it takes longer than copying.
+    An interruption in the middle of a call loses nothing: `copy_of` finds every tensor, and the call can be repeated.
     """
 
     def __init__(self) -> None:
@@ -62,7 +61,7 @@ class HostCopies:
     def copy_of(self, tensor: Tensor) -> Tensor:
         """The tensor, or its copy in host memory if it was moved there. The next `take` overwrites the copy.
 
-        A DTensor's copy is a DTensor of the same mesh whose local part is on the CPU.
+        The copy of a DTensor is a DTensor of the same mesh whose local part is on the CPU.
         """
         local = local_part(tensor)
         key = local.untyped_storage()._cdata
@@ -81,7 +80,7 @@ Freed = list[tuple[torch.UntypedStorage, int]]
 
 
 def free(tensors: Iterable[Tensor]) -> Freed:
-    """Give back the memory of these tensors and forget what was in it. `restore` takes the result."""
+    """Free the memory of these tensors and lose their contents. `restore` takes the result."""
     freed = [(storage, storage.nbytes()) for storage in storages_of(tensors).values()]
     _synchronize(storage for storage, _ in freed)
     for storage, _ in freed:
@@ -91,7 +90,7 @@ def free(tensors: Iterable[Tensor]) -> Freed:
 
 
 def restore(freed: Freed) -> None:
-    """Give the tensors memory again. What is in it is undefined."""
+    """Give the storages memory again. Their contents are undefined."""
     for storage, size in freed:
         storage.resize_(size)
 
@@ -107,7 +106,7 @@ def local_part(tensor: Tensor) -> Tensor:
 
 
 def release_cache() -> None:
-    """Give torch's unused GPU memory back to the GPU, for other processes and for vLLM's own allocator."""
+    """Return torch's unused GPU memory to the GPU, for other processes and for vLLM's own allocator."""
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 

@@ -1,4 +1,4 @@
-"""Functions in users' own Python files, named "path/to/file.py:function". Nothing here knows what they are for.
+"""Functions in users' own Python files, named "path/to/file.py:function". This module does not know what they are for.
 
 spec = resolve("reward.function", "my_rewards.py:count", "want path/to/file.py:name")  # absolute; runs nothing
 function = load("reward.function", spec, "(item: RewardInput)")                        # runs the file
@@ -37,7 +37,7 @@ _LOADS = itertools.count()
 
 
 class NameNotFound(ConfigError):
-    """A user's file was run, and has no such function."""
+    """A user's file could be run, but has no function of this name."""
 
 
 def is_spec(text: str) -> bool:
@@ -47,11 +47,11 @@ def is_spec(text: str) -> bool:
 
 
 def resolve(setting: str, text: str, wanted: str) -> str:
-    """`text` with an absolute path, which means the same in every process. Runs nothing of the file.
+    """`text` with an absolute path, so that it means the same in every process. Does not run the file.
 
-    setting: the key that `text` was given for, for messages. wanted: the form that `text` should have.
-    A relative path starts at the current folder, else at mars' own recipes (`find`). Raises ConfigError for a file that
-    is not there.
+    setting: the key whose value is `text`, for messages. wanted: the form that `text` should have.
+    A relative path starts at the current folder, else at mars' own recipes (`find`). Raises ConfigError if the file
+    does not exist.
     """
     path, _, name = text.rpartition(":")
     file = find(path)
@@ -68,10 +68,10 @@ def find(path: str) -> Path:
 
 
 def shipped(path: str) -> str:
-    """The file or folder of mars' own recipe/ that `path` names, such as "recipe/papo"; else `path` as it is.
+    """The file or folder of mars' own recipe/ that `path` names, such as "recipe/papo"; else `path` itself.
 
-    It is looked for if `path` begins with "recipe" and is not there in the current folder. recipe/ is inside the
-    package if mars is installed, and next to it in a checkout.
+    It is looked for if `path` begins with "recipe" and does not exist in the current folder. If mars is installed,
+    recipe/ is inside the package; in a checkout it is next to the package.
     """
     if Path(path).parts[:1] != ("recipe",) or os.path.lexists(path):
         return path
@@ -83,7 +83,7 @@ class UserFunction:
     """A function of a user's file.
 
     call: calls the function. signature: its parameters. setting, spec, wanted: the arguments of `load`.
-    module: of the file, for what else it declares.
+    module: the file as a module, for what else it declares.
     """
 
     call: Callable[..., Any]
@@ -106,17 +106,18 @@ def load(setting: str, spec: str, wanted: str, classes: bool = False, *, in_thre
     """Runs the file of a resolved `spec` and returns its function.
 
     The file may import modules from its own folder, at its top or inside its functions, whatever the current folder is:
-    `import helper`, or `from .helper import name`. If the file is a link, they may also be beside the file that it
-    leads to. Each load has its own copies of these modules: files in different folders may all `import helper`.
+    `import helper`, or `from .helper import name`. If the file is a link, modules may also be in the folder of the
+    link's target. Each load has its own copies of these modules, so files in different folders may all `import helper`.
 
     wanted: the parameters that the function should have, for messages.
     classes: whether the name may be a class, which is called to make an object. The methods of this object
         run later, and cannot import modules of the folder: the modules that they use must be imported before.
-    in_threads: several threads may call the function at once. Then the modules of the file's folder stay importable in
-        this process, so all functions that it loads must be in one folder.
-    Raises ConfigError if the file cannot be loaded or lacks the name (NameNotFound), if it imports a name of which
-    there are two modules (`_refuse_two_modules`), or if the name is not a plain function but a class, an async function
-    or a generator.
+    in_threads: whether several threads may call the function at once. If so, the modules of the file's folder stay
+        importable in this process, so all functions loaded in this way must be in one folder.
+    Raises ConfigError
+    - if the file cannot be loaded or lacks the name (NameNotFound),
+    - if the file imports a name of which there are two modules (`_refuse_two_modules`),
+    - if the name is not a plain function but a class, an async function or a generator.
     """
     path, _, name = spec.rpartition(":")
     _refuse_two_modules(setting, Path(path))
@@ -145,10 +146,10 @@ def load(setting: str, spec: str, wanted: str, classes: bool = False, *, in_thre
 
 
 def self_test(setting: str, failures: Sequence[str | None], remedy: str) -> None:
-    """Judges a function by its results for a few real items, before a run starts. Raises ConfigError if all failed.
+    """Judge a function by its results for a few real items, before a run starts. Raises ConfigError if all failed.
 
-    failures: for each item, why the function failed on it, or None. A function that fails on only some items is
-    accepted, because a run handles single failures. remedy: what to do, for the message.
+    failures: for each item, why the function failed, or None. If only some items failed, the function is accepted,
+    because a run handles single failures. remedy: what to do, for the message.
     """
     reasons = [reason for reason in failures if reason is not None]
     if reasons and len(reasons) == len(failures):
@@ -159,9 +160,9 @@ def self_test(setting: str, failures: Sequence[str | None], remedy: str) -> None
 
 
 def record(run_dir: Path, specs: Mapping[str, Sequence[str]]) -> dict[str, list[dict[str, str]]]:
-    """Notes which users' code a run uses: the sha256 of each file, in the log and in <run_dir>/plugins.json.
+    """Record the users' code of a run: write the sha256 of each file to the log and to <run_dir>/plugins.json.
 
-    specs: setting -> its resolved specs. The file is {setting: [{"file", "function", "sha256"}]}, and so is the result.
+    specs: setting -> its resolved specs. The JSON file and the result are {setting: [{"file", "function", "sha256"}]}.
     Raises ConfigError for a file that cannot be read.
     """
     entries = {setting: [_entry(setting, spec) for spec in listed] for setting, listed in specs.items() if listed}
@@ -206,9 +207,10 @@ def _run_file(setting: str, path: Path, imports: _FolderImports) -> ModuleType:
 
 
 def _refuse_two_modules(setting: str, path: Path) -> None:
-    """Raises ConfigError if a file imports a name that a module beside it and one of Python or of a package have.
+    """Raise ConfigError if a file imports a name that is both a module beside it and a module of Python or of a
+    package.
 
-    Which of the two it gets would depend on what the process has imported before.
+    Which of the two the import finds would depend on what the process has imported before.
     """
     installed = [sysconfig.get_path(kind) for kind in ("purelib", "platlib")]
     for name in sorted(_imported(path) - {_PACKAGE.name}):
@@ -226,7 +228,8 @@ def _refuse_two_modules(setting: str, path: Path) -> None:
 
 
 def _imported(path: Path) -> set[str]:
-    """The names that a file imports absolutely, anywhere: "a" for `import a.b`. Empty for one that is no Python."""
+    """The names that a file imports absolutely, anywhere: "a" for `import a.b`. Empty if the file is not valid
+    Python."""
     try:
         nodes = list(ast.walk(ast.parse(path.read_bytes())))
     except (OSError, SyntaxError, ValueError, RecursionError):
@@ -237,12 +240,12 @@ def _imported(path: Path) -> set[str]:
 
 
 def _folders(path: Path) -> list[str]:
-    """The folder of a file, and if it is a link, that of the file it leads to."""
+    """The folder of a file. If the file is a link, also the folder of its target."""
     return list(dict.fromkeys((str(path.parent), str(path.resolve().parent))))
 
 
 def _kind_refused(function: Any) -> str | None:
-    """The kind of a `function` that is refused; None for a plain function or an object that can be called like one."""
+    """What a `function` is, if it is refused; None for a plain function or an object that can be called like one."""
     if not callable(function) or inspect.isclass(function):
         return type(function).__name__
     for called in (function, type(function).__call__):
@@ -256,10 +259,11 @@ def _kind_refused(function: Any) -> str | None:
 
 
 class _FolderImports:
-    """A context in which modules in `folders` can be imported by name, as if a script in them were run.
+    """A context in which modules in `folders` can be imported by name, as if a script in these folders were run.
 
-    Python keeps one module for each name. So leaving the context removes these modules from `sys.modules` and restores
-    the modules that had the same names before; entering it again puts these modules back.
+    Python keeps one module for each name. Leaving the context therefore removes the modules of `folders` from
+    `sys.modules` and restores the modules that had the same names before. Entering the context again puts the modules
+    of `folders` back.
     """
 
     def __init__(self, folders: Sequence[str]) -> None:
@@ -286,7 +290,7 @@ class _FolderImports:
         sys.modules.update(self._displaced)
 
     def _is_ours(self, name: str) -> bool:
-        """Whether a new module, or the package that contains it, was found in the folders."""
+        """Whether a new module, or the package that contains the module, was found in the folders."""
         top = name.partition(".")[0]
         if top in self._before and top not in self._modules:
             return False  # loaded before, such as mars, whose package may be in this folder

@@ -1,4 +1,4 @@
-"""Run a command: report a failure as one paragraph on stderr and an exit code, with the traceback in the run's log."""
+"""Run a command. A failure gives one paragraph on stderr, an exit code, and a traceback in the run's log."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _mars = logging.getLogger("mars")
 
 
 class _SafeFormatter(logging.Formatter):
-    """Escapes control and invisible characters, except those in `keep`, and leaves out secrets (see `redact`)."""
+    """Escapes control and invisible characters, except those in `keep`, and replaces secrets (see `redact`)."""
 
     def __init__(self, form: str, keep: str) -> None:
         super().__init__(form)
@@ -33,9 +33,9 @@ class _SafeFormatter(logging.Formatter):
 
 
 class RunLog(logging.FileHandler):
-    """Appends to <run_dir>/mars.log once the folder exists; does not create it, and drops records before.
+    """Appends to <run_dir>/mars.log. Does not create the folder, and drops records as long as it does not exist.
 
-    Only the user can read the file: exceptions quote rows, texts and addresses.
+    Only the user can read the file, because exceptions quote rows, texts and addresses.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -57,7 +57,7 @@ class RunLog(logging.FileHandler):
         super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """A full or read-only disk costs the record, and one warning in the terminal."""
+        """On a full or read-only disk, drop the record, and write one warning to the terminal."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)
@@ -70,7 +70,7 @@ class RunLog(logging.FileHandler):
 def log_to(run_dir: str) -> None:
     """Also write mars' log, and the traceback of a failure, to <run_dir>/mars.log.
 
-    If an earlier call named another run_dir, the log there gets no more lines.
+    If an earlier call named another run_dir, the log in that folder gets no more lines.
     """
     for handler in [handler for handler in _mars.handlers if isinstance(handler, RunLog)]:
         _mars.removeHandler(handler)
@@ -82,9 +82,9 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     """Run `main` and exit with the code that it returns, or with the code of its failure.
 
     A MarsError prints its message and exits with its exit_code. SIGTERM, SIGHUP and Ctrl-C exit with 75, a second
-    Ctrl-C with 130 (mars/interrupts.py). Any other exception exits with 1 and prints where its traceback is: in the
-    run's log, or on stderr if there is no log. In what is printed, control characters are escaped and secrets
-    from environment variables are replaced (`redact`).
+    Ctrl-C with 130 (mars/interrupts.py). Any other exception exits with 1. Its traceback goes to the run's log, and the
+    path of the log is printed; without a log the traceback goes to stderr. In printed text, control characters are
+    escaped and secrets from environment variables are replaced (`redact`).
     """
     _use_utf8()
     with escaped_output(), interrupts.handled(_report):
@@ -106,8 +106,8 @@ def run_command(main: Callable[[], int]) -> NoReturn:
 def _end_with(error: BaseException) -> int | str | None:
     """Report the failure. Returns the exit code.
 
-    If the process is ending early (`interrupts.reason`), that reason is reported instead of `error`: an interruption
-    inside a library may arrive here as any kind of exception.
+    If the process is ending early (`interrupts.reason`), this reason is reported instead of `error`, because an
+    interruption inside a library may arrive here as any kind of exception.
     """
     early = interrupts.finish()
     if early is not None or isinstance(error, MarsError):
@@ -134,7 +134,8 @@ def _report(error: MarsError) -> None:
 
 
 def _keep_traceback(where: str) -> str:
-    """Log the traceback of the current exception. Returns `where` with the log's path filled in, "" without a log."""
+    """Log the traceback of the current exception. Returns `where` with the path of the log, or "" if there is no
+    log."""
     _mars.debug("the process ends with this exception", exc_info=sys.exc_info()[0] is not None)
     if not where:
         return ""
@@ -143,7 +144,7 @@ def _keep_traceback(where: str) -> str:
 
 
 def _exit_now(code: int | str | None) -> NoReturn:
-    """End without the exit hooks of libraries: those of Ray and wandb wait for processes that are gone."""
+    """End without the exit hooks of libraries: the hooks of Ray and wandb wait for processes that no longer exist."""
     sys.stdout.flush()
     sys.stderr.flush()
     logging.shutdown()
@@ -151,10 +152,10 @@ def _exit_now(code: int | str | None) -> NoReturn:
 
 
 def _use_utf8() -> None:
-    """Run this process and all that it starts in Python's UTF-8 mode: libraries open files without an encoding.
+    """Run this process and its children in Python's UTF-8 mode, because libraries open files without an encoding.
 
-    The interpreter reads the mode when it starts. So where the locale has another encoding, start again, with the
-    terminal's encoding for what is printed.
+    The interpreter reads the mode when it starts. So if the locale has another encoding, the process starts again. What
+    it prints then has the terminal's encoding.
     """
     os.environ["PYTHONUTF8"] = "1"
     if sys.flags.utf8_mode or locale.getencoding().lower().replace("-", "") == "utf8":

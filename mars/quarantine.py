@@ -1,4 +1,4 @@
-"""Prompts whose images cannot be read: each is left out of the rest of the run, and too many of them end it.
+"""Prompts whose images cannot be read. Each is left out of the rest of the run; too many of them end the run.
 
 Images are checked before a run, but may be lost while it trains: deleted, overwritten, on a disk that fails. The
 quarantine is part of a run's state, so a resumed run leaves out the same prompts.
@@ -21,7 +21,8 @@ _ROUNDING = 1e-9  # 0.29 * 100 is a little less than 29
 
 @dataclass(frozen=True)
 class BadPrompt:
-    """number: its place among the prompts that the run has tried; the first has 1. reason: names the image."""
+    """number: its place among the prompts that the run has tried, from 1. reason: why it is bad, with the image's
+    name."""
 
     prompt_id: str
     number: int
@@ -34,7 +35,7 @@ BadPromptReport = Callable[[BadPrompt, str, int], None]
 
 @dataclass(frozen=True)
 class Quarantine:
-    """tried: prompts that the run has tried to sample so far. bad: those of them that are left out from now on."""
+    """tried: number of prompts that the run has tried to sample. bad: those of them that are left out from now on."""
 
     tried: int = 0
     bad: tuple[BadPrompt, ...] = ()
@@ -44,7 +45,8 @@ class Quarantine:
         return frozenset(prompt.prompt_id for prompt in self.bad)
 
     def after(self, prompts: Sequence[Prompt], unreadable: Mapping[str, str]) -> Quarantine:
-        """The quarantine after `prompts` were tried. unreadable: prompt id -> reason of those that could not be read.
+        """The quarantine after `prompts` were tried. unreadable: prompt id -> reason, for prompts that could not be
+        read.
 
         Example: after 7 good prompts, a and b are tried, and b cannot be read: b is bad, with number 9.
         """
@@ -53,16 +55,16 @@ class Quarantine:
         return Quarantine(self.tried + len(prompts), (*self.bad, *new))
 
     def with_lost(self, unreadable: Mapping[str, str]) -> Quarantine:
-        """The quarantine plus prompts that were sampled, but whose images could not be read later, for training."""
+        """The quarantine with prompts that were sampled, but whose images the trainer could not read later."""
         known = self.prompt_ids
         lost = [BadPrompt(name, self.tried, reason) for name, reason in unreadable.items() if name not in known]
         return Quarantine(self.tried, (*self.bad, *lost))
 
     def followed_by(self, later: Quarantine) -> Quarantine:
-        """This quarantine plus what only `later` has. No prompt is in the result twice.
+        """This quarantine with the bad prompts that only `later` has. No prompt is in the result twice.
 
-        later: from a sampling that began before the newest bad prompts of this quarantine were found. It may have tried
-        these prompts, so `later` may have them, too.
+        later: from a sampling that began before the newest bad prompts of this quarantine were found. The sampling may
+        have tried these prompts, so `later` may have them too.
         """
         known = self.prompt_ids
         return Quarantine(later.tried, (*self.bad, *(prompt for prompt in later.bad if prompt.prompt_id not in known)))
@@ -75,7 +77,7 @@ class Quarantine:
 
 @dataclass(frozen=True)
 class BadSamples:
-    """What happens to prompts that cannot be read: they are reported, and too many of them end the run.
+    """Reports prompts that cannot be read, and ends the run if there are too many.
 
     max_fraction: `data.max_bad_fraction`. window: `data.bad_window`. prompts: the training set by ids.
     report: called once for each bad prompt, with its row and the step.
@@ -91,8 +93,9 @@ class BadSamples:
     ) -> Quarantine:
         """The quarantine after `step` has tried `prompts`.
 
-        unreadable: those of them that the engine could not read, id -> reason.
-        Raises DataError if more than `num_allowed` of any `window` consecutive prompts are bad, or no good one is left.
+        unreadable: id -> reason, for those of `prompts` that the engine could not read.
+        Raises DataError if more than `num_allowed` of any `window` consecutive prompts are bad, or if all prompts are
+        bad.
         """
         return self._accepted(quarantine, quarantine.after(prompts, unreadable), step)
 
@@ -104,7 +107,7 @@ class BadSamples:
         return self._accepted(quarantine, quarantine.with_lost(unreadable), step)
 
     def joined(self, quarantine: Quarantine, later: Quarantine, step: int) -> Quarantine:
-        """`Quarantine.followed_by`, where both are reported already. Raises as `tried`."""
+        """`Quarantine.followed_by` of two quarantines that are both reported already. Raises as `tried`."""
         joined = quarantine.followed_by(later)
         self._check(joined, joined.bad[len(quarantine.bad) :], step)
         return joined
@@ -136,7 +139,7 @@ def warn_of(prompt: BadPrompt, row: str, step: int) -> None:
 
 
 def num_allowed(max_fraction: float, number: int) -> int:
-    """How many of `number` samples may be bad. One always may, unless the fraction is 0.
+    """How many of `number` samples may be bad. One is always allowed, unless the fraction is 0.
 
     >>> num_allowed(0.05, 1000), num_allowed(0.05, 8), num_allowed(0.0, 1000), num_allowed(0.29, 100)
     (50, 1, 0, 29)

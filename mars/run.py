@@ -63,9 +63,9 @@ logger = logging.getLogger(__name__)
 def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], lock: RunLock) -> None:
     """Check rows, settings and the model, then start the workers, train, and save the policy to <run.dir>/policy.
 
-    model_check: already entered. The caller enters it first and imports this module after that, so that a process can
-    check the model during the import.
-    overrides: of the command line, for the record. lock: of run.dir; taken here, unless it is already.
+    model_check: already entered. The caller enters it before it imports this module, so that a process can check the
+    model during the import.
+    overrides: those of the command line, for the record. lock: of run.dir; taken here if the caller has not taken it.
     """
     say_how_to_go_on(config)
     config = with_checked_trackers(with_resolved_recipe(config))
@@ -130,7 +130,7 @@ def _record_functions(config: TrainConfig) -> Mapping[str, list[dict[str, str]]]
 
 
 def run_evaluation(config: TrainConfig, name: str, step: int, out: Path | None) -> Mapping[str, Any]:
-    """Evaluate `model.path` on `data.eval_files`; return the result, and write it to `out` as JSON."""
+    """Evaluate `model.path` on `data.eval_files`. Returns the result, and writes it as JSON to `out`, if given."""
     check_packages(config)
     with _model_check(config) as model_check:
         inputs = _checked_inputs(config, model_check, with_training_set=False)
@@ -146,7 +146,7 @@ def run_evaluation(config: TrainConfig, name: str, step: int, out: Path | None) 
 
 
 def _train_step(config: TrainConfig, stream: PromptRounds) -> TrainStep:
-    """The step of the schedule (`rollout.max_staleness`)."""
+    """The function that trains one step: synchronous if `rollout.max_staleness` is 0, else asynchronous."""
     bound, is_last = config.rollout.max_staleness, partial(is_finished, config.run, stream)
     if bound == 0:
         return partial(train_step, is_last=is_last)
@@ -155,7 +155,7 @@ def _train_step(config: TrainConfig, stream: PromptRounds) -> TrainStep:
 
 
 def _warn_of_old_weights(config: TrainConfig, bound: int) -> None:
-    """Warn of what is unexpected for somebody who set only `rollout.max_staleness`."""
+    """Warn of effects that a user who set only `rollout.max_staleness` does not expect."""
     if config.algorithm.importance_cap is None:
         logger.warning(
             "algorithm.importance_cap is null: with schedule=asynchronous responses come from older weights, "
@@ -233,7 +233,7 @@ def _evaluation(
 
 
 def run_inference(config: TrainConfig, questions: str, paths: ResultPaths, views: Views) -> list[Path]:
-    """Ask `model.path` the questions, write its answers (see `infer`) and return their files.
+    """Ask `model.path` the questions, write its answers (see `infer`) and return the files of the answers.
 
     questions: the file that the user named. A .json file is first converted to the parquet file in data.eval_files.
     """

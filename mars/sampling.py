@@ -1,4 +1,4 @@
-"""The first half of a training step: from prompts to the responses it trains on, with their advantages.
+"""The first half of a training step: from prompts to responses with their advantages.
 
     stream ── prompts ──> plan ── requests ──> engine ── samples ──> reward processes
                                                                         │ scores
@@ -8,9 +8,10 @@
      ├── up to `prompts_per_step` prompts ── hook advantage ──> `Sampled.kept`: this step trains on them
      └── kept prompts beyond that ──────────> `SamplingState.carried`: the next step trains on them first
 
-Without dynamic sampling (`selection` "all") one round of prompts is a step. With it, rounds of fresh prompts are
-sampled until enough of them have an advantage that is not 0. A prompt with an image that cannot be read goes to
-`SamplingState.quarantine`, and no later round has it. Hooks are those of the section `recipe` (docs/extend.md).
+Without dynamic sampling (`selection` "all") a step has one round of prompts. With dynamic sampling, rounds of fresh
+prompts are sampled until enough prompts have an advantage that is not 0. A prompt with an image that cannot be read
+goes to `SamplingState.quarantine`, and later rounds leave it out. Hooks are those of the section `recipe`
+(docs/extend.md).
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ logger = logging.getLogger(__name__)
 def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: int, timer: StepTimer) -> Sampled:
     """Sample rounds of fresh prompts until `prompts_per_step` prompts are kept, the carried ones included.
 
-    A step has fewer prompts if it reaches `max_rounds`, or if it has sampled or carried every prompt of the stream. A
-    round leaves out the prompts that the step has sampled or carried already, and those that cannot be read.
-    Raises DataError if too many cannot be read (`BadSamples.tried`).
+    The step ends with fewer prompts if it reaches `max_rounds`, or if it has sampled or carried every prompt of the
+    stream. A round leaves out prompts that the step has sampled or carried already, and prompts that cannot be read.
+    Raises DataError if too many prompts cannot be read (`BadSamples.tried`).
     """
     quarantine = _probed(parts, stream, state, step, timer)
     counts_before, reward_counts_before = parts.engine.counts(), parts.reward_counts()
-    # The first part has no prompts, so that `Advantages.joined` works for a step that samples no round.
+    # The first entry has no prompts, so that `Advantages.joined` works for a step that samples no round.
     rollouts, advantages = [], [PooledRewards.of_rollouts([]).advantages(parts.advantage)]
     kept, round_number, surplus = list(state.carried), state.round, state.surplus
     counts, targets = AnchorCounts(), frozenset[str]()
@@ -64,7 +65,8 @@ def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: i
         scored = scored_rollouts(parts, fresh, step, timer)
         quarantine = parts.bad_samples.tried(quarantine, fresh, scored.unreadable, step)
         of_round, targets = scored.rollouts, targets | scored.targets
-        # Before advantages and selection: guests are chosen once, and a prompt is kept, dropped or carried with them.
+        # Guests are chosen before advantages and selection, because a prompt is kept, dropped or carried with its
+        # guests.
         of_round, of_anchors = parts.anchor_use.applied(of_round, parts.plan.seed, step, this_round)
         counts += of_anchors
         rewards = PooledRewards.of_rollouts(of_round)
@@ -101,13 +103,13 @@ def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: i
 
 
 def _probed(parts: StepParts, stream: PromptRounds, state: SamplingState, step: int, timer: StepTimer) -> Quarantine:
-    """Sample the prompts that the stream wants to know more about, and show it the rollouts. Nothing trains on them."""
+    """Sample the stream's probes, and show it the rollouts. Nothing is trained on them."""
     wanted = stream.probes(step, state.round)
     probes = [prompt for prompt in wanted if prompt.prompt_id not in state.quarantine.prompt_ids]
     if not probes:
         return state.quarantine
     with timer.stage("probe"):
-        # Without shapings, which may need extra requests.
+        # Without shapings, because a shaping may need extra requests.
         probing = replace(parts, plan=parts.plan.of_probes(), hooks=replace(parts.hooks, shaping=()))
         scored = scored_rollouts(probing, probes, step, StepTimer())
     quarantine = parts.bad_samples.tried(state.quarantine, probes, scored.unreadable, step)

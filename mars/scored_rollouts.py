@@ -26,7 +26,7 @@ class ScoredRound:
     """A round that has been sampled and scored.
 
     rollouts: one item for each prompt that could be read. unreadable: prompt id -> why the prompt could not be read.
-    targets: ids of the prompts that the second half of the multi rollouts was for; none with `anchor.allocation=even`.
+    targets: ids of the target prompts of the second half of multi rollouts; none with `anchor.allocation=even`.
     """
 
     rollouts: list[PromptRollouts]
@@ -37,9 +37,9 @@ class ScoredRound:
 def scored_rollouts(parts: StepParts, prompts: Sequence[Prompt], step: int, timer: StepTimer) -> ScoredRound:
     """The rollouts of each prompt with their rewards, penalties included.
 
-    One engine call generates all views of all prompts, so that multi and mono views share the engine's caches. There is
-    a further one if `anchor.allocation` decides on the second half of the multi rollouts by the first one, and another
-    if a recipe asks more about the responses.
+    One engine call generates all views of all prompts, so that multi and mono views share the engine's caches. A second
+    call follows if `anchor.allocation` distributes the second half of the multi rollouts by the results of the first
+    half. Another call follows if a recipe asks more about the responses.
     """
     plan = parts.plan_at(step)
     planned = plan.planned(prompts, step)
@@ -75,7 +75,7 @@ def scored_rollouts(parts: StepParts, prompts: Sequence[Prompt], step: int, time
 def _with_second_half(
     parts: StepParts, plan: RolloutPlan, half: ScoredRound, step: int, timer: StepTimer
 ) -> ScoredRound:
-    """Sample the other multi rollouts, for the target prompts. Prompts that could not be read have no share of them."""
+    """Sample the second half of the multi rollouts. It goes to target prompts first, and to no unreadable prompt."""
     assert plan.allocation != "even"  # there is one half
     ids = [item.prompt.prompt_id for item in half.rollouts]
     targets = [is_target(item, plan.allocation) for item in half.rollouts]
@@ -93,8 +93,8 @@ def _with_second_half(
 def _answers(
     parts: StepParts, prompts: Sequence[Prompt], planned: PlannedRequests, step: int, timer: StepTimer
 ) -> ScoredStream:
-    # A response is scored as soon as it is finished, while others are generated: "gen" is the time spent waiting for
-    # the engine, "reward" what scoring takes after the last response.
+    # A response is scored as soon as it is finished, while others are generated. So "gen" is the time spent waiting for
+    # the engine, and "reward" is the time that scoring takes after the last response.
     answers = parts.engine.generate(planned.requests) if planned.requests else iter(())
     with ended(answers) as call, timer.stage("reward"):
         finished = chain([planned.given_samples()], timer.during("gen", call))

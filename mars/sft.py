@@ -1,7 +1,7 @@
 """`python -m mars.sft [--config-dir DIR] [--cfg job] [--dry-run] [key=value ...]`: a supervised cold start.
 
-It teaches a policy to give the responses of rows, by next-token cross-entropy, so that it knows the response format
-before reinforcement learning. The trainer's model, optimizer and checkpoints are those of `python -m mars.main`.
+It teaches a policy to give the responses of rows, by next-token cross-entropy, so that the policy knows the response
+format before reinforcement learning. Model, optimizer and checkpoints are those of `python -m mars.main`.
 
 Functions import what they need, so that signals are handled from the first milliseconds on.
 """
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def train(config: SftConfig, overrides: Sequence[str]) -> None:
-    """Train. overrides: of the command line, for the record of the run."""
+    """Train. overrides: those of the command line, for the record of the run."""
     from pathlib import Path
 
     from mars.checkpoint.entry import check_enterable, enter

@@ -1,4 +1,4 @@
-"""Has the trainer compute the numbers that shapings ask for, before they are called."""
+"""Has the trainer compute the signals that shapings ask for, before the shapings are called."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ GroupsOf = Callable[[PromptRollouts], Sequence[RolloutGroup]]
 
 
 class ScoringBatch(Protocol):
-    """Makes a batch with each group of `groups_of` that has a valid rollout, in order; without `groups_of`, with each
-    group whose scores count."""
+    """Makes a batch of groups, in order: those of `groups_of` that have a valid rollout. Without `groups_of`: all
+    groups whose scores count."""
 
     def __call__(self, rollouts: Sequence[PromptRollouts], groups_of: GroupsOf = ..., /) -> TrainBatch: ...
 
@@ -34,9 +34,9 @@ def measured(
     decode: Decode,
     stage: Callable[[], AbstractContextManager[Any]],
 ) -> SignalValues:
-    """Let the trainer compute every signal of all valid rollouts, in as many passes as there are signals.
+    """Let the trainer compute every signal of all valid rollouts, in one pass for each signal.
 
-    decode: response ids to text. stage: entered if anything is asked for.
+    decode: response ids to text. stage: a context that is entered if there is something to compute.
     """
     if not asked or not rollouts:
         return NO_SIGNALS

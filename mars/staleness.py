@@ -1,8 +1,8 @@
-"""How old responses are: the version of the weights that train on a response minus that of those that sampled it.
+"""How old responses are: the version of the weights that train on a response minus the version that sampled it.
 
-The engine marks each response with the version of its weights (`Completion.version`), and the trainer says with which
-version an update began (`UpdateStats.version`). The trainer's processes count versions from their start, so versions
-in the state of a resumed run are renumbered to match.
+The engine marks each response with the version of its weights (`Completion.version`). The trainer reports the version
+with which an update began (`UpdateStats.version`). Versions are counted from the start of the trainer's processes, so
+the versions in the state of a resumed run are renumbered.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from mars.types import PromptRollouts, Rollout, RolloutGroup, SampledPrompt
 
 
 def staleness(item: SampledPrompt, version: int) -> list[int]:
-    """How old the responses to a prompt are: those that the weights of `version` train on.
+    """How many versions old the responses to a prompt are when the weights of `version` train on them.
 
-    Given texts are left out: no engine sampled them.
+    Left out are given texts, which no engine sampled, and responses of weight 0.
 
     Example: sampled with version 3, trained on by version 4: 1.
     """
@@ -34,7 +34,7 @@ def staleness(item: SampledPrompt, version: int) -> list[int]:
 def within_bound(items: Sequence[SampledPrompt], version: int, bound: int) -> tuple[SampledPrompt, ...]:
     """The prompts of `items` with no response more than `bound` versions old.
 
-    Only responses that the weights of `version` train on count.
+    Responses that are not trained on do not count.
     """
     return tuple(item for item in items if max(staleness(item, version), default=0) <= bound)
 
@@ -61,9 +61,10 @@ def staleness_metrics(kept: Sequence[SampledPrompt], version: int) -> dict[str, 
 
 
 def renumbered(state: SamplingState, version: int) -> SamplingState:
-    """The same state where the engine's weights are called `version`. The staleness of each response stays."""
+    """The same state, renumbered so that the engine's weights have version `version`. Each response's staleness
+    stays."""
     shift = version - state.version
-    # The kept prompts and the list of all rollouts share objects. Each is renumbered once, so that they still do.
+    # Kept prompts and the list of all rollouts share objects. Each object is renumbered once, so that they still do.
     done: dict[int, PromptRollouts] = {}
 
     def rollouts(item: PromptRollouts) -> PromptRollouts:

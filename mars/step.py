@@ -6,12 +6,12 @@
              │
              └── collate ──> batch ──> trainer ── old log-probs, clipped updates ──> new weights ──> engine
 
-A prompt about several images ("sources") of one scene is sampled G times with all of them (the multi view), and a
-few times with one of them (its mono views, the anchors). Its advantages are normalised over all these rewards
-together, so a multi-source response is rewarded for beating what single sources achieve. Only multi responses are
-trained on. docs/step.md explains every line. A method of your own hooks into the first half (docs/extend.md).
+A prompt about several images ("sources") of one scene is sampled G times with all images (the multi view), and a few
+times with one image (its mono views, the anchors). Its advantages are normalised over all these rewards together, so a
+multi-source response is rewarded for beating what single sources achieve. Only multi responses are trained on.
+docs/step.md explains every line. Recipes add hooks to the first half (docs/extend.md).
 
-Nothing here knows which engine generates, which trainer trains or on how many machines: those are behind the
+This module does not know which engine generates, which trainer trains or on how many machines. They are behind the
 interfaces of mars/rollout/engine.py, mars/actor/trainer.py and mars/rewards/contract.py, and mars/build.py chooses.
 """
 
@@ -40,7 +40,7 @@ class StepResult:
 
 
 class TrainStep(Protocol):
-    """Trains one step: `train_step`, or one like it. step: its number, from 1."""
+    """Trains one step, as `train_step` does. step: its number, from 1."""
 
     def __call__(self, parts: StepParts, stream: PromptRounds, state: SamplingState, step: int) -> StepResult: ...
 
@@ -58,8 +58,8 @@ def train_step(
 ) -> StepResult:
     """Sample and score, update the policy on the kept prompts, and give the engine the new weights.
 
-    step: its number, from 1; it seeds the sampling. With nothing to train on there is no update and the weights stay.
-    is_last: (number of a step, state after it) -> whether none follows; then nothing is read ahead.
+    step: its number, from 1; it seeds the sampling. If no prompt is kept, there is no update and the weights stay.
+    is_last: (number of a step, state after it) -> whether it is the last step; then no images are read ahead.
     """
     timer = StepTimer()
     sampled = sample(parts, stream, state, step, timer)
@@ -79,7 +79,7 @@ def train_step(
             weights = parts.trainer.publish_weights()
             parts.engine.load_weights(weights)
         parts.turns.engine(timer)
-        # Images that could be read when their prompt was sampled, and not any more.
+        # Prompts whose images could be read for sampling, but not for the update.
         quarantine = parts.bad_samples.lost(state.quarantine, stats.unreadable, step)
         state = replace(state, quarantine=quarantine, version=weights.version)
         timer.move(stats.old_logprob_seconds, "update_actor", "old_log_prob")
@@ -98,7 +98,7 @@ def perf_metrics(
 ) -> dict[str, float]:
     """generated: all rollouts that were generated during this step, in `timings["timing_s/gen"]` seconds.
 
-    rollouts: those sampled for this step, in it or ahead of it.
+    rollouts: those sampled for this step, during it or, with an asynchronous schedule, during the step before.
     """
     return {
         "perf/anchor_gen_seconds_attributed": timings.get("timing_s/gen", 0.0) * anchor_share(generated, prompt_length),

@@ -5,16 +5,15 @@
     trainer             │ update on 1 ─┐   │ send │ update on 2 ────┴─────────┤ send │ update on 3 ...
     engine's weights    W0                 └──────┤ W1                        └──────┤ W2
 
-Update and sampling begin together. The engine gets the new weights when both have ended: between two calls, never
-within one. So which of the two takes longer makes no difference for the result. The responses of step t + 1 are sampled
-with the weights before update t. They are one version older than the weights that they train, which importance weights
-correct for (`algorithm.importance_cap`, docs/method.md). Nothing is sampled ahead for the first step, so its responses
-come from the weights that they train. The last step samples nothing ahead.
+Update and sampling begin together. The engine gets the new weights when both have ended. So weights change only between
+two samplings, and the result does not depend on whether the update or the sampling takes longer. The responses of step
+t + 1 are sampled with the weights before update t. They are one version older than the weights that train on them,
+which importance weights correct for (`algorithm.importance_cap`, docs/method.md). Step 1 samples its own responses,
+with the weights that train on them. The last step samples nothing ahead.
 
-During the overlap the main thread has the trainer, and another thread has the engine and the reward processes. What
-shapings ask of the trainer for the responses of step t + 1 (`signals`) is computed in the second of these threads
-when update t has ended.
-docs/step.md explains every line; `rollout.max_staleness` chooses between the two kinds of step.
+During the overlap the main thread uses the trainer, and a second thread uses the engine and the reward processes. The
+signals of shapings need the trainer. For the responses of step t + 1 they are computed in the second thread, after
+update t has ended. docs/step.md explains every line; `rollout.max_staleness` chooses between the two kinds of step.
 """
 
 from __future__ import annotations
@@ -56,10 +55,10 @@ class Overlap:
 def train_step_async(
     parts: StepParts, stream: PromptRounds, state: SamplingState, step: int, overlap: Overlap
 ) -> StepResult:
-    """Update the policy on what was sampled ahead and sample for the next step meanwhile; then give the engine the new
-    weights.
+    """Update the policy on the responses sampled ahead, and sample for the next step meanwhile. Then give the engine
+    the new weights.
 
-    With nothing to train on there is no update and the weights stay.
+    If no prompt is left to train on, there is no update and the weights stay.
     Raises WorkerError if fresh responses are older than the bound: an engine has old weights.
     """
     timer, busy = StepTimer(), _BusyTrainer(parts.trainer)
@@ -71,11 +70,11 @@ def train_step_async(
     faults.point("step.sampled")
     state = replace(sampled.state, version=state.version)
 
-    # Another bound may have held when they were sampled ahead.
+    # A resumed run may have a smaller bound than the run that sampled them ahead.
     kept = without_too_old(sampled.kept, state.version, overlap.max_staleness)
     metrics = _of_kept(sampled, len(kept))
     batch, stats = replace(parts.collate(kept), step=step, settings=parts.hooks.scheduled(step)), None
-    # The version of the weights that trains on what is sampled ahead: the next one, if this step has an update.
+    # Version of the weights that train on the responses sampled ahead: the next version, if this step has an update.
     trained_by = state.version + bool(batch.prompts)
     with Background(partial(sampler.sample_ahead, state, step + 1, trained_by), name="sampling") as sampling:
         if batch.prompts:
@@ -98,7 +97,7 @@ def train_step_async(
                 parts.engine.load_weights(weights)
         timer.move(stats.old_logprob_seconds, "update_actor", "old_log_prob")
         metrics |= {**stats.metrics, **staleness_metrics(kept, stats.version)}
-        # Images that could be read when their prompt was sampled, and not any more.
+        # Prompts whose images could be read for sampling, but not for the update.
         quarantine = parts.bad_samples.lost(state.quarantine, stats.unreadable, step)
         state = replace(state, quarantine=quarantine, version=weights.version)
     if ahead is not None:
@@ -120,7 +119,7 @@ def _of_kept(sampled: Sampled, number: int) -> dict[str, float]:
 
 
 class _Sampler:
-    """Samples in one step, for this step or for the next. generated: all rollouts that it has sampled."""
+    """Samples during one step, for this step or for the next. generated: all rollouts that it has sampled."""
 
     def __init__(self, parts: StepParts, stream: PromptRounds, overlap: Overlap, busy: _BusyTrainer) -> None:
         self._parts, self._stream, self._overlap, self._busy = parts, stream, overlap, busy
@@ -128,10 +127,11 @@ class _Sampler:
         self.generated: list[PromptRollouts] = []
 
     def sample(self, parts: StepParts, state: SamplingState, step: int, trained_by: int) -> Sampled:
-        """As `mars.sampling.sample`, but carried prompts that are too old are left out, also those for the next step.
+        """As `mars.sampling.sample`, but leaves out carried prompts that are too old, from earlier steps and from this
+        one.
 
-        trained_by: version of the weights that train on the kept prompts. Version `trained_by` + 1 trains on those
-        that are carried to the next step.
+        trained_by: version of the weights that train on the kept prompts. Version `trained_by` + 1 trains on the
+        prompts that are carried to the next step.
         """
         bound = self._overlap.max_staleness
         young = within_bound(state.carried, trained_by, bound)
@@ -145,28 +145,29 @@ class _Sampler:
         return replace(sampled, state=replace(sampled.state, carried=carried), metrics=metrics)
 
     def sample_ahead(self, state: SamplingState, step: int, trained_by: int) -> Sampled | None:
-        """Sample for `step`, in a `Background`. None if there is no such step."""
+        """Sample for `step`, in a `Background`. Returns None if the run ends before `step`."""
         if self._overlap.is_last(step - 1, state):
             return None
         stoppable = cast(RolloutEngine, _StoppableEngine(self._parts.engine))
         trainer = cast(PolicyTrainer, self._busy)
         sampled = self.sample(replace(self._parts, engine=stoppable, trainer=trainer), state, step, trained_by)
         if not self._overlap.is_last(step, sampled.state):
-            # The engine reads the images of the round after that while the trainer still updates.
+            # While the trainer still updates, the engine reads the images of the round that follows the sampled ones.
             requests = self._parts.plan_at(step + 1).requests(self._stream.batch(sampled.state.round), step + 1)
             self._parts.engine.prefetch(requests)
         return sampled
 
     def timings(self) -> dict[str, float]:
-        """Seconds of the sampler's stages. The step's own stages overlap with these: all together exceed the step."""
+        """Seconds of the sampler's stages. They overlap with the step's own stages, so the sum of all exceeds the
+        step."""
         metrics = self._timer.metrics()
         stages = ("probe", "gen", "reward", "signals")
         return {key: metrics[key] for key in (f"timing_s/{stage}" for stage in stages) if key in metrics}
 
 
 class _StoppableEngine:
-    """A `RolloutEngine` that can be stopped (`background.check`) at each answer of `generate`, not only where it waits
-    for the next one: answers may come without a pause."""
+    """A `RolloutEngine` that can be stopped (`background.check`) at each answer of `generate`, not only while it waits
+    for an answer. Answers may come without a pause."""
 
     def __init__(self, engine: RolloutEngine) -> None:
         self._engine = engine
@@ -183,9 +184,9 @@ class _StoppableEngine:
 
 
 class _BusyTrainer:
-    """The trainer for a sampling beside an update: its `score_responses` waits until the update has ended.
+    """The trainer for a sampling during an update: its `score_responses` waits until the update has ended.
 
-    So its numbers, such as a KL, come from the weights that the next update starts with, whichever thread was faster.
+    So its numbers, such as a KL, come from the weights with which the next update starts, whichever thread was faster.
     """
 
     def __init__(self, trainer: PolicyTrainer) -> None:
@@ -193,11 +194,11 @@ class _BusyTrainer:
         self._call, self._is_lent = threading.Lock(), True
 
     def lend(self) -> None:
-        """The update has ended."""
+        """Note that the update has ended: the sampling may use the trainer."""
         self._updated.set()
 
     def take_back(self) -> None:
-        """Wait for a call that has begun; a later one ends the sampling."""
+        """Wait for a call that has begun. A later call ends the sampling."""
         with self._call:
             self._is_lent = False
 

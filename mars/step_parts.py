@@ -29,15 +29,15 @@ class StepParts:
     part_weights: part of the reward -> its weight in the advantage; empty: advantages are computed from the score.
     mask_truncated: whether responses cut at the token limit get weight 0. Their rewards count in the statistics.
     overlong: penalty of long responses, None for none.
-    kl_in_reward: every reward loses this many units per nat of KL to the reference model; 0: no KL is computed.
-    max_rounds: rounds of prompts that a step may sample. anchor_use: what anchors are for, besides their pool.
+    kl_in_reward: units of reward subtracted per nat of KL to the reference model; 0: no KL is computed.
+    max_rounds: rounds of prompts that a step may sample. anchor_use: other uses of anchors than their pool.
     decode: response ids to text. frames: (prompt, view) -> the sizes to which truth and response boxes refer.
     prompt_length: number of tokens in a request's prompt, images expanded.
     collate: prompts to train on -> the trainer's batch. scoring_batch: rollouts -> a batch that is only scored.
     by_prompt: whether all responses to a prompt are scored together (`reward.by_prompt`).
     reward_counts: what reward functions have counted so far, by name of the metric.
-    bad_samples: what happens to prompts that cannot be read. hooks: those of the section `recipe` that a step calls.
-    report_skipped: told of updates that were not finite. turns: of engine and trainer on the same GPUs.
+    bad_samples: handles prompts that cannot be read. hooks: those of the section `recipe` that a step calls.
+    report_skipped: called with updates that were not finite. turns: changes between engine and trainer on shared GPUs.
     """
 
     engine: RolloutEngine
@@ -74,11 +74,14 @@ class StepParts:
 
 
 class PromptRounds(Protocol):
-    """An endless stream of prompts: round i has `prompts_per_step` different ones (mars/data/order/stream.py), or those
-    that a sampler chooses (mars/hooks/prompt_sampler.py), which learns from `observe` and asks for `probes`. `len()`
-    gives the number of different prompts in an epoch; `num_prompts` also counts those that a sampler has added during
-    the run. left_out: ids of prompts that cannot be read. read_added: reads again the rows that a sampler had added;
-    `snapshots`, the states of the hooks, name them."""
+    """An endless stream of prompts. Round i has `prompts_per_step` different prompts (mars/data/order/stream.py), or
+    the prompts that a sampler chooses (mars/hooks/prompt_sampler.py). A sampler learns from `observe` and asks for
+    `probes`.
+
+    `len()`: the number of different prompts in an epoch. num_prompts: also counts prompts that a sampler has added
+    during the run. left_out: ids of prompts that cannot be read. read_added: reads the rows again that a sampler had
+    added; `snapshots`, the states of the hooks, name these rows.
+    """
 
     prompts_per_step: int
 
@@ -107,11 +110,11 @@ class SamplingState:
     """What a step hands to the next.
 
     round: rounds drawn from the stream so far.
-    surplus: how many prompts these rounds had in all beyond `prompts_per_step` for each round; below 0: they had fewer.
-    A round without prompts adds 0.
+    surplus: number of prompts in these rounds minus `prompts_per_step` per round; below 0: they had fewer. A round
+        without prompts adds 0.
     carried: kept prompts beyond this step's quota; the next step trains on them first.
     quarantine: prompts that could not be read, which are not sampled again.
-    version: of the engine's weights. Another process may count from another number, so it is not compared.
+    version: of the engine's weights. Not compared, because another process may count from another number.
     ahead: what the next step trains on, if it is sampled already (mars/step_async.py).
     hooks: what the hooks keep between steps (`StepHooks.snapshot`), at the end of the sampling.
     """

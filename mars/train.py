@@ -1,6 +1,6 @@
-"""Train from a starting point to the last step; go on from the newest checkpoint if a trainer process dies or hangs.
+"""Train from a starting point to the last step. If a trainer process dies or hangs, go on from the newest checkpoint.
 
-Training and cold start do this alike. They differ in their loop: mars/fit.py and mars/supervised/loop.py.
+Training and cold start share this module. Each has its own loop: mars/fit.py and mars/supervised/loop.py.
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ class Loop(Protocol):
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What `train` needs besides where it starts.
+    """What `train` needs besides the starting point.
 
     num_ranks: of the trainer. open_tracker: starting point -> a tracker that goes on from there.
-    prompts: the training set by ids, with what a sampler has added. data: the fingerprint of the training files.
+    prompts: the training set by ids, with prompts that a sampler has added. data: the fingerprint of the training
+    files.
     """
 
     config: TrainConfig | SftConfig
@@ -78,7 +79,7 @@ def start_unless_complete(
     data: str,
     policy: Path,
 ) -> StartingPoint | None:
-    """As `starting_point`, but None if the run is complete. Then a log message says so and names `policy`.
+    """As `starting_point`, but if the run is complete, log this with the folder of its policy, and return None.
 
     policy: the folder of the policy that a complete run has saved.
     """
@@ -98,9 +99,9 @@ def start_unless_complete(
 
 
 def train(job: TrainingJob, start: StartingPoint) -> RunState:
-    """Returns the state after the last step.
+    """Train to the last step. Returns the state after it.
 
-    Raises WorkerError if workers are lost too often in a row; what the loop raises otherwise.
+    Raises WorkerError if workers are lost too often in a row, and the errors of the loop.
     """
     try:
         return _train(job, start)
@@ -129,13 +130,14 @@ def _attempt(job: TrainingJob, start: StartingPoint, checkpoints: Checkpoints) -
     """Train from `start` until the end or until a worker is lost."""
     if start.shards is not None:
         job.trainer.load_checkpoint(str(start.shards.absolute()))
-    # Opened after that: it drops the rows of later steps, which must stay if the checkpoint cannot be loaded.
+    # Opened after the checkpoint is loaded, because it drops the rows of later steps. They must stay if loading fails.
     with closed_at_end(job.open_tracker(start)) as tracker:
         return job.loop(tracker=tracker, checkpoints=checkpoints, start=start.state)
 
 
 def _restart(job: TrainingJob, before: StartingPoint, restarts: RestartBudget, error: WorkerLost) -> StartingPoint:
-    """Rebuild the trainer. Returns the newest checkpoint, which counts as progress if it is newer than `before`."""
+    """Rebuild the trainer. Returns the newest checkpoint. If it is newer than `before`, the restart budget is
+    renewed."""
     trainer = job.trainer
     if not isinstance(trainer, RestartableTrainer):
         raise error

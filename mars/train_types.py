@@ -15,9 +15,9 @@ from mars.types import ImageRef
 class TrainResponse:
     """One response to train on; all its tokens have the same advantage.
 
-    off_policy: sampled with another prompt, or not at all; `rollout_logprobs` are then not used.
-    bounded: of an off-policy response: whether the ratio of its tokens is bounded. Of an on-policy one it always is.
-    is_guest: of an off-policy response: whether it is an anchor's (`anchor.guide`), for mars/guide/logprob.
+    off_policy: sampled with another prompt, or given as text; `rollout_logprobs` are then not used.
+    bounded: whether the ratio of the tokens of an off-policy response is bounded. For an on-policy one it always is.
+    is_guest: whether an off-policy response is an anchor's (`anchor.guide`), for mars/guide/logprob.
     weight: finite, >= 0; multiplies the loss of the response. 0 removes the response from loss and denominators.
     """
 
@@ -38,8 +38,8 @@ class TrainResponse:
 class TrainPrompt:
     """A prompt with its responses. num_prompt_tokens: including image tokens.
 
-    temperature: its responses were sampled with it, and are scored with it; > 0.
-    carried: was beyond the quota of the previous step, so this one trains on it first.
+    temperature: with which its responses were sampled and are scored; > 0.
+    carried: was beyond the quota of an earlier step, so this step trains on it first.
     """
 
     prompt_id: str
@@ -55,8 +55,8 @@ class TrainPrompt:
 class MicroBatch:
     """The rows of one forward: (index in `TrainBatch.prompts`, index in that prompt's responses).
 
-    The last `num_fillers` rows are not trained on. FSDP needs the same number of forwards on all ranks, and in one
-    update an image in every forward or in none; fillers are added until this is so.
+    The last `num_fillers` rows are not trained on. FSDP needs the same number of forwards on all ranks. Within an
+    update, either all forwards or none must have an image. Fillers are added until both hold.
     """
 
     rows: tuple[tuple[int, int], ...]
@@ -65,7 +65,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class UpdatePlan:
-    """One optimizer step: the micro-batches of each rank, the same number for all. Has every row exactly once."""
+    """One optimizer step: the micro-batches of each rank, the same number for all. Has every row of the step once."""
 
     ranks: tuple[tuple[MicroBatch, ...], ...]
 
@@ -77,7 +77,7 @@ class UpdatePlan:
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """What one step trains on: whole prompts, and their split into updates, ranks and forwards.
+    """The prompts that one step trains on, and their split into updates, ranks and forwards.
 
     step: its number, from 1, on which random changes of images depend. settings: scheduled values of the step, by key.
     """

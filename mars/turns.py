@@ -5,9 +5,9 @@
                         └ to_trainer                      └ to_engine
 
 Every call of the engine or the trainer first takes the turn that it needs. So evaluations, dynamic sampling, a KL term
-in the reward, the policy saved at the end and a trainer that is built again work without knowing of turns. Weights for
-the engine are read from host memory, so that a new engine gets them too while the others generate. A checkpoint needs
-no turn: it is read from host memory if the trainer is there.
+in the reward, saving the policy and a rebuilt trainer need no code for turns. The engine's weights are read from host
+memory, so that a new engine gets them while the other engines generate. A checkpoint needs no turn, because it can be
+read from host memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mars.types import RolloutRequest, WeightUpdate
 
 
 class Turns(Protocol):
-    """Whose turn it is. A step says when it changes, so that its timer has a stage for the time of the change."""
+    """Whose turn it is. A step calls these methods itself, so that its timer measures the time of the change."""
 
     def trainer(self, timer: StepTimer) -> None:
         """The trainer computes from here on. The engine generates only after the next call of `engine()`."""
@@ -46,7 +46,7 @@ class NoTurns:
 
 
 class SharedMemory:
-    """`Turns` of an engine and a trainer on the same GPUs. At the start the engine is awake, the trainer offloaded."""
+    """`Turns` of an engine and a trainer on the same GPUs. At first the engine is awake and the trainer offloaded."""
 
     def __init__(self, engine: RolloutEngine, trainer: PolicyTrainer) -> None:
         self._engine, self._trainer = engine, trainer
@@ -78,7 +78,7 @@ class SharedMemory:
     def to_engine(self) -> None:
         """After this call the trainer is on the host, and the engine has weights and KV cache.
 
-        If the engine has had no weights since it slept, it gets those of the trainer first.
+        If the engine has slept and has not loaded weights since, it gets the trainer's weights first.
         """
         if self._awake:
             return
@@ -98,7 +98,7 @@ class SharedMemory:
         self._has_weights = True
 
     def restarted(self) -> None:
-        """The trainer was built again, and has all its memory."""
+        """Note that the trainer was built again, with its whole state on the GPUs."""
         self._held = "all"
 
     def put_engine_to_sleep(self) -> None:

@@ -33,7 +33,8 @@ class ImageRef:
     """Where an image is: a file, or a cell of a parquet file (its `row` and the `slot` in that row's `images` list).
 
     encoding: how stored values become RGB; "rgb" for 8 bits, a depth encoding for 16 bits (pixels/images.py).
-    size: (width, height) of the stored image in pixels, after EXIF rotation. resized: size to decode to, None: `size`.
+    size: (width, height) of the stored image in pixels, after EXIF rotation. resized: (width, height) to decode to;
+    None: `size`.
     """
 
     path: str
@@ -64,10 +65,10 @@ class Message:
 class Prompt:
     """One row of a data set: a question about K named sources, and its truth.
 
-    prompt_id: hash of (data set fingerprint, row), the same in every run and epoch. row: "file:row", to name it by.
-    view_messages: the messages of the views that have a wording of their own (anchor.wording=per_view).
+    prompt_id: hash of (data set fingerprint, row), the same in every run and epoch. row: "file:row", for messages.
+    view_messages: the messages of the views that have their own wording (anchor.wording=per_view).
     truth: text (boxes as JSON text). response: an example for the supervised cold start, else None.
-    mono_responses: source -> an example response to its image alone.
+    mono_responses: source -> an example response to the image of this source alone.
     """
 
     prompt_id: str
@@ -105,8 +106,8 @@ class RolloutRequest:
     """Asks for `num_samples` responses to one view of one prompt; sample k is drawn with seed + k.
 
     prompt_token_ids: with one placeholder per image, which the engine expands to the image's tokens.
-    extra: facts of a request that a recipe adds, else None. Such a request may show something else than the view.
-    response_start: the first tokens of every response, given; with them the request shows all images, whatever `view`.
+    extra: facts of a recipe's request, else None. Such a request may show other images than the view has.
+    response_start: given first tokens of every response. A request with them shows all images, whatever `view` is.
     """
 
     prompt_id: str
@@ -128,7 +129,7 @@ class RolloutRequest:
 
 @dataclass(frozen=True)
 class Completion:
-    """One sampled response. logprobs: one per token, of the engine's distribution. version: of the engine's weights."""
+    """One sampled response. logprobs: one per token, by the engine's distribution. version: of the engine's weights."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -142,12 +143,13 @@ class Completion:
 
 @dataclass(frozen=True)
 class RewardInput:
-    """The arguments of a reward function for one response. Its sizes are (width, height); None without images.
+    """The arguments of a reward function for one response. Sizes are (width, height); None without images.
 
     truth_size: frame of the truth's boxes: size of the first stored image; (1000, 1000) if box_space is norm_1000.
-    response_size: frame of its boxes: first shown image after smart_resize; (1000, 1000) for models using thousandths.
+    response_size: frame of the response's boxes: size of the first shown image after smart_resize; (1000, 1000) for
+    models using thousandths.
     extra: name of the extra request that it answers (mars/hooks/requests.py), None for a view of the prompt.
-    step: training step, from 1; 0 where there is none. images: those that the prompt shows.
+    step: training step, from 1; 0 outside training. images: the images that the prompt shows.
     """
 
     data_source: str
@@ -166,7 +168,8 @@ class RewardInput:
 class RewardResult:
     """score: used in training, within -MAX_SCORE to MAX_SCORE. parts: named values for the metrics.
     accuracy: in [0, 1], reported by evaluation (VQA: 1 if right, else 0; grounding: mean IoU).
-    failed: why the function gave no score (raised, timed out, bad number), else None; the sample is masked and counted.
+    failed: why the function gave no score (it raised, timed out or gave a bad number), else None. A failed sample is
+    masked and counted.
     """
 
     score: float
@@ -210,25 +213,27 @@ class RolloutGroup:
 
     @property
     def role(self) -> str | None:
-        """That of the extra request; None for a view."""
+        """The role of the extra request; None for a view."""
         return None if self.request.extra is None else self.request.extra.role
 
     @property
     def is_sampled(self) -> bool:
-        """Whether an engine sampled its rollouts."""
+        """Whether an engine sampled the rollouts."""
         extra = self.request.extra
         return extra is None or (self.request.num_samples > 0 and not extra.injected)
 
     @property
     def is_copy(self) -> bool:
-        """Whether its rollouts are in an anchor group too, where metrics of the cost count them."""
+        """Whether the rollouts are also in an anchor group. Metrics of the cost count them there only."""
         return self.request.extra is not None and self.request.extra.of_anchor
 
 
 @dataclass(frozen=True)
 class PromptRollouts:
-    """A prompt with its multi group, its anchor groups and those of its extra requests. It is kept, dropped or carried
-    as a whole. other_pool: the anchors whose rewards are in the pool, where they are not `anchors`; else None."""
+    """A prompt with its multi group, its anchor groups and its extra groups. It is kept, dropped or carried as a whole.
+
+    other_pool: the anchors whose rewards are in the pool, if these are not `anchors`; else None.
+    """
 
     prompt: Prompt
     multi: RolloutGroup
@@ -248,7 +253,7 @@ class PromptRollouts:
 
     @property
     def pool_anchors(self) -> tuple[RolloutGroup, ...]:
-        """The anchors in the pool. Metrics of the anchors are those of `anchors`."""
+        """The anchors in the pool. Metrics of the anchors use `anchors` instead."""
         return self.anchors if self.other_pool is None else self.other_pool
 
     @property
@@ -266,7 +271,8 @@ class PromptRollouts:
 class SampledPrompt:
     """A prompt's rollouts, and an advantage and a weight for each of `rollouts.trained`.
 
-    carried: sampled in the previous step. own_groups: one for each of `rollouts.own_groups`, which is its `multi`.
+    carried: sampled in an earlier step. own_groups: one `SampledPrompt` for each of `rollouts.own_groups`, which has
+    this group as its multi group.
     """
 
     rollouts: PromptRollouts
@@ -288,8 +294,8 @@ class WeightUpdate:
 class TokenRules:
     """Special ids. blocked_ids (media tokens, ids beyond the tokenizer) get probability 0 in engine and trainer.
 
-    image_id: in a prompt it stands once for each image, in the expanded prompt once for each token of the image.
-    image_start, image_end: tokens that are put before and after those of an image; () if the chat template writes them.
+    image_id: once for each image in a prompt; once for each token of the image in the expanded prompt.
+    image_start, image_end: tokens added before and after the tokens of an image; () if the chat template has them.
     """
 
     image_id: int

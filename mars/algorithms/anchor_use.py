@@ -1,4 +1,4 @@
-"""What a step does with the anchors of a round, besides pooling their rewards: guided groups and shuffling."""
+"""Uses of a round's anchors besides pooling their rewards: guided groups and shuffling."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class AnchorCounts:
 
 @dataclass(frozen=True)
 class AnchorUse:
-    """guide: None: no guided groups; else which responses may be guests. shuffle: `anchor.shuffle`.
+    """guide: which responses may be guests; None: no guided groups. shuffle: `anchor.shuffle`.
 
     right_from: accuracy from which a response is right, for metrics.
     """
@@ -40,7 +40,7 @@ class AnchorUse:
     def applied(
         self, rollouts: list[PromptRollouts], run_seed: int, step: int, round: int
     ) -> tuple[list[PromptRollouts], AnchorCounts]:
-        """The prompts of a round with what is in their pools. rollouts: if guided, with their candidates."""
+        """Apply shuffling and guided groups to a round. rollouts: with candidates (`with_candidates`) if `guided`."""
         refused, unshuffled = 0, 0
         if self.shuffle != "off":
             shuffled = with_shuffled_anchors(rollouts, self.shuffle, self.guided, run_seed, step, round)
@@ -51,7 +51,7 @@ class AnchorUse:
         return rollouts, AnchorCounts(refused, unshuffled)
 
     def metrics(self, rollouts: Sequence[PromptRollouts], counts: AnchorCounts) -> dict[str, float]:
-        """Of the prompts that were sampled in a step; {} if anchors have no other use."""
+        """Metrics of the prompts that were sampled in a step; {} without guided groups and shuffling."""
         metrics = {} if self.shuffle == "off" else {"mars/anchors_unshuffled": float(counts.unshuffled)}
         if not self.guided:
             return metrics

@@ -4,10 +4,10 @@ With r the rewards of the valid multi rollouts of a prompt and r'_k those of its
 
     S = { k : r'_k > mean(r) },   U = r and r'_S,   A = (x - mean(U)) / (std(U) + epsilon)
 
-The members of S are guests. They are in the pool U and in the loss, where the log-probs of their tokens are those after
-the multi prompt. The other anchors leave the pool; so without guests the advantages are those of the multi rollouts
-alone, to the bit. The method is biased: a guest was not sampled from the policy with the multi prompt, and only good
-ones come in (docs/method.md).
+The members of S are guests. They are in the pool U and in the loss, which uses the log-probs of their tokens after the
+multi prompt. The other anchors leave the pool. So without guests the advantages are bit for bit those of the multi
+rollouts alone. The method is biased: a guest was not sampled from the policy with the multi prompt, and only good
+responses become guests (docs/method.md).
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ GuestFilter = Callable[[PromptRollouts, RolloutGroup, Rollout], bool]
 
 @dataclass(frozen=True)
 class Guided:
-    """rollouts: the prompts with their guests. refused: responses above the mean that the filter did not let in."""
+    """rollouts: the prompts with their guests. refused: number of responses above the mean that the filter rejected."""
 
     rollouts: list[PromptRollouts]
     refused: int
 
 
 def with_candidates(items: Sequence[PromptRollouts]) -> list[PromptRollouts]:
-    """The prompts with all their valid anchor rollouts as guests, one group for each anchor view.
+    """The prompts with all their valid anchor rollouts as candidates for guests, one group for each anchor view.
 
-    If the rewards get a KL term after this, a candidate's is that of its tokens after the multi prompt.
-    `with_guests` then chooses among the candidates.
+    `with_guests` then chooses among the candidates. A KL term that is added to the rewards in between is, for a
+    candidate, the KL of its tokens after the multi prompt.
     """
 
     def candidates(group: RolloutGroup) -> RolloutGroup:
@@ -56,9 +56,8 @@ def with_candidates(items: Sequence[PromptRollouts]) -> list[PromptRollouts]:
 
 
 def with_guests(items: Sequence[PromptRollouts], is_allowed: GuestFilter) -> Guided:
-    """Of the candidates, keep as guests those whose reward is above the mean of the valid multi rewards by more than
-    SCORE_TOLERANCE and that `is_allowed` lets in. No anchor stays in the pool. Without a valid multi reward there is no
-    guest.
+    """Keep as guests the candidates that `is_allowed` accepts and whose reward is more than SCORE_TOLERANCE above the
+    mean of the valid multi rewards. No anchor stays in the pool. Without a valid multi reward there is no guest.
 
     Example: multi rewards 0, 0, 0, 1 (mean 0.25), anchors 1 and 0: the first is a guest. U = 0, 0, 0, 1, 1.
     """
@@ -82,7 +81,7 @@ def with_guests(items: Sequence[PromptRollouts], is_allowed: GuestFilter) -> Gui
 
 
 def guests(item: PromptRollouts) -> tuple[Rollout, ...]:
-    """The guests of `anchor.guide`, not those of a recipe."""
+    """The guests of `anchor.guide`, without the guests of a recipe."""
     return tuple(rollout for group in item.extras if group.is_copy for rollout in group.valid)
 
 
@@ -94,12 +93,12 @@ def guide_metrics(
     mars/guide/guests        number of guests
     mars/guide/refused       number of responses above the mean that the filter did not let in
     mars/guide/frac_groups   share of prompts with a guest
-    mars/guide/rescued       of the prompts without a right multi response, the share that has a right guest
+    mars/guide/rescued       of the prompts with valid but no right multi responses, the share that has a right guest
 
-    right_from: accuracy from which a response is right. A guest's own accuracy is compared with it, also where
-    `anchor.shuffle=reward` gave the guest the reward of another response. own: whether the guests of a prompt are
-    responses to it; if not, none of them was scored as an answer to it, so there is no `rescued`. A key without prompts
-    is left out; a prompt without a valid multi response is not counted in `rescued`.
+    right_from: accuracy from which a response is right. A guest is right by its own accuracy, even if
+    `anchor.shuffle=reward` gave it the reward of another response. own: whether the guests of a prompt are responses to
+    this prompt. If not, they were not scored as answers to it, so `rescued` is left out. A metric over no prompts is
+    left out.
     """
     of_prompts = [guests(item) for item in prompts]
     metrics = {"mars/guide/guests": float(sum(map(len, of_prompts))), "mars/guide/refused": float(refused)}
@@ -116,6 +115,6 @@ def guide_metrics(
 
 
 def _as_scored(item: PromptRollouts) -> list[Rollout]:
-    """The anchor rollouts that are guests, with the rewards that they got themselves."""
+    """The anchor rollouts that are guests, with their own rewards."""
     chosen = {(guest.view, guest.index) for guest in guests(item)}
     return [rollout for group in item.anchors for rollout in group.valid if (rollout.view, rollout.index) in chosen]

@@ -18,8 +18,8 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KlEstimator) 
 
         k1 = d        abs = |d|        k2 = d^2 / 2        k3 = exp(-d) - 1 + d
 
-    k1 and k3 are unbiased in value, k2 and k3 are never negative. Gradients flow through `logprobs`. If padding may
-    hold NaN, pass both arguments through `TokenLayout.keep` first: NaN in the inputs would reach the gradient.
+    k1 and k3 are unbiased estimates of the value; k2 and k3 are never negative. Gradients flow through `logprobs`. If
+    padding may hold NaN, pass both arguments through `TokenLayout.keep` first, or NaN would reach the gradient.
 
     Example: logprobs -1, reference -2: d = 1, k1 = 1, k2 = 0.5, k3 = 0.368.
     """
@@ -37,7 +37,7 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KlEstimator) 
 
 
 def capped_k3(logprobs: Tensor, changed: Tensor, cap: float) -> Tensor:
-    """How much a token depends on what was changed: k3 of `kl_estimate`, at most `cap`; same shape as the arguments.
+    """How much a token depends on a change of its input: k3 of `kl_estimate`, at most `cap`; shape of the arguments.
 
     changed: log-probs of the same tokens after the change, such as masked images. A difference counts as at most 20
     nats. Where this limit or `cap` applies, no gradient flows. For finite arguments neither the value nor the

@@ -13,8 +13,9 @@ from mars.algorithms.tolerance import SCORE_TOLERANCE
 
 def method_metrics(rewards: PooledRewards, views: AnchorViews, advantages: Advantages) -> dict[str, float]:
     """Metrics of one step, over all prompts that were sampled in it (before any selection). Shares are in [0, 1].
-    Rewards and means are equal if they differ by SCORE_TOLERANCE or less. Guests that are not in the pool, and those of
-    `anchor.guide`, count in critic/advantages, mars/frac_zero_signal and mars/frac_undefined, and in nothing else.
+
+    Rewards and means are equal if they differ by SCORE_TOLERANCE or less. Guests that are not in the pool, and guests
+    of `anchor.guide`, count only in critic/advantages, mars/frac_zero_signal and mars/frac_undefined.
 
     critic/rewards/mean|min|max       the rewards from which the multi rollouts' advantages are computed
     critic/advantages/mean|min|max    over responses of weight 1; in one prompt the mean is (1 - lambda) gain / std
@@ -29,7 +30,7 @@ def method_metrics(rewards: PooledRewards, views: AnchorViews, advantages: Advan
     mars/conflict_rate                share of prompts whose multi mean is below their best anchor view's mean
     mars/anchor/<view>/mean           mean reward of that view's rollouts
 
-    A key without values is left out: mars/gain if there are no anchors, gain/std if there are fewer than two prompts.
+    A metric without values is left out: mars/gain without anchors, gain/std with fewer than two prompts.
 
     Example: multi 1, 0 (mean 0.5); infrared 1, visible 0: gain 0, conflict_rate 1, lambda 0.5.
     """

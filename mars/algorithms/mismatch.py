@@ -1,4 +1,4 @@
-"""Mismatch of engine and trainer log-probs: how large it is, and importance weights that correct for it."""
+"""Difference of engine and trainer log-probs: its size, and importance weights that correct for it."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def engine_kl(old_logprobs: Tensor, rollout_logprobs: Tensor, layout: TokenLayou
     """Sum over the counted tokens of the k3 estimate of KL(engine || trainer), in nats; a float64 scalar.
 
     The tokens were sampled by the engine. With d = rollout_logprobs - old_logprobs, the estimate of a token is
-    exp(-d) - 1 + d, which is never negative. With top_p sampling it is not 0 even if engine and trainer agree: a token
-    whose nucleus has the probability m contributes -ln(m) - (1 - m).
+    exp(-d) - 1 + d, which is never negative. With top_p sampling the estimate is not 0 even if engine and trainer
+    agree: a token whose nucleus has probability m contributes -ln(m) - (1 - m).
 
     Example: old (-1, -2), rollout (-1.5, -2): d = (-0.5, 0), sum exp(0.5) - 1.5 = 0.149.
     """
@@ -53,7 +53,7 @@ def engine_kl(old_logprobs: Tensor, rollout_logprobs: Tensor, layout: TokenLayou
 
 @dataclass(frozen=True)
 class ImportanceSettings:
-    """level: what has a weight of its own.
+    """level: what has one weight.
 
         token          each token: exp(d), with d = old_logprobs - rollout_logprobs
         sequence       each response: exp(sum of d over its tokens), the product of the tokens' weights
@@ -67,7 +67,7 @@ class ImportanceSettings:
                   weight (Liu et al. 2025, "When speed kills stability: demystifying RL collapse from the
                   training-inference mismatch")
 
-    floor: 0 for none. truncate does not read it.
+    floor: 0 for none. Only mode "mask" uses it.
     """
 
     level: Literal["token", "sequence", "sequence_mean"]
@@ -89,10 +89,12 @@ class ImportanceWeights:
     """The weights of a micro-batch's tokens, and the sums that metrics are computed from.
 
     weights: the layout's shape; 0 outside the mask and where a token is masked. No gradient.
-    masked: bool, the layout's shape; the tokens of the layout that are not trained on.
-    sum: of the weights of what is trained on, after truncation. num_kept: the number of these weights. num_capped: how
-        many of them were cut to `cap`. num_masked: how many are not trained on. These four are scalars, to be added up
-        over micro-batches and ranks. They count tokens with level "token", responses with the other levels.
+    masked: bool, the layout's shape; True for tokens in the layout's mask that `mode` "mask" rejects.
+    sum: of the weights of what is trained on, after truncation. num_kept: the number of these weights.
+    num_capped: how many of these weights were cut to `cap`. num_masked: how many weights were rejected.
+
+    sum and the three numbers are scalars; add them up over micro-batches and ranks. They count tokens with level
+    "token", responses with the other levels.
     """
 
     weights: Tensor
@@ -108,7 +110,8 @@ def importance_weights(
 ) -> ImportanceWeights:
     """Weights of the policy loss that correct for the difference of the engine's and the trainer's distribution.
 
-    A weight that is NaN is neither cut nor masked, so that the loss shows it. A response's sum is computed in float64.
+    A weight that is NaN is neither cut nor masked, so that the loss becomes NaN too. A response's sum is computed in
+    float64.
 
     Example: old (-1, -1), rollout (-1.5, -0.5), one response, cap 1.2: d = (0.5, -0.5). token: weights
     exp(0.5) = 1.649, cut to 1.2, and 0.607. sequence and sequence_mean: exp(0) = 1 for both tokens.

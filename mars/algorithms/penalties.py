@@ -1,4 +1,4 @@
-"""Penalties added to the scores of multi and anchor rollouts alike, before advantages are computed."""
+"""Penalties, which are added to the scores of multi and anchor rollouts before advantages are computed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def overlong_penalty(
 
 
 def with_overlong_penalty(prompts: Sequence[PromptRollouts], overlong: OverlongPenalty) -> list[PromptRollouts]:
-    """The same rollouts with `overlong_penalty` added to every valid score and recorded as a reward part."""
+    """The same rollouts, with `overlong_penalty` added to every valid score and recorded as a reward part."""
     lengths = [
         len(rollout.completion.token_ids) for item in prompts for group in groups(item) for rollout in group.rollouts
     ]
@@ -61,11 +61,11 @@ def with_overlong_penalty(prompts: Sequence[PromptRollouts], overlong: OverlongP
 def with_kl_penalty(
     prompts: Sequence[PromptRollouts], kl: Sequence[Sequence[float]], coefficient: float
 ) -> list[PromptRollouts]:
-    """The same rollouts with -coefficient * KL added to every valid score and recorded as a reward part.
+    """The same rollouts, with -coefficient * KL added to every valid score and recorded as a reward part.
 
     kl: for each group that has a valid rollout, the KL of each of its valid rollouts, in nats, summed over the tokens.
-    Groups and rollouts are in order. A rollout whose KL is not finite fails, see `add_to_scores`. Raises NumericalError
-    if no KL is finite.
+    Groups and rollouts are in order. A rollout whose KL is not finite becomes a failed one (`add_to_scores`). Raises
+    NumericalError if no KL is finite.
     """
     if any(kl) and not any(isfinite(value) for group in kl for value in group):
         raise NumericalError(
@@ -84,8 +84,8 @@ def with_kl_penalty(
 def add_to_scores(prompts: Sequence[PromptRollouts], part: str, amounts: Iterable[float]) -> list[PromptRollouts]:
     """Add an amount to each rollout's score and record it as the reward part `part`; failed rollouts stay as they are.
 
-    A rollout whose new score is NaN or not within -MAX_SCORE to MAX_SCORE fails, as it does if its reward function
-    returns such a score.
+    A rollout whose new score is NaN or not within -MAX_SCORE to MAX_SCORE becomes a failed rollout, as if its reward
+    function had returned this score.
 
     amounts: one for each rollout, failed ones included, in the order of the prompts, of their `groups` and of the
     groups' rollouts.
@@ -122,14 +122,14 @@ def score_metrics(prompts: Sequence[PromptRollouts]) -> dict[str, float]:
 
 
 def groups(item: PromptRollouts) -> Iterator[RolloutGroup]:
-    """The groups whose scores count: the multi group, its guests, the anchors, then `PromptRollouts.own_groups`."""
+    """The groups that are scored and penalised: the multi group, its guests, the anchors, then the own groups."""
     yield from item.multi_groups
     yield from item.anchors
     yield from item.own_groups
 
 
 def replaced_groups(item: PromptRollouts, changed: Sequence[RolloutGroup]) -> PromptRollouts:
-    """The prompt with other groups in place of `groups(item)`. Signals stay."""
+    """The prompt with `changed` in place of `groups(item)`. Its groups of role "signal" stay."""
     found = {group.request.key: group for group in changed}
     anchors, extras = (
         tuple(found.get(group.request.key, group) for group in some) for some in (item.anchors, item.extras)

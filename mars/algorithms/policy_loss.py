@@ -11,7 +11,7 @@ from torch import Tensor
 from mars.algorithms.token_layout import TokenLayout
 from mars.errors import ConfigError
 
-# Keeps exp finite in float32; a ratio this far from 1 is clipped anyway.
+# Keeps exp finite in float32. A ratio this far from 1 is clipped anyway.
 _MAX_LOG_RATIO = 20.0
 # GSPO's ratio is a geometric mean over a response and stays close to 1: e^10 is far beyond any bound.
 _MAX_SEQUENCE_LOG_RATIO = 10.0
@@ -40,11 +40,11 @@ class PolicyLoss:
     over micro-batches and ranks, then divide by the total `num_tokens`.
 
     token_losses: the layout's shape, 0 outside the mask; the only field with a gradient.
-    num_tokens: tokens in the mask that were sampled under their own prompt (not `off_policy`), in this step or an
-    earlier one. num_clipped: those of them whose loss comes from the bounded ratio (actor/pg_clipfrac).
-    num_dual_clipped: those of them whose loss comes from dual_clip (actor/pg_clipfrac_lower).
-    kl_sum: the sum of old_logprobs - logprobs in nats; divided by num_tokens it is the approximate KL of the update
-    (actor/ppo_kl).
+    num_tokens: tokens in the mask that were sampled with their own prompt (not `off_policy`), in this step or before.
+    num_clipped: of these tokens, those whose loss comes from the bounded ratio (actor/pg_clipfrac).
+    num_dual_clipped: of these tokens, those whose loss comes from dual_clip (actor/pg_clipfrac_lower).
+    kl_sum: the sum of old_logprobs - logprobs in nats over these tokens; divided by num_tokens it is the approximate KL
+    of the update (actor/ppo_kl).
     """
 
     token_losses: Tensor
@@ -72,8 +72,8 @@ def policy_loss(
                w_seq = sg(exp(mean of logprobs - old_logprobs over the sequence))        (arXiv 2507.18071, GSPO-token)
         cispo  -A sg(b(w)) logprobs                                                      (arXiv 2506.13585)
 
-    off_policy: bool, tokens that were not sampled under this prompt: they enter no metric. unbounded: bool, those whose
-    ratio is not bounded; None: all of `off_policy`. No gradient flows to old_logprobs or advantages.
+    off_policy: bool, tokens that were not sampled with this prompt; no metric counts them. unbounded: bool, tokens
+    whose ratio is not bounded; None: the `off_policy` tokens. No gradient flows to old_logprobs or advantages.
 
     Example: A = 1, w = 1.5, bounds 0.2: loss -1.2, no gradient, clipped. A = -1: loss 1.5, gradient 1.5.
     """
@@ -106,7 +106,7 @@ def policy_loss(
 
 
 def _sequence_ratio(logprobs: Tensor, log_ratio: Tensor, layout: TokenLayout) -> Tensor:
-    """GSPO's ratio for each token: the value is the whole sequence's, the gradient that of the token's log-prob."""
+    """GSPO's ratio for each token: its value is that of the sequence, its gradient that of the token's log-prob."""
     mean = layout.sum_by_sequence(log_ratio.detach()) / layout.lengths().clamp(min=1)
     own = layout.keep(logprobs)
     return (own - own.detach() + layout.spread(mean)).clamp(max=_MAX_SEQUENCE_LOG_RATIO).exp()

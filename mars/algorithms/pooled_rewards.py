@@ -1,4 +1,4 @@
-"""The rewards of sampled prompts as tensors, and the advantages computed from them, given back to the prompts."""
+"""The rewards of sampled prompts as tensors, and the prompts with the advantages computed from these rewards."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from mars.types import PromptRollouts, Rollout, RolloutGroup, SampledPrompt, vie
 class PooledRewards:
     """Rewards of the N valid multi rollouts, guests included, and the M valid anchor rollouts of P prompts.
 
-    rewards: float64 [N], of `PromptRollouts.trained`. prompt_index: int64 [N], the position of each rollout's prompt.
-    Rows follow the order of the prompts and, within a prompt, of its rollouts. anchor_rewards, anchor_prompt_index:
-    [M], likewise. in_pool: bool [N], False for guests that are in no pool (`ExtraFacts.in_pool`). of_anchor: bool [N],
-    True for guests that are anchor rollouts (`anchor.guide`): metrics count them among the anchors.
-    pool_anchors: rewards and prompt indices of the anchors in the pool, where they are not those of `anchor_rewards`.
+    rewards: float64 [N], of `PromptRollouts.trained`. Rows follow the order of the prompts, then of the rollouts.
+    prompt_index: int64 [N], the position of each rollout's prompt.
+    anchor_rewards, anchor_prompt_index: likewise, [M].
+    in_pool: bool [N], False for guests that are in no pool (`ExtraFacts.in_pool`).
+    of_anchor: bool [N], True for guests that are anchor rollouts (`anchor.guide`). Metrics count them as anchors.
+    pool_anchors: rewards and prompt indices of the anchors in the pool, if these are not the M anchors; else None.
     """
 
     rewards: Tensor
@@ -42,7 +43,7 @@ class PooledRewards:
 
     @classmethod
     def of_values(cls, prompts: Sequence[PromptRollouts], value: Callable[[Rollout], float]) -> PooledRewards:
-        """As `of_rollouts`, but with `value(rollout)` in place of each valid rollout's score."""
+        """Like `of_rollouts`, but with `value(rollout)` in place of each valid rollout's score."""
         rewards, index = _flatten([[value(r) for r in prompt.trained] for prompt in prompts])
 
         def of_anchors(anchors: Callable[[PromptRollouts], Sequence[RolloutGroup]]) -> tuple[Tensor, Tensor]:
@@ -58,11 +59,11 @@ class PooledRewards:
         return cls(rewards, index, *anchors, len(prompts), in_pool, of_anchor, pool_anchors)
 
     def of_pool(self) -> PooledRewards:
-        """Without the rewards that are in no pool."""
+        """The same, without the rewards that are in no pool."""
         return self._rows(self.in_pool)
 
     def of_multi(self) -> PooledRewards:
-        """Without the rewards that are in no pool, and without those of anchors."""
+        """The same, without the rewards that are in no pool, and without those of anchors."""
         return self._rows(self.in_pool & ~self.of_anchor)
 
     def _rows(self, rows: Tensor) -> PooledRewards:
@@ -70,7 +71,7 @@ class PooledRewards:
         return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
     def advantages(self, settings: AdvantageSettings) -> Advantages:
-        """`group_advantages` of the rewards in the pool, with the others' `advantages_outside`: float64.
+        """`group_advantages` of the rewards in the pool, and `advantages_outside` of the other rewards: float64.
 
         `gain` compares the multi rewards with all anchors; `multi_share` is the share of the multi rewards in the pool.
         """
@@ -92,7 +93,7 @@ class PooledRewards:
         return replace(found, values=values, weights=found.defined[self.prompt_index].to(values.dtype))
 
     def _of_multi_alone(self, anchor_rewards: Tensor, anchor_index: Tensor) -> dict[str, Tensor]:
-        """`gain` and `multi_share` of `Advantages` where the pool has other anchors, or some of them as guests."""
+        """`gain` and `multi_share` of `Advantages`, if the pool has other anchors or has some of them as guests."""
         multi, pool = self.of_multi(), self.of_pool()
         counts = [torch.bincount(i, minlength=self.num_prompts) for i in (multi.prompt_index, pool.prompt_index)]
         in_pool = counts[1] + torch.bincount(anchor_index, minlength=self.num_prompts)
@@ -105,7 +106,7 @@ def with_advantages(prompts: Sequence[PromptRollouts], advantages: Advantages) -
     """Each prompt with the advantages and weights of its own multi rollouts.
 
     advantages: computed from `PooledRewards.of_rollouts` of the same prompts. Raises RuntimeError if their number
-    differs from that of the valid multi rollouts.
+    differs from the number of valid multi rollouts.
     """
     sizes = [len(prompt.trained) for prompt in prompts]
     values, weights = advantages.values.split(sizes), advantages.weights.split(sizes)
@@ -118,9 +119,9 @@ def with_advantages(prompts: Sequence[PromptRollouts], advantages: Advantages) -
 def with_own_groups(
     prompts: Sequence[SampledPrompt], advantages: Callable[[Sequence[PromptRollouts]], Advantages]
 ) -> list[SampledPrompt]:
-    """The prompts with advantages and weights of the extra groups that are trained with their own prompts.
+    """The prompts with advantages and weights of their own groups (`PromptRollouts.own_groups`).
 
-    Such a group is a prompt without anchors: its advantages come from its own rewards. advantages: computes them.
+    Each own group is a prompt without anchors: its advantages come from its own rewards. advantages: computes them.
     """
     own = [PromptRollouts(item.rollouts.prompt, group, ()) for item in prompts for group in item.rollouts.own_groups]
     if not own:
@@ -130,14 +131,14 @@ def with_own_groups(
 
 
 def truncated_rows(prompts: Sequence[PromptRollouts]) -> Tensor:
-    """Which rewards of `PooledRewards.of_rollouts` are of a response that was cut at the token limit: bool [N]."""
+    """Which rewards of `PooledRewards.of_rollouts` belong to a response that was cut at the token limit: bool [N]."""
     cut = [r.completion.finish_reason == "length" for prompt in prompts for r in prompt.trained]
     return torch.tensor(cut, dtype=torch.bool)
 
 
 @dataclass(frozen=True)
 class AnchorViews:
-    """Which view each anchor reward of `PooledRewards.of_rollouts` came from: names[index[k]], index int64 [M]."""
+    """The view of each anchor reward of `PooledRewards.of_rollouts`: names[index[k]] for reward k; index: int64 [M]."""
 
     names: tuple[str, ...]
     index: Tensor

@@ -1,4 +1,4 @@
-"""Which responses to a prompt are right, and advantages times a factor for each prompt, which may depend on it."""
+"""Which responses to a prompt are right, and advantages multiplied by a factor for each prompt."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def is_right(rollout: Rollout, right_from: float) -> bool:
 def right_share(item: PromptRollouts, right_from: float) -> float | None:
     """Share of the valid multi responses whose accuracy is at least `right_from`; None if no response is valid.
 
-    Anchors see less, and guests are not sampled like the others, so neither counts.
+    Anchors and guests do not count: anchors see fewer images, and guests are not sampled from the multi prompt.
     """
     right = [is_right(rollout, right_from) for rollout in item.multi.valid]
     return sum(right) / len(right) if right else None
@@ -29,13 +29,13 @@ def is_unsolved(item: PromptRollouts, right_from: float) -> bool:
 
 
 def is_in_conflict(item: PromptRollouts, right_from: float) -> bool:
-    """Whether an anchor is right and no multi response is: one source shows the answer, and all together hide it."""
+    """Whether an anchor is right and no multi response is: one source alone is enough, all sources together are not."""
     anchors = (rollout for group in item.anchors for rollout in group.rollouts)
     return is_unsolved(item, right_from) and any(is_right(rollout, right_from) for rollout in anchors)
 
 
 def scaled(base: Advantages, kept: Sequence[PromptRollouts], factors: Sequence[float]) -> Advantages:
-    """`base` with the values of each prompt times its factor. kept, factors: one entry for each prompt of `base`.
+    """`base` with the values of each prompt multiplied by its factor. kept, factors: one for each prompt of `base`.
 
     Weights stay: tokens whose advantage becomes 0 still count in the loss's denominator and have their KL term.
     """

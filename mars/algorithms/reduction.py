@@ -1,4 +1,4 @@
-"""Reduces token losses to one number. Denominators count the whole update batch."""
+"""Reduces token losses to one number. The denominators count the tokens or sequences of the whole update batch."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def loss_denominator(reduction: Reduction, num_tokens: int, num_sequences: int, 
 def reduce_loss(token_losses: Tensor, layout: TokenLayout, reduction: Reduction, denominator: float) -> Tensor:
     """This micro-batch's part of the loss: a scalar. The parts of all micro-batches and ranks add up to the loss.
 
-    token_losses: the layout's shape. The layout holds whole sequences, so the total does not depend on how they
-    are split over micro-batches and ranks. FSDP and DDP average gradients over ranks: multiply the loss by the number
-    of ranks there.
+    token_losses: the layout's shape. The layout holds whole sequences, so the total does not depend on how sequences
+    are split over micro-batches and ranks. FSDP and DDP average gradients over ranks: with them, multiply the loss by
+    the number of ranks.
 
     Example: losses 1, 2, 3 in sequences of 1 and 2 tokens: seq_mean_token_mean is (1/1 + (2 + 3)/2) / 2 = 1.75.
     """

@@ -1,6 +1,7 @@
-"""Advantages of rewards with several parts: each part normalised by itself, then summed (GDPO, arXiv 2601.05242).
+"""Advantages of rewards with several parts: each part is normalised by itself, then weighted and summed (GDPO, arXiv
+2601.05242).
 
-GRPO normalises the sum of the parts, where different combinations can have the same sum and where the part with the
+GRPO normalises the sum of the parts. Different combinations of parts can have the same sum, and the part with the
 largest spread dominates. Here each part has mean 0 and standard deviation 1 in its pool before the parts are weighted.
 """
 
@@ -31,10 +32,10 @@ def part_advantages(
         A_i = sum over the parts k of weight_k * A_ik  +  (p_i - mean(P))
 
     A_ik: what `group_advantages` makes of part k alone, over the pool of the prompt's multi and anchor rollouts.
-    p_i: what was added to the score (overlong and KL penalty, and the parts `added` by hooks), P that of the pool.
-    p_i is centred but not divided by a standard deviation, so its size stays what the penalties' and hooks' settings
-    say: 1 counts as much as one standard deviation of a part of weight 1. An advantage of at most SCORE_TOLERANCE is
-    0: it is the rounding of parts that cancel out.
+    p_i: what was added to the score (overlong and KL penalty, and the parts `added` by hooks). P: the p of the pool.
+    p_i is centred but not divided by a standard deviation, so that it keeps the size that penalties and hooks gave it:
+    1 counts as much as one standard deviation of a part of weight 1. An advantage of at most SCORE_TOLERANCE becomes 0,
+    because it is the rounding of parts that cancel out.
 
     weights: part -> weight, not empty. The score itself is not used in A_i. It only gives the statistics of the result
     (mean, std, gain), which are for metrics. Raises ConfigError if a valid rollout lacks a part, or has one beyond
@@ -62,9 +63,10 @@ def part_advantages(
 def batch_normalized(kept: Sequence[SampledPrompt], settings: AdvantageSettings) -> tuple[list[SampledPrompt], float]:
     """The prompts of a step with their advantages divided by s + epsilon, and s.
 
-    s is the root mean square of the advantages of all responses with a weight above 0 (over their number - 1 with
-    unbiased_std), 0 if there are none. Without anchors their mean is 0, and s is the standard deviation of GDPO. With
-    anchors the mean is the information gain, which GDPO's subtraction of the batch's mean would remove: it stays.
+    s is the root mean square of the advantages of all responses with a weight above 0 (with unbiased_std, the sum of
+    squares is divided by their number - 1); 0 without such responses. Without anchors the mean is 0, and s is the
+    standard deviation of GDPO. With anchors the mean depends on the information gain. It is not subtracted, although
+    GDPO subtracts the batch's mean, because that would remove the gain.
 
     Example: advantages (3, -3) and (1, -1), unbiased: s = sqrt(20 / 3) = 2.582.
     """

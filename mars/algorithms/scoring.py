@@ -1,6 +1,6 @@
 """`ScoringSpec`: what a trainer computes of each response without training on it.
 
-A run asks for `KL_TO_REFERENCE` with algorithm.kl_placement=reward, and for the signals of shapings
+A run needs `KL_TO_REFERENCE` with algorithm.kl_placement=reward, and other specs for the signals of shapings
 (mars/hooks/contract.py).
 """
 
@@ -17,8 +17,8 @@ from mars.errors import ConfigError
 class ScoringSpec:
     """What to compute for each response: one number.
 
-    name: what this number is called. value: "sum" or "mean" of the tokens' log-probs under `model`, or "kl": the sum
-        of their KL(policy || reference) by `algorithm.kl_estimator`, for which `model` has no meaning.
+    name: of this number. value: "sum" or "mean" of the tokens' log-probs under `model`, or "kl": the sum of the tokens'
+        KL(policy || reference) by `algorithm.kl_estimator`; "kl" does not use `model`.
     model: "policy" with its current weights, or "reference", which must be loaded.
     transform: of the images, a name of `recipe.transforms`; None: the images as they are. Its random numbers depend on
         `TrainBatch.step`. strength: of the transform.

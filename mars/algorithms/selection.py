@@ -16,8 +16,8 @@ from mars.errors import ConfigError
 class Selection:
     """keep: bool [P], the prompts to train on.
 
-    num_undefined: prompts left out because they have no advantage (`with_advantage`). num_zero_signal: prompts left out
-    because all their advantages are 0.
+    num_undefined: number of prompts left out because they have no advantage (`with_advantage`).
+    num_zero_signal: number of prompts left out because all their advantages are 0.
     """
 
     keep: Tensor
@@ -30,10 +30,10 @@ def select_prompts(
 ) -> Selection:
     """Keep or drop whole prompts. prompt_index: int64 [N], as for `group_advantages`.
 
-    "all" keeps every prompt that has an advantage. "nonzero_advantage" keeps those with at least one advantage that is
-    not 0 (dynamic sampling, DAPO, arXiv 2503.14476, section 3.2). It does not test the std of the rewards, because with
-    anchors a group of equal multi rewards can have advantages that are not 0. A prompt without advantages is never
-    kept; its weight is 0.
+    "all" keeps every prompt that has an advantage. "nonzero_advantage" keeps prompts with at least one advantage that
+    is not 0 (dynamic sampling, DAPO, arXiv 2503.14476, section 3.2). The rule does not test the std of the rewards,
+    because with anchors a group of equal multi rewards can have advantages that are not 0. A prompt without advantages
+    has weight 0 and is never kept.
 
     Example: three prompts with advantages (1, -1), (0, 0) and one single reward: nonzero_advantage keeps the first;
     num_zero_signal = 1, num_undefined = 1.
@@ -52,7 +52,7 @@ def select_prompts(
 def with_advantage(advantages: Advantages, prompt_index: Tensor) -> Tensor:
     """Prompts with enough valid rewards for statistics and at least one multi response of weight above 0: bool [P].
 
-    Two anchor rewards suffice for the statistics, but if all multi responses failed or are left out there is nothing to
+    Both are needed: two anchor rewards are enough for statistics, but without such a multi response there is nothing to
     train on.
     """
     trained = prompt_index[advantages.weights > 0]

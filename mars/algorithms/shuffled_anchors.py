@@ -1,6 +1,6 @@
-"""Controls: anchors that come from another prompt of the round (`anchor.shuffle`).
+"""Control experiments: anchors that come from another prompt of the round (`anchor.shuffle`).
 
-If a method with shuffled anchors is as good as with the right ones, their content does not matter.
+If a method is as good with shuffled anchors as with the right ones, the content of the anchors does not matter.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ Shuffle = Literal["reward", "both"]
 
 @dataclass(frozen=True)
 class Shuffled:
-    """rollouts: the prompts with the anchors of others. unshuffled: prompts with an anchor view that no other has."""
+    """rollouts: the prompts with others' anchors. unshuffled: number of prompts with a view that no other prompt
+    has."""
 
     rollouts: list[PromptRollouts]
     unshuffled: int
@@ -27,16 +28,15 @@ class Shuffled:
 def with_shuffled_anchors(
     items: Sequence[PromptRollouts], shuffle: Shuffle, guided: bool, run_seed: int, step: int, round: int
 ) -> Shuffled:
-    """Replace what the pool gets of each anchor view: if `guided`, the candidates for guests (`with_candidates`), else
-    the anchors. `PromptRollouts.anchors` stay as they are, and so do the metrics that are computed from them.
+    """Replace what the pool gets of each anchor view: the candidates for guests (`with_candidates`) if `guided`, else
+    the anchors. `PromptRollouts.anchors` and the metrics that are computed from them stay.
 
-    "reward": each response gets the reward, with all penalties, of a response of another prompt to the same view.
-    "both": the responses come from there too.
+    "reward": each response gets the reward, with all penalties, of another prompt's response to the same view.
+    "both": the responses come from the other prompt too.
 
-    The prompts are put in a random order, which depends on (run_seed, step, round) and their ids alone, and for each
-    anchor view a prompt takes the group of the next prompt that has the view. It never takes its own. If the next
-    prompt has all of its views, it takes all of them from there. A view that no other prompt of the round has is left
-    out of the pool, and its prompt is counted.
+    The prompts are put in a random order, which depends only on (run_seed, step, round) and their ids. For each anchor
+    view, a prompt takes the group of the next prompt that has the view, never its own. A view that no other prompt of
+    the round has is left out of the pool, and its prompt is counted.
     """
     order = sorted(items, key=lambda item: item.prompt.prompt_id)
     key = blake2b(repr(("shuffle", run_seed, step, round)).encode(), digest_size=8).digest()
@@ -68,13 +68,13 @@ def with_shuffled_anchors(
 
 
 def _of_views(item: PromptRollouts, guided: bool) -> list[RolloutGroup]:
-    """The groups to shuffle, without those that have no rollout."""
+    """The groups to shuffle. Groups without rollouts are left out."""
     groups = (group for group in item.extras if group.is_copy) if guided else item.anchors
     return [group for group in groups if group.rollouts]
 
 
 def _taken(own: RolloutGroup, source: RolloutGroup, shuffle: Shuffle) -> RolloutGroup:
-    """The group `own` with the rewards or rollouts of `source`. If `source` has fewer rewards, they are repeated."""
+    """The group `own` with the rewards or rollouts of `source`. If `source` has too few rewards, they are repeated."""
     if shuffle == "reward":
         rewards = [rollout.reward for rollout in source.rollouts]
         given = (rewards[k % len(rewards)] for k in range(len(own.rollouts)))

@@ -15,8 +15,8 @@ class TokenLayout:
     Sequences are complete: none continues in another layout.
 
     mask: bool, True where a token is trained on.
-    sequence_index: int64, same shape; the sequence of each token, 0 <= index < num_sequences. Not read outside mask,
-        but must be in range there too.
+    sequence_index: int64, same shape; the sequence of each token, 0 <= index < num_sequences, also outside the mask,
+        where it has no meaning.
 
     Values outside the mask never reach a result, not even NaN: every function here and in policy_loss.py replaces
     them before computing.

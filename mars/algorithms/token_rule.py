@@ -1,7 +1,7 @@
 """`TokenRule`: a method's own terms in the loss of single tokens, from further forwards with changed images.
 
-The trainer calls a rule for each forward's tokens, T of them: those of several responses, one after the other. A rule
-works for any packing and any number of ranks, because it sees whole responses, and totals come from `measure`.
+The trainer calls a rule for each forward, with the T tokens of several responses, one response after the other. A rule
+works for any packing and any number of ranks, because it gets whole responses, and totals come from `measure`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from mars.errors import ConfigError
 
 @dataclass(frozen=True)
 class ScoringPass:
-    """One more forward of the responses, whose log-probs come as `TokenFacts.extra[name]`.
+    """One more forward of the responses. Its log-probs are `TokenFacts.extra[name]`.
 
     model: "policy", or "reference", which must be loaded (docs/config.md, algorithm.reference_every).
     transform: a name of `recipe.transforms`; None: the images as they are. strength: of the transform.
-    images: those that are transformed: all of a prompt, or one of them, drawn for each prompt and step. A number is one
-        image by its place in the prompt, from 0; a prompt with fewer images is scored as it is.
+    images: which images of a prompt are transformed: "all"; "one", drawn for each prompt and step; or a number from 0,
+        the image at this place. A prompt with fewer images is not changed.
     gradient: False: scored once, before the step's first update, with the weights that the step began with. True:
-        scored in each update with its weights, and what the loss does with these log-probs has a gradient.
+        scored in each update with the update's weights, and a loss of these log-probs has a gradient.
     Raises ConfigError for another value.
     """
 
@@ -58,20 +58,21 @@ class ScoringPass:
 
 @dataclass(frozen=True)
 class TokenFacts:
-    """The tokens of one forward. Every tensor is float32 [T], with 0 where `layout.mask` is False; three are bool.
+    """The tokens of one forward. Tensors are float32 [T], three are bool [T]. They are 0 or False outside
+    `layout.mask`.
 
     logprobs: with the current weights, with gradient; in `measure` the old ones.
     old: with the weights before the step's first update. reference: of the reference model if the loss has a KL term,
         else None; None in `measure`. entropy: of each token's distribution in nats, without gradient.
     extra: name of a `ScoringPass` -> its log-probs. In `measure` only those without gradient.
-    advantages: that of the token's response. off_policy: whether the token's response is a guest, of `recipe.requests`
-        or of `anchor.guide`, which was not sampled from the prompt that it is trained with; False where `layout.mask`
-        is False. guests: whether it is one of `anchor.guide`.
-    with_images: whether the token's prompt has an image; False where `layout.mask` is False. Without one, every pass
-        scores the prompt as it is, with the weights of that pass.
+    advantages: that of the token's response.
+    off_policy: bool, whether the token's response is a guest (`recipe.requests` or `anchor.guide`), which was not
+        sampled from the prompt that it is trained with. guests: bool, whether it is a guest of `anchor.guide`.
+    with_images: bool, whether the token's prompt has an image. If not, every pass scores the unchanged prompt, with the
+        weights of that pass.
     layout: which response each token belongs to, and which tokens are trained on, without those that
-        importance_mode=mask leaves out; the same in `measure` and `apply`. A forward may have none: then mask is False
-        everywhere, or T is 0.
+        importance_mode=mask leaves out; the same in `measure` and `apply`. A forward may have no such token: then the
+        mask is False everywhere, or T is 0.
     settings: `TrainBatch.settings`.
     """
 
@@ -90,7 +91,7 @@ class TokenFacts:
     def now(self, file: str, settings: Any) -> Any:
         """The `Settings` of a file with the values of this step's `ramps`. file: its name in `recipe.settings`.
 
-        Raises ConfigError if a ramp changes these settings, and they are those of another file.
+        Raises ConfigError if a ramp changes these settings, but `file` is not the file that they belong to.
         Example: with settings {"recipe.settings.own.weight": 0.2}, now("own", Settings(weight=1.0)) has weight 0.2.
         """
         prefix = f"recipe.settings.{file}."
@@ -104,10 +105,10 @@ class TokenFacts:
 
 @dataclass(frozen=True)
 class Measured:
-    """A number of one forward, and how those of all forwards and ranks become one. value: a scalar tensor.
+    """A number of one forward, and how the numbers of all forwards and ranks are combined. value: a scalar tensor.
 
-    `measure` must return a value for a forward without trained tokens too: 0 for "sum", infinity for "min", minus
-    infinity for "max".
+    For a forward without trained tokens, `measure` must return 0 for "sum", infinity for "min" and minus infinity for
+    "max".
     """
 
     reduce: Literal["sum", "min", "max"]
@@ -116,11 +117,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class TokenTerms:
-    """What a rule changes in the loss of one forward; None: nothing. Each term is [T] and not read outside the mask.
+    """What a rule changes in the loss of one forward; None: nothing. Each term is [T]; the mask applies to it.
 
     advantages: replace those of the policy loss. No gradient flows through them.
-    pg_weights: multiply the policy loss of each token, after ratio and clipping. Denominators count all tokens still.
-        No gradient flows through them; a term with a gradient belongs into `extra_loss`.
+    pg_weights: multiply the policy loss of each token, after ratio and clipping. Denominators still count all tokens.
+        No gradient flows through them; put a term with a gradient into `extra_loss`.
     extra_loss: added to the loss, with its gradient; reduced like the policy loss (`algorithm.reduction`).
     means: name -> (sum, count), two scalars; the metric `recipe/<name>` is total sum / total count over the update.
     """
@@ -138,8 +139,8 @@ class TokenRule(Protocol):
     costs two such forwards and a backward. measures: whether `measure` is called. If so, the first update of a step
     needs a separate forward for the old log-probs. Otherwise it takes them from its own forward.
 
-    Both methods depend on their arguments alone, and give the same names in every call. A rule may have an attribute
-    `ramps`, a tuple of names of settings that both methods read with `TokenFacts.now`: these may change during a run.
+    Results of both methods depend only on the arguments, and have the same names in every call. A rule may have an
+    attribute `ramps`: the names of settings that may change during a run. Both methods read them with `TokenFacts.now`.
     """
 
     @property
@@ -149,9 +150,10 @@ class TokenRule(Protocol):
     def measures(self) -> bool: ...
 
     def measure(self, facts: TokenFacts) -> Mapping[str, Measured]:
-        """Called for every forward of an update before the update; no gradient. The totals are what `apply` gets."""
+        """Called for every forward of an update before the update; no gradient. `apply` gets the combined totals."""
         ...
 
     def apply(self, facts: TokenFacts, totals: Mapping[str, float]) -> TokenTerms:
-        """The terms of one forward. totals: of `measure` over the forwards of the update on all ranks; else {}."""
+        """The terms of one forward. totals: of `measure` over the update's forwards on all ranks; {} without
+        `measures`."""
         ...
