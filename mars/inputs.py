@@ -115,9 +115,8 @@ def prompt_format(config: TrainConfig | SftConfig) -> PromptFormat:
 
 
 def _cached_prompts(config: TrainConfig | SftConfig) -> int:
-    """Number of views whose prompt ids are cached. A view's ids are needed to read its images ahead and again to
-    sample. The cache holds two rounds with four views per prompt. With more views per prompt, some views are encoded
-    twice."""
+    """Number of views whose prompt ids are kept, to read images ahead and to sample: those of two rounds, if a prompt
+    has four views or fewer."""
     if isinstance(config, SftConfig):
         return CACHED_PROMPTS
     return max(CACHED_PROMPTS, 2 * 4 * config.data.prompts_per_step)
@@ -185,8 +184,7 @@ def prompt_processor(
 def prompt_stream(
     config: TrainConfig, prompts: Sequence[Prompt], known: KnownPrompts | None
 ) -> PromptStream | SampledRounds:
-    """The order of the training prompts. By default an epoch has every prompt once. `data.weights` mixes the files;
-    `recipe.sampler` chooses the prompts.
+    """The order of the training prompts: once per epoch, mixed by `data.weights`, or as `recipe.sampler` chooses.
 
     config: its section `recipe` is `mars.hooks.load.resolved`. known: for a sampler that adds rows.
     Raises ConfigError if a step would have a prompt twice.
@@ -287,10 +285,7 @@ def evaluation_plan(inputs: Inputs) -> RolloutPlan:
 
 
 def _truth_check(rewards: RewardsBySet | None) -> TruthCheck:
-    """A function that gives what a prompt's reward finds wrong with its truth.
-
-    It gives None for a prompt without a reward, which `check_sets` reports.
-    """
+    """A function: prompt -> what its reward finds wrong with its truth. None without a reward (see `check_sets`)."""
     if rewards is None:
         return lambda prompt: None
     checks = {name: truth_check(name) for name in rewards.names}

@@ -33,8 +33,7 @@ class ImageRef:
     """Where an image is: a file, or a cell of a parquet file (its `row` and the `slot` in that row's `images` list).
 
     encoding: how stored values become RGB; "rgb" for 8 bits, a depth encoding for 16 bits (pixels/images.py).
-    size: (width, height) of the stored image in pixels, after EXIF rotation. resized: (width, height) to decode to;
-    None: `size`.
+    size: (width, height) of the stored image in pixels, after EXIF rotation. resized: size to decode to; None: `size`.
     """
 
     path: str
@@ -146,8 +145,7 @@ class RewardInput:
     """The arguments of a reward function for one response. Sizes are (width, height); None without images.
 
     truth_size: frame of the truth's boxes: size of the first stored image; (1000, 1000) if box_space is norm_1000.
-    response_size: frame of the response's boxes: size of the first shown image after smart_resize; (1000, 1000) for
-    models using thousandths.
+    response_size: of the response's boxes: first shown image after smart_resize; (1000, 1000) for thousandths.
     extra: name of the extra request that it answers (mars/hooks/requests.py), None for a view of the prompt.
     step: training step, from 1; 0 outside training. images: the images that the prompt shows.
     """
@@ -168,8 +166,7 @@ class RewardInput:
 class RewardResult:
     """score: used in training, within -MAX_SCORE to MAX_SCORE. parts: named values for the metrics.
     accuracy: in [0, 1], reported by evaluation (VQA: 1 if right, else 0; grounding: mean IoU).
-    failed: why the function gave no score (it raised, timed out or gave a bad number), else None. A failed sample is
-    masked and counted.
+    failed: why there is no score (exception, time-out, bad number), else None. A failed sample is masked and counted.
     """
 
     score: float
@@ -230,10 +227,8 @@ class RolloutGroup:
 
 @dataclass(frozen=True)
 class PromptRollouts:
-    """A prompt with its multi group, its anchor groups and its extra groups. It is kept, dropped or carried as a whole.
-
-    other_pool: the anchors whose rewards are in the pool, if these are not `anchors`; else None.
-    """
+    """A prompt with its multi, anchor and extra groups, which are kept, dropped or carried together. other_pool: the
+    anchors in the pool, if these are not `anchors`; else None."""
 
     prompt: Prompt
     multi: RolloutGroup
@@ -271,8 +266,7 @@ class PromptRollouts:
 class SampledPrompt:
     """A prompt's rollouts, and an advantage and a weight for each of `rollouts.trained`.
 
-    carried: sampled in an earlier step. own_groups: one `SampledPrompt` for each of `rollouts.own_groups`, which has
-    this group as its multi group.
+    carried: sampled in an earlier step. own_groups: for each of `rollouts.own_groups`, a prompt with it as `multi`.
     """
 
     rollouts: PromptRollouts
