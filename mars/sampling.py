@@ -65,8 +65,7 @@ def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: i
         scored = scored_rollouts(parts, fresh, step, timer)
         quarantine = parts.bad_samples.tried(quarantine, fresh, scored.unreadable, step)
         of_round, targets = scored.rollouts, targets | scored.targets
-        # Guests are chosen before advantages and selection, because a prompt is kept, dropped or carried with its
-        # guests.
+        # Guests are chosen before the selection, because a prompt is kept, dropped or carried with its guests.
         of_round, of_anchors = parts.anchor_use.applied(of_round, parts.plan.seed, step, this_round)
         counts += of_anchors
         rewards = PooledRewards.of_rollouts(of_round)
