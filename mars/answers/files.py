@@ -95,7 +95,7 @@ def read_answers(path: Path) -> AnswerFile:
         contradictions = []
         if answer.key in answers:
             contradictions.append((place, f"the same answer as an earlier line: {answer.key}"))
-        # Of an extra request, the truth may depend on the rollout that it is about.
+        # The truth of an extra request may depend on the rollout that the request is about.
         asked = answer.prompt_id if answer.extra is None else answer.key[:4]
         if truths.setdefault(asked, answer.truth) != answer.truth:
             contradictions.append((place, f"another truth than in an earlier line of prompt {answer.prompt_id}"))

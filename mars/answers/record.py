@@ -26,7 +26,7 @@ from mars.types import (
 
 Size = tuple[int, int]
 FORCED = "forced_source"
-"""`Answer.extra` of responses with a given start: their view names one source, but they saw all of them. No extra
+"""`Answer.extra` of responses with a given start: their view names one source, but they saw all sources. No extra
 request can have this name."""
 BoxFrames = Callable[[Prompt, View], tuple[Size | None, Size | None]]
 """(truth_size, response_size) of a view, as in `RewardInput`."""
@@ -42,14 +42,14 @@ class Answer:
     prompt_id: hash of data set and row, see `Prompt`. number: position of the question among those of the file.
     row: "file:row" of the question. view: None for the multi view, ("infrared",) for a mono view.
     sample: index of this answer among the answers to the same view, from 0.
-    extra, about: of an answer to a recipe's extra request, the request's name, and `sample` of the answer (to the same
-        view) that the request is about. `truth` is then what the extra request was scored against. Both are None for
-        an answer to a view.
+    extra: for an answer to a recipe's extra request, the request's name. `truth` is then what the extra request was
+        scored against. None for an answer to a view.
+    about: for an answer to an extra request about another answer (to the same view), the `sample` of that answer.
     truth_size, response_size: (width, height) that the coordinates of the boxes in truth and response refer to, as in
         `RewardInput`; both None where unknown.
     finish_reason: "stop" or "length". finish_reason, prompt_tokens and response_tokens are None where unknown.
-    question, sources: all messages and sources of the question, not only those of the view; () where unknown. Of an
-        answer to an extra request: those of its prompt, not what the extra request asked and showed.
+    question, sources: all messages and sources of the question, not only those of the view; () where unknown. For an
+        answer to an extra request, they are those of the prompt, not of the request.
     reward: what the run's reward function gave when the answer was sampled, penalties included; None if not scored.
     guest: of an answer to an anchor view: whether it was trained on with the multi prompt (`anchor.guide`).
     step: training step in which a run kept the answer; None outside of a run.
@@ -126,7 +126,7 @@ def reward_input(
 ) -> RewardInput:
     """What a reward function sees of `text` as an answer to one view of a prompt, or to an extra request.
 
-    request: that was answered; None for an answer that no request asked for.
+    request: the request that `text` answers; None if there was no request.
     """
     truth_size, response_size = _sizes(prompt, view, frames, request)
     extra = None if request is None else request.extra
@@ -147,9 +147,9 @@ def reward_input(
 def _sizes(
     prompt: Prompt, view: View, frames: BoxFrames, request: RolloutRequest | None
 ) -> tuple[Size | None, Size | None]:
-    """(truth_size, response_size) of an answer. An extra request with images of its own is answered in the frame of the
-    first of them. Its truth is in the frame of the row's; if the row has no images, in pixels of that first image. A
-    request with a given start shows the images of the multi view."""
+    """(truth_size, response_size) of an answer. An extra request with images is answered in the frame of its first
+    image. Its truth is in the frame of the row's truth or, if the row has no images, of that first image. A request
+    with a given start shows the images of the multi view."""
     truth_size, response_size = frames(prompt, None if request is not None and request.response_start else view)
     if request is None or request.extra is None or not request.images:
         return truth_size, response_size
@@ -225,7 +225,7 @@ def answers_of(
 
 
 def _is_guest(rollout: Rollout, item: PromptRollouts) -> bool:
-    """Whether the very response of an anchor view is a guest. With `anchor.shuffle=both` those are of other prompts."""
+    """Whether this response to an anchor view is a guest. With `anchor.shuffle=both` guests come from other prompts."""
     copies = (guest for group in item.extras if group.is_copy for guest in group.rollouts)
     place = (rollout.view, rollout.index, rollout.completion)
     return any((guest.view, guest.index, guest.completion) == place for guest in copies)

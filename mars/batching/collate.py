@@ -1,4 +1,4 @@
-"""Makes the trainer's batches from rollouts: one to train on, and those that are only scored."""
+"""Makes the trainer's batches from rollouts: batches to train on, and batches that are only scored."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ def train_batch(
     tokens_per_forward: int,
     packing: Packing,
 ) -> TrainBatch:
-    """Whole prompts in the given order, each with its valid multi responses, their advantages and weights, and followed
-    by its extra groups that are trained with their own prompts (`own_groups`).
+    """The batch to train on: whole prompts in the given order, each with its valid responses, advantages and weights.
 
-    Failed rollouts and responses of weight 0 are left out, and so is a prompt or group that then has no response.
-    A prompt and its groups are in the same update, and count as one prompt of it.
+    A prompt is followed by its own groups (`own_groups`), which are trained with their own messages. A prompt and its
+    own groups are in the same update, and count as one prompt of it. Failed rollouts and responses of weight 0 are left
+    out, and so is a prompt or own group that then has no response.
+
     prompt_length: number of tokens in a request's prompt in the model's forward, images expanded.
     Raises ValueError if a prompt is there twice or a multi group does not show all sources.
     """
@@ -60,8 +61,8 @@ def scoring_batch(
 ) -> TrainBatch:
     """A batch of one update over all ranks, in which every group that has a valid rollout is a prompt of its own.
 
-    groups_of: the groups of a prompt; by default all but signals. Log-probs of guests are computed after the prompt
-    that they are trained with, and those of all responses at the temperature of the multi responses.
+    groups_of: the groups of a prompt; by default all but signals. Guests are scored as responses to the prompt that
+    they are trained with. All responses are scored at the temperature of the multi responses.
 
     `PolicyTrainer.score_responses` scores all rollouts with it. Nothing is trained on it: every weight is 0.
     """

@@ -72,7 +72,7 @@ def first_fit(costs: Sequence[int], opening_costs: Sequence[int], budget: int) -
 
 
 class _FirstWithRoom:
-    """The room left in each of `size` packs; finds the first with enough of it in log(size) comparisons.
+    """The room left in each of `size` packs; finds the first pack with enough room in log(size) comparisons.
 
     A binary tree in a list: node i has the children 2 i and 2 i + 1 and the larger of their rooms; leaves are packs.
     A pack that is not open has room -1.

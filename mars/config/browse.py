@@ -65,7 +65,7 @@ class Setting:
 def named(words: Sequence[str], config_dirs: Sequence[str], root: RootName) -> Named:
     """The configuration of `words`: a run directory or the name of an experiment, then overrides; all may be left out.
 
-    root: which defaults count, unless the first word is a run directory. Raises ConfigError.
+    root: the kind of job whose defaults count; a run directory has its own kind. Raises ConfigError.
 
     Examples: [], ["anchor=none"], ["quickstart", "anchor=none"], ["runs/mars"].
     """
@@ -147,7 +147,7 @@ def described(chosen: Named) -> str:
 
 
 def undescribed(chosen: Named) -> str:
-    """YAML of all settings, those too that mars does not know, which only the file of an older run has."""
+    """YAML of all settings, including those in the file of an older run that this version of mars does not know."""
     nested: dict[str, Any] = {}
     for key, value in chosen.values.items():
         *sections, name = key.split(".")
@@ -170,7 +170,7 @@ def written_default(config: DictConfig, key: str) -> str | None:
 
 
 def on_one_line(value: Any) -> str:
-    """YAML.
+    """A value as YAML on one line.
 
     >>> on_one_line([1, None]), on_one_line("off")
     ('[1, null]', "'off'")
@@ -189,7 +189,7 @@ def _saved(path: Path, words: Sequence[str]) -> Named:
 
 
 def _values(composition: Composition) -> dict[str, Any]:
-    """Raises ConfigError for what cannot be composed or resolved."""
+    """Dotted key -> value. Raises ConfigError if the configuration cannot be composed or resolved."""
     if composition.config is None or composition.problems:
         raise refusal(composition.problems)
     values, problems = resolved_leaves(composition.config, composition.known.mappings)

@@ -22,7 +22,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--cfg": {"choices": ["job"], "help": "print the composed configuration and exit"},
     "--dry-run": {"action": "store_true", "help": "check settings, data and model files and exit"},
 }
-"""Name -> what `argparse` is told of it."""
+"""Option -> its arguments of `add_argument`."""
 _EXAMPLES = {
     "train": "experiment=quickstart run.num_steps=5 --dry-run",
     "sft": "experiment=quickstart_sft run.num_steps=5 --dry-run",

@@ -32,11 +32,11 @@ from mars.plugin import shipped
 class Composition:
     """Hydra's configuration from the files and the valid overrides.
 
-    config: neither resolved nor checked; None where the files cannot be composed.
+    config: neither resolved nor checked; None if the files cannot be composed.
     words: what Hydra was given: where to look for files, and the valid overrides. Empty for a saved configuration.
-    given: keys that an accepted override sets. doubtful: keys, sections and groups that a refused override should have
-    set, so that their values are not what the user wants. has_unknown_option: an option was refused, which may have
-    been meant to set any key.
+    given: keys that an accepted override sets.
+    doubtful: keys, sections and groups that a refused override should have set: their values are not the user's.
+    has_unknown_option: whether an option was refused, which may have been meant to set any key.
     """
 
     config: DictConfig | None
@@ -109,7 +109,7 @@ def compose_saved(root: str, schema: type[Root], content: Mapping[str, Any], ove
 
 
 def _literal(value: Any) -> Any:
-    """`value` with "${" escaped: what was saved has been resolved."""
+    """`value` with "${" escaped, because saved values are already resolved: it is plain text there."""
     if isinstance(value, Mapping):
         return {name: _literal(held) for name, held in value.items()}
     if isinstance(value, list):
@@ -177,7 +177,7 @@ def resolved_leaves(config: DictConfig, mappings: Collection[str]) -> tuple[dict
 
 
 def _unresolved(key: str, reason: str) -> Problem:
-    """reason: OmegaConf's. It takes ${HOME} for the key HOME of a file of settings."""
+    """reason: OmegaConf's message. OmegaConf reads ${HOME} as a reference to a setting HOME, not as a variable."""
     variable = re.search(r"Interpolation key '(\w+)' not found", reason)
     if "interpolation type env" in reason or (variable is not None and variable[1] in os.environ):
         name = variable[1] if variable is not None else "NAME"

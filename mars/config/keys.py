@@ -117,13 +117,15 @@ def _bound(item: Any) -> list[tuple[str, str]]:
 
 
 def nearest(key: str, known: Collection[str]) -> list[str]:
-    """The keys most similar to an unknown one, the most similar first; empty where none is similar.
+    """The keys most similar to an unknown one, the most similar first; empty if none is similar.
 
-    If the key's own name exists in some section, only the section is wrong: the candidates are the keys of that name,
-    ranked by how similar their sections are. Otherwise the keys of the section that the unknown key gives (all keys, if
-    it gives none) are compared by their names alone, and the other keys by section and name together. One letter
-    changes the similarity by about 1 / length. Keys that are less similar than the best one by at most half of that
-    are returned too: "functiosn" may be "function" or "functions".
+    - If some section has a key of the same name, only the section is wrong: keys of this name are ranked by the
+      similarity of their sections.
+    - Otherwise, keys of the section that the unknown key gives (all keys, if it gives none) are compared by name alone,
+      and other keys by section and name together.
+
+    One letter changes the similarity by about 1 / length. Keys within half of that of the best one are returned too:
+    "functiosn" may be "function" or "functions".
 
     >>> nearest("rolout.top_p", ["rollout.top_p", "rollout.top_k", "evaluation.top_p"])
     ['rollout.top_p']

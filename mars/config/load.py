@@ -137,9 +137,10 @@ def refusal(problems: Sequence[Problem]) -> ConfigError:
 def _validate(
     composition: Composition, config: DictConfig, schema: type[Root], *, saved: bool = False
 ) -> tuple[Root | None, list[Problem]]:
-    """The checked configuration, or None and all problems but those that only follow from another one.
+    """The checked configuration or None, and the problems, without those that only follow from another problem.
 
-    saved: `config` is that of a run, whose paths stay as they are. Only those in overrides are expanded and checked.
+    saved: whether `config` comes from a run. Its paths stay as they are; only paths in overrides are expanded and
+        checked.
     """
     fields = leaves(schema)
     values, problems = resolved_leaves(config, composition.known.mappings)

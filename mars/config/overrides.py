@@ -62,8 +62,8 @@ class Overrides:
     """accepted: overrides of keys, for Hydra. given: the keys they set. choices: overrides of groups, for Hydra.
 
     doubtful: keys, sections and groups that a refused override should have set. Their value is not what the user wants,
-    so no other problem is reported for them. has_unknown_option: a word begins with a dash; what it should have set is
-    unknown.
+        so no other problem is reported for them.
+    has_unknown_option: whether a word begins with a dash, so that nobody knows what it should have set.
     """
 
     accepted: list[str] = field(default_factory=list)
@@ -96,7 +96,7 @@ def check_overrides(texts: Sequence[str], known: Known) -> Overrides:
             result.accepted += [f"~{key}", f"++{text.lstrip('+')}"]
             result.given.add(key)
         elif known.nested_in(key) is not None:
-            result.accepted.append(f"++{text.lstrip('+')}")  # whether there is such a name, only the user's file says
+            result.accepted.append(f"++{text.lstrip('+')}")  # only the user's file tells whether the name exists
             result.given.add(key)
         else:
             result.accepted.append(text)

@@ -95,10 +95,10 @@ def _wrong(path: str, variable: str = _WRITE_VARIABLE) -> tuple[str, str] | None
 
 
 def _has_variable(path: str) -> bool:
-    """Whether a part of the path begins like a shell variable, or one that is set is anywhere in it.
+    """Whether a part of the path begins with a shell variable, or contains one that is set in the environment.
 
-    Example, with USER set: "/data/$USER/runs" and "runs/of_$USER", but not "cost$5" or "a$b". A file or folder that is
-    there has this name, and new ones may be made in it, unless the path begins so.
+    Example, with USER set: "/data/$USER/runs" and "runs/of_$USER", but not "cost$5" or "a$b". A "$" in the name of an
+    existing file or folder does not count, unless the whole path begins with it.
     """
     return any(
         found.start() == 0 or path[found.start() - 1] == "/" or found["name"] in os.environ

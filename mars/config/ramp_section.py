@@ -68,7 +68,7 @@ def weights_at(
 ) -> tuple[Callable[[int], list[float]], list[float], list[float]] | None:
     """(number of a round -> the weights of its step, the lowest of each weight, the highest).
 
-    None if no ramp changes one. Round i, from 0, is that of step i + 1: a step has one round (`ramp_problems`).
+    None if no ramp changes a weight. Round i, from 0, is that of step i + 1: a step has one round (`ramp_problems`).
     """
     of_files = {ramp.key.removeprefix(WEIGHTS): ramp for ramp in ramps if ramp.key.startswith(WEIGHTS)}
     if not of_files:
@@ -86,7 +86,7 @@ def ramp_problems(
     ramps: Sequence[Ramp], values: Mapping[str, Any], check: Callable[[Mapping[str, Any]], Sequence[Problem]]
 ) -> Iterator[Problem]:
     """What is wrong with the ramps. values: dotted key -> value of the composed configuration. check: such values ->
-    what is wrong with them. Every number between `first` and `last` is valid if these two are."""
+    what is wrong with them. Only `first` and `last` are checked: if both are valid, so are all numbers between them."""
     keys = [ramp.key for ramp in ramps]
     for ramp in ramps:
         where = f"ramps: {ramp.key}"

@@ -12,7 +12,7 @@ from mars.rewards.built_in import built_in_names, is_built_in, is_reward, wanted
 from mars.rewards.functions import users_folders
 
 LEAST_TEMPERATURE = 0.01
-"""vLLM's smallest above 0 (_MAX_TEMP in vllm/sampling_params.py)."""
+"""vLLM's smallest temperature above 0 (_MAX_TEMP in vllm/sampling_params.py)."""
 
 _LEAST_IN_FLOAT32 = 1e-6
 

@@ -28,7 +28,8 @@ def unused_adapter_settings(
 ) -> Iterator[Problem]:
     """Settings of adapters that the command line or a file sets without effect, because lora.rank is 0: no adapters.
 
-    given: keys that the command line sets. values: of all keys. shipped: the defaults of the settings of adapters.
+    given: keys that the command line sets. values: dotted key -> value of all settings. shipped: the defaults of the
+        settings of adapters.
     """
     for key, default in sorted(shipped.items()):
         section, _, name = key.partition(".lora.")

@@ -4,7 +4,7 @@ A hook has no random generator of its own. What it draws depends on (run.seed, s
 that a resumed run draws the same. What it keeps between steps goes through `state` and `restore`, as JSON.
 
 A shaping, an advantage rule or requests may have one more attribute, `ramps: tuple[str, ...]`: the names of settings
-that it reads anew in each call. Of its file's settings, these alone may change during a run.
+that it reads anew in each call. Only these settings of its file may change during a run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Signal:
     """One number for each response, which the trainer computes for a shaping without training on it.
 
     spec: what it computes; `spec.name` is the signal's name. tag: only the tokens of the text in the last
-    <tag>...</tag> of a response count; None: all tokens do. Raises ConfigError for what is no name of a tag.
+    <tag>...</tag> of a response count; None: all tokens do. Raises ConfigError if `tag` is not the name of a tag.
     """
 
     spec: ScoringSpec
@@ -41,9 +41,9 @@ class Signal:
 
 @dataclass(frozen=True)
 class StepFacts:
-    """What a hook knows of the step that it is called in.
+    """What a hook knows about the step in which it is called.
 
-    step: its number, from 1. progress: share of the run's planned steps before it, 0 in the first, always below 1.
+    step: its number, from 1. progress: the share of the run's planned steps that are done: 0 in step 1, always below 1.
     settings: the `Settings` of the hook's file; None if the file declares none.
     seed: run.seed, which random numbers depend on.
     signals: only for a shaping that asks for some: name -> one number for each amount that it gives, in the same order.
@@ -67,18 +67,18 @@ class GroupShaping(Protocol):
     have on="multi".
 
     A shaping may have one more attribute, `signals: tuple[Signal, ...]`. Then the trainer scores the responses that the
-    shaping is for in further forwards, before any shaping of the step is called. A number is NaN for a failed rollout,
-    and a mean is NaN where no token counts.
+    shaping is for in further forwards, before any shaping of the step is called. A signal is NaN for a failed
+    rollout. A signal that is a mean is also NaN if no token counts.
     """
 
     part: str
     on: Literal["multi", "all"]
 
     def __call__(self, item: PromptRollouts, facts: StepFacts) -> Sequence[float]:
-        """One amount for each rollout of `item.multi`, then for those of each guest (`item.multi_groups` has both);
-        on="all": then for those of each anchor group, in order.
+        """One amount for each rollout of `item.multi_groups`: the multi responses, then the guests. With on="all", then
+        one for each rollout of the anchor groups, in order.
 
-        Failed rollouts have a place too; what is given for them is not used."""
+        Failed rollouts need an amount too; it is not used."""
         ...
 
 
@@ -98,7 +98,7 @@ class AdvantageRule(Protocol):
         ...
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`, whatever the rule has seen meanwhile."""
+        """Continue from `state`, and forget what the rule has seen since."""
         ...
 
 
@@ -110,9 +110,9 @@ def _no_rows(file: str) -> tuple[Prompt, ...]:
 class SamplerSetup:
     """What a sampler chooses from. sets: the prompts of each training file. weights, shuffle: of the section `data`.
 
-    seed: run.seed; a draw depends on it and on the round or step alone, besides what was observed.
-    read_rows: reads a file of rows that another program has written meanwhile, and checks them as those of the training
-        files. Its prompts, () if there is none, may be chosen from then on (docs/extend.md).
+    seed: run.seed. A draw may depend only on it, on the round or step, and on what was observed.
+    read_rows: reads a file of rows that another program has written during the run, and checks them like those of the
+        training files. Returns its prompts, () if there are none; from then on they may be chosen (docs/extend.md).
     """
 
     sets: tuple[tuple[Prompt, ...], ...]
@@ -131,7 +131,7 @@ class PromptSampler(Protocol):
     def batch(self, round: int, left_out: frozenset[str]) -> Sequence[Prompt]:
         """The prompts of a round, all different: about `setup.prompts_per_step`, or more to have some to choose from.
 
-        left_out: ids of prompts that could not be read so far. They are not sampled, whoever chooses them.
+        left_out: ids of prompts that could not be read so far. They are not sampled even if they are chosen.
         Rounds are numbered from 0 and asked for once, in order."""
         ...
 
@@ -149,7 +149,7 @@ class PromptSampler(Protocol):
         ...
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`, whatever the sampler has seen meanwhile."""
+        """Continue from `state`, and forget what the sampler has seen since."""
         ...
 
 

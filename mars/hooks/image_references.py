@@ -14,15 +14,15 @@ from mars.hooks import image_words as words
 from mars.hooks.image_references_cjk import cjk_counts, cjk_places
 
 Place = int | None
-"""From 1; None: the last image. 0: a relative place ("left", "next"), whose image depends on all images shown;
-also a number of more than four digits. No image has it."""
+"""The number of an image, from 1. None: the last image. 0: a number that no image has: for a relative place ("left",
+"next"), whose image depends on all images shown, and for a number of more than four digits."""
 
 _TOKEN = re.compile(r"\d+(?:st|nd|rd|th|er|ere|re|eme|e|a|o)(?![^\W_])|\d+|[^\W\d_]+|[^\w \t]|_")
 _BREAKS = frozenset(".!?;:\n。！？；")
 _SEPARATORS = frozenset(":([")
 _ROMAN = {"II": 2, "III": 3, "IV": 4}
 _MOST_ADJECTIVES = 3
-_MOST_TOKENS = 16  # that are looked at on each side of a noun, so that the time is linear
+_MOST_TOKENS = 16  # read on each side of a noun at most, so that the time is linear
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ PLURAL = _words(
 GERMAN_SINGULAR, GERMAN_PLURAL = ("bild", "bildes", "foto", "aufnahme"), ("bilder", "bildern", "fotos", "aufnahmen")
 """Ends of nouns such as "Infrarotbild"."""
 
-# They mean an image only where the number or the order stands directly beside them.
+# These words mean an image only if a number or an ordinal stands directly beside them.
 LABELLED = _words("figure fig frame view input im abbildung abb figura vue")
 COUNTED = _words("view views frame frames input inputs modality modalities sources")
 ABBREVIATED = _words("fig img im pic abb no nr num n")
@@ -44,7 +44,7 @@ NUMBERS = _numbered(
     "eins zwei drei vier funf sechs", "un/une deux trois quatre cinq six", "uno dos tres cuatro cinco seis",
 )  # fmt: skip
 ARTICLES_TOO = _words("un une uno")
-"""Numbers that do not count: "une image" is any image."""
+"""Numbers that are articles too: "une image" is any image."""
 TWO = _words("both beide beiden ambas ambos")
 
 _GERMAN_ENDS = ("e", "er", "es", "en", "em")
@@ -70,7 +70,7 @@ DETERMINERS = _words(
     "the a an this that these those my your its our each every any another some das die der dem den des dies dieses "
     "diesem diese dieser ein eine einem einer eines im jedes la le les l cette ce ces une un el las los esta este"
 )
-# Words that stand between no ordinal and its noun: "First I look at the image" names no first image.
+# Words that never stand between an ordinal and its noun: "First I look at the image" names no first image.
 STOPS = DETERMINERS | _words(
     "in on at from to into of for with by as no is are was were be has have had do does did can could will would may "
     "might must i we you he she it they there here which who what when where while if then so but because than see "
@@ -84,5 +84,5 @@ _VERBS = _words(
     "kann enthalt montre contient muestra contiene"
 )
 FOLLOWERS = STOPS | AND | _VERBS | _words("vs versus cannot not also clearly both alone itself only on")
-"""What goes on behind "image 1"; behind "in the image 2" another word may be what is counted: "people"."""
+"""Words that may follow "image 1". Another word may be what the number counts: "in the image 2 people"."""
 EDGES = _words("edge side border corner half boundary part region area margin quadrant row column pixel pixels")

@@ -1,7 +1,7 @@
 """Rows that join the training set while a run trains: a sampler reads files that another program writes meanwhile.
 
-A file is read once. From then on its prompts are known as those of the training files are. A checkpoint names the files
-with a hash of their contents and the rows that were left out of them, and a resumed run reads them again.
+A file is read once. From then on its prompts are known like those of the training files. A checkpoint holds the names
+of the files, a hash of their contents and the rows that were left out. A resumed run reads the files again.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ class RowsFile:
 
 
 class KnownPrompts:
-    """prompts: those that the run knows, by id. At first those of the training files; `read` adds to it.
+    """The prompts that a run knows: at first those of the training files; `read` adds those of other files.
+
+    prompts: the known prompts by id.
 
     read_file: reads a file and logs what is wrong with it. It raises nothing for a bad file.
-    declared_id: what no two prompts may share, even if their files differ; None for a prompt without it.
+    declared_id: (prompt) -> an id that no two prompts of any files may share; None for a prompt without such an id.
     """
 
     def __init__(
@@ -45,8 +47,8 @@ class KnownPrompts:
         self._read_file, self._declared_id = read_file, declared_id
         self._declared: set[Hashable] | None = None  # of `prompts`; looked up when a file is read
         self._files: dict[str, RowsFile] = {}  # all that this process has read
-        self._repeated: dict[str, tuple[str, ...]] = {}  # file -> ids of prompts whose `declared_id` another one has
-        self._added: list[str] = []  # those that the sampler has asked for, in order
+        self._repeated: dict[str, tuple[str, ...]] = {}  # file -> ids of prompts left out as repeated
+        self._added: list[str] = []  # files that the sampler has asked for, in order
 
     def read(self, file: str) -> tuple[Prompt, ...]:
         """The prompts of the file's good rows; () if it cannot be read. The file is read when it is first asked for.
@@ -60,20 +62,20 @@ class KnownPrompts:
         return self._files[file].prompts
 
     def metrics(self) -> dict[str, float]:
-        """Of all files so far; {} without any."""
+        """The numbers of added and refused rows of all files so far; {} without files."""
         files = [self._files[name] for name in self._added]
         added, refused = sum(len(file.prompts) for file in files), sum(file.refused for file in files)
         return {"rows_added": float(added), "rows_refused": float(refused)} if files else {}
 
     def state(self) -> list[list[Any]]:
-        """Of each file its name, its fingerprint, and the ids of prompts that another file's rows kept out; as JSON."""
+        """For each file its name, its fingerprint, and the ids of prompts that were left out as repeated; as JSON."""
         return [[name, self._files[name].fingerprint, [*self._repeated[name]]] for name in self._added]
 
     def recall(self, state: Iterable[Sequence[Any]]) -> None:
         """Know the prompts of a `state` again. Rows of a file that has changed are left out, with a warning.
 
-        The same rows as before are kept out for their ids, even if the files come in another order or one is missing:
-        prompts that were sampled are still known.
+        The rows that were left out for their ids are left out again, even if the files come in another order or one is
+        missing. So prompts that were sampled before are known again.
         """
         for name, fingerprint, repeated in state:
             if name in self._files:
@@ -88,7 +90,7 @@ class KnownPrompts:
             self._keep(name, found, repeated)
 
     def restore(self, state: Sequence[Sequence[Any]]) -> None:
-        """`recall`, and count the files of `state` alone as added."""
+        """`recall`, and count only the files of `state` as added."""
         self.recall(state)
         self._added = [name for name, *_ in state]
 

@@ -120,10 +120,13 @@ def settings_name(spec: str) -> str:
 def hooks_of_run(config: TrainConfig, rule: TokenRule | None) -> StepHooks:
     """Make the hooks that a step calls in the driver. Their `num_steps` is None, because no row is read yet.
 
-    `config.recipe` must come from `resolved`. rule: that of `recipe.tokens`, which a ramp may change settings of.
-    Raises ConfigError for an object that is no hook, for a shaping whose part has a name that another shaping,
-    `algorithm.part_weights` or mars itself uses, for signals that the trainer cannot compute, for ramps that
-    `check_ramps` refuses, and for a filter of guests that `load_filter` refuses.
+    `config.recipe` must come from `resolved`. rule: the token rule of `recipe.tokens`; a ramp may change its settings.
+
+    Raises ConfigError for
+    - an object that is no hook;
+    - a shaping whose part has a name that another shaping, `algorithm.part_weights` or mars itself uses;
+    - signals that the trainer cannot compute;
+    - ramps that `check_ramps` refuses, and a filter of guests that `load_filter` refuses.
     """
     recipe, ramps, part_weights = config.recipe, config.ramps, config.algorithm.part_weights
     shaping = tuple(_named(recipe, "recipe.shaping", spec, SHAPING_MEMBERS) for spec in recipe.shaping)
@@ -170,7 +173,7 @@ def _check_signals(named: Named[GroupShaping], transforms: Collection[str], with
 
 
 def _followed_rule(recipe: RecipeConfig, rule: TokenRule | None, ramps: Sequence[Ramp]) -> list[Named[TokenRule]]:
-    """The rule that was made of `recipe.tokens`, if a ramp changes a setting of its file."""
+    """The rule of `recipe.tokens` in a list, if a ramp changes a setting of its file; else []."""
     spec, key = recipe.tokens, "recipe.tokens"
     if rule is None or spec is None or not ramped_settings(settings_name(spec), ramps):
         return []
@@ -184,8 +187,8 @@ def load_sampler(
 ) -> SampledRounds | None:
     """The rounds of prompts that `recipe.sampler` chooses; None if it is null. recipe: `resolved`.
 
-    known: for a sampler that reads further rows while the run trains; None: it reads none.
-    ramps: of the run; a sampler follows none.
+    known: for a sampler that reads more rows while the run trains; None: it cannot read any.
+    ramps: those of the run; a sampler cannot follow any.
     """
     spec = recipe.sampler
     if spec is None:
@@ -234,8 +237,8 @@ def make_hook(
 
     recipe: as `resolved` returns it. key: that of `spec`, such as "recipe.advantage". members: what the hook must
     have: a method -> the number of its arguments, or an attribute -> None. ramps: of the run. If they change a setting
-    of the file, a hook that reads it from the settings that it is made with gets a ConfigError (`read_once`). Raises
-    ConfigError where a member is missing.
+    of the file, reading this setting from the settings given here raises ConfigError (`read_once`). Raises ConfigError
+    if a member is missing.
     """
     name = settings_name(spec)
     wanted = f"({', '.join([*(type(given).__name__ for given in arguments), 'settings: Settings'])})"

@@ -2,7 +2,7 @@
 
     NEEDS = {"algorithm.selection": "nonzero_advantage", "algorithm.kl_placement": ("loss", "reward")}
 
-A tuple has several values, of which each is right. Anything else is the only one.
+A tuple lists the allowed values. Any other value is the only one allowed.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from mars.image_transform import ImageTransform
 
 
 def image_transforms(recipe: RecipeConfig, ramps: Sequence[Ramp]) -> dict[str, ImageTransform]:
-    """The transforms by name. ramps: of the run; a transform follows none. Raises ConfigError.
+    """The transforms by name. ramps: those of the run; a transform cannot follow any. Raises ConfigError.
 
     recipe: as `resolved` of mars/hooks/load.py returns it.
     """
@@ -28,8 +28,8 @@ def image_transforms(recipe: RecipeConfig, ramps: Sequence[Ramp]) -> dict[str, I
 
 
 def token_rule(recipe: RecipeConfig, *, with_reference: bool, ramps: Sequence[Ramp]) -> TokenRule | None:
-    """The rule, None without one. recipe: `resolved`. with_reference: whether a reference model is loaded.
-    ramps: of the run; the rule reads what they change with `TokenFacts.now`.
+    """The token rule; None without one. recipe: `resolved`. with_reference: whether a reference model is loaded.
+    ramps: of the run; the rule reads the settings that they change with `TokenFacts.now`.
 
     Raises ConfigError for two passes of one name, for a transform that is not in `recipe.transforms`, and for a pass of
     the reference model if there is none.

@@ -1,4 +1,4 @@
-"""Run a user's prompt sampler: each round is decided once, checked, and decided alike in a resumed run."""
+"""Run a user's prompt sampler. It chooses each round once; the choice is checked, and a resumed run has it again."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from mars.types import Prompt, PromptRollouts
 class SampledRounds:
     """A `PromptRounds` whose prompts a user's sampler chooses. `len()`: the different prompts of the training files.
 
-    A round is decided when it is first asked for, which may be to read its images ahead, while the policy is updated.
-    So it has the feedback of all steps that are sampled by then, and not that of probes in its own step.
+    The sampler chooses a round when its prompts are first asked for. That may be during the update of the step before,
+    to read images ahead. So it then knows the rollouts of all steps sampled by then, but not the probes of its own
+    step.
 
     known: its method `read` is the sampler's `setup.read_rows`. None: the sampler reads no rows.
     """
@@ -42,7 +43,7 @@ class SampledRounds:
         return len(self._prompts)
 
     def batch(self, step: int) -> tuple[Prompt, ...]:
-        """The prompts of round `step`, all different. Raises ConfigError if they are not, or not of the sets."""
+        """The prompts of round `step`, all different. Raises ConfigError if they are not, or if one is in no set."""
         if step not in self._decided:
             chosen = self._checked(self._sampler.batch(step, self._left_out), f"round {step}")
             self._decided = {round: prompts for round, prompts in self._decided.items() if round >= step - 1}
@@ -50,8 +51,8 @@ class SampledRounds:
         return self._decided[step]
 
     def probes(self, step: int, round: int) -> tuple[Prompt, ...]:
-        """The prompts to probe before `step`. round: the next one to be sampled. Its prompts are chosen before the
-        probes, because a run that reads images ahead has chosen them by then too.
+        """The prompts to probe before `step`. round: the next round to be sampled. Its prompts are chosen before
+        the probes, as in a run that reads images ahead.
         """
         self.batch(round)
         return self._checked(self._sampler.probes(step), f"the probes of step {step}")
@@ -59,13 +60,15 @@ class SampledRounds:
     def observe(
         self, rollouts: Sequence[PromptRollouts], step: int, left_out: Collection[str] = ()
     ) -> dict[str, float]:
-        """Metrics, under `sampler/`. left_out: ids of prompts that cannot be read, for rounds decided from now on."""
+        """Metrics, under `sampler/`. left_out: ids of prompts that cannot be read, for rounds chosen from now on."""
         self._left_out = frozenset(left_out)
         metrics = {**self._sampler.observe(rollouts, step), **(self._known.metrics() if self._known else {})}
         return {f"sampler/{name}": float(value) for name, value in metrics.items()}
 
     def state(self, round: int) -> Mapping[str, Any]:
-        """round: the next one to be sampled. If it is decided already, the state has its prompts."""
+        """The state for a checkpoint. round: the next round to be sampled; if it is chosen already, the state has its
+        prompts.
+        """
         decided = {
             str(number): [p.prompt_id for p in chosen] for number, chosen in self._decided.items() if number >= round
         }

@@ -12,7 +12,7 @@ from mars.config.ramp_section import SETTINGS, Ramp, ramped_settings
 from mars.errors import ConfigError
 from mars.hooks.step_hooks import Named
 
-_MOST_STEPS = 10_000  # that are tried
+_MOST_STEPS = 10_000  # about so many steps are tried at most
 
 
 def check_ramps(ramps: Sequence[Ramp], hooks: Sequence[Named[Any]]) -> None:

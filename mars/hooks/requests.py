@@ -22,10 +22,10 @@ class Extra:
     messages: with one "<image>" for each of `images`. Both may differ from the prompt's.
     truth: what its responses are scored against; None: they are not scored, which only a signal may be. Its boxes have
         the frame of the row's truth; if the row has no images, that of the first image here.
-    sampling: None: as multi responses. An own group may differ from that in max_response_tokens only.
+    sampling: None: as for multi responses. That of an own group may differ from it only in max_response_tokens.
     view, about: the view that it belongs to, and the number of the rollout of this view that it is about. No two
         requests of a prompt have the same name, view and about.
-    bounded: of a guest: whether the ratio of its tokens is bounded, as that of multi responses is.
+    bounded: of a guest: whether the probability ratio of its tokens is bounded, as for multi responses.
     in_pool: of a guest: False if its reward is to count in no other response's advantage. Its own advantage is then
         its reward minus the mean of the pool, divided by the standard deviation of the pool with this reward added.
     """
@@ -48,7 +48,7 @@ class Injected:
     """A text as one more response to the multi prompt: a guest that no engine samples.
 
     score: its score; None: it is scored like the others. ends: whether the token that ends a response follows it.
-    in_pool: as that of a guest that is sampled (`Extra`).
+    in_pool: as for a guest that is sampled (`Extra`).
     """
 
     name: str
@@ -60,7 +60,7 @@ class Injected:
 
 class ExtraRequests(Protocol):
     """Asks more about a prompt than its views. Both methods are pure functions of their arguments, and may be called
-    more than once with the same: for example once more to read the images of the next step ahead of it.
+    again with the same arguments, for example to read the images of the next step ahead.
 
     A request cannot be asked if its text contains a special token, or has more than `data.max_prompt_tokens` tokens
     (the text of an `Injected`: `rollout.max_response_tokens`). It has a group without rollouts then, and
@@ -72,9 +72,9 @@ class ExtraRequests(Protocol):
         ...
 
     def after(self, item: PromptRollouts, facts: StepFacts) -> Sequence[Extra | Injected]:
-        """What is asked once the responses to the views have scores, which do not have penalties yet; () for nothing.
+        """What is asked after the responses to the views have scores, still without penalties; () for nothing.
 
-        If it is () for every prompt, there is no second engine call."""
+        If the result is () for every prompt, there is no second engine call."""
         ...
 
 
@@ -82,7 +82,7 @@ def without_images(prompt: Prompt, instruction: str) -> tuple[Message, ...]:
     """The messages of a prompt without its images. The last message is cut at `instruction`, if it contains this text:
     what is left is the question.
 
-    instruction: how the last sentences of the prompt template begin, long enough to be in no question.
+    instruction: the beginning of the template's text behind the question, long enough to occur in no question.
     """
     plain = [replace(message, text=message.text.replace(IMAGE_MARKER, "").strip()) for message in prompt.messages]
     question, found, _ = plain[-1].text.rpartition(instruction)
@@ -95,9 +95,10 @@ def asked_alone(
     text_of: Callable[[str], str | None],
     messages: Callable[[Prompt, str], tuple[Message, ...]],
 ) -> list[Extra]:
-    """One request for each response, about a text within it: whether the text alone, without images, gives the answer.
+    """A request for each response: whether a text within the response, without images, is enough for the right answer.
 
-    Anchors are asked too, so that the pool compares the same reward. text_of: response -> the text, None to ask
+    There are requests about anchors too, so that all rewards in the pool have the same terms. text_of: response -> the
+    text, None to ask
     nothing. messages: (prompt, text) -> what is asked, scored against the truth of the prompt.
     """
     return [

@@ -19,7 +19,7 @@ class PromptTable:
     """All training prompts, each with a place from 0 on, so that a sampler keeps its numbers in arrays.
 
     A sampler that draws at random from the prompts of all data files together cannot follow `data.weights` and
-    `data.shuffle=false`. So the recipe's .py file has `AT_RANDOM` in `NEEDS`, the settings that it asks for.
+    `data.shuffle=false`. So the recipe's .py file puts `AT_RANDOM` into `NEEDS`, the settings that it requires.
     Raises ConfigError for fewer prompts than a step has.
     """
 

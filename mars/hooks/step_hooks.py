@@ -38,8 +38,8 @@ class Named(Generic[Hook]):
 class StepHooks:
     """The hooks of a run, none by default. initial: the `snapshot` of a new run.
 
-    num_steps: planned for the run; None until its rows are read, and no hook is called before that.
-    seed: run.seed. ramps: of the run; they need no other hook. guest_filter: of `anchor.guide_filter`.
+    num_steps: the planned steps of the run; None until its rows are read. No hook is called before that.
+    seed: run.seed. ramps: those of the run, also in a run without hooks. guest_filter: of `anchor.guide_filter`.
     """
 
     num_steps: int | None
@@ -119,7 +119,9 @@ class StepHooks:
         return [replace(old, advantages=new.advantages, weights=new.weights) for new, old in pairs], metrics
 
     def snapshot(self, sampler: Mapping[str, Any]) -> str | None:
-        """What the hooks keep between steps, as JSON; None without a hook that keeps anything. sampler: its state."""
+        """What the hooks keep between steps, as JSON; None without a hook that keeps anything. sampler: the sampler's
+        state.
+        """
         if not self.advantage and not sampler:
             return None
         states = {named.name: named.hook.state() for named in self.advantage}
@@ -128,10 +130,10 @@ class StepHooks:
         )
 
     def restore(self, snapshot: str | None) -> Mapping[str, Any]:
-        """Go on from a `snapshot`; None: begin anew. A rule of which it has nothing begins anew. Returns the sampler's
+        """Continue from a `snapshot`; None: begin anew. A rule without a state in it begins anew. Returns the sampler's
         state, which is {} if there is none.
 
-        Raises ConfigError if it has the state of a rule that the run does not have.
+        Raises ConfigError if the snapshot has the state of a rule that the run does not have.
         """
         found = json.loads(snapshot or _NOTHING)
         states: Mapping[str, Any] = {**json.loads(self.initial or _NOTHING)["advantage"], **found["advantage"]}
@@ -163,8 +165,10 @@ def sampler_state(snapshot: str) -> Mapping[str, Any]:
 
 
 def as_json(names: str, state: Mapping[str, Any]) -> str:
-    """names: of the hooks whose state it is, for the ConfigError that is raised if it is not JSON or has keys that are
-    no text: JSON would make text of them, and a resumed run would not find them.
+    """The state of hooks as JSON text. names: of these hooks, for messages.
+
+    Raises ConfigError if the state is not JSON, or if a key is not text: JSON would turn it into text, and a resumed
+    run would not find it.
     """
     for key in _keys(state):
         if not isinstance(key, str):
@@ -176,7 +180,7 @@ def as_json(names: str, state: Mapping[str, Any]) -> str:
 
 
 def _keys(state: Any) -> Iterator[Any]:
-    """All keys, in the mappings within it too."""
+    """All keys of a state, also those of mappings inside it."""
     if isinstance(state, Mapping):
         yield from state
         state = list(state.values())

@@ -160,7 +160,8 @@ def lone_letter(text: str) -> tuple[str, bool] | None:
 
 
 def letter_and_text(text: str) -> list[tuple[str, str, bool]]:
-    """The letter at the start or in brackets at the end, the other words, and whether it is surely an option's.
+    """(letter, the other words, whether the letter is surely an option's) of a letter at the start or in brackets
+    behind.
 
     "A" before a blank and a small letter may be an article: "A dog", but not "A Travel".
 

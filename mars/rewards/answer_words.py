@@ -18,8 +18,8 @@ _THOUSANDS = re.compile(r"(?<=\d),(?=\d\d\d(?!\d))")
 # NFKC would join the digit and the character: "1½" would become 11/2, and "10²" would become 102.
 _BEHIND_A_DIGIT = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅟↉⁰-⁹²³¹])")
 
-# Marks that choose between the forms of a character, such as a coloured and a black heart. They are not seen, as
-# joiners and directions of text are not (category Cf).
+# Marks that choose between the forms of a character, such as a coloured and a black heart. They are invisible,
+# like joiners and direction marks (category Cf).
 _SELECTORS = {"\u034f", *map(chr, range(0xFE00, 0xFE10))}
 
 # Stops and commas of other scripts, as the usual ones. U+066B and U+066C are the decimal and the thousands separator.
@@ -191,7 +191,7 @@ def compatible(text: str) -> str:
 def with_decimal_point(text: str) -> str:
     """The text in NFKC, with a point for the decimal comma of its only number.
 
-    A text that may list two numbers is changed too, so compare it as it is as well.
+    A text that may list two numbers ("3,5") is changed too, so callers compare the unchanged text as well.
 
     >>> with_decimal_point("3,5 m"), with_decimal_point("1.200,5"), with_decimal_point("0,125")
     ('3.5 m', '1200.5', '0.125')

@@ -22,7 +22,8 @@ class Batch:
     Two threads share it without a lock. Until the serving thread has ended, the caller uses only `add`,
     `complete`, `abandoned` and `error`; the serving thread uses the rest.
 
-    calls: by number. pending: numbers of the calls still to send. suspects: numbers of calls whose worker died or hung.
+    calls: all calls; a call's index is its number. pending: numbers of the calls still to send. suspects: numbers of
+        calls whose worker died or hung.
     complete: no more items come. abandoned: the caller no longer waits. error: what ended the serving thread.
     """
 

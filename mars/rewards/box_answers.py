@@ -24,7 +24,7 @@ from mars.rewards.parsing import (
 
 _KEYS = ("bbox_2d", "bbox", "box_2d")
 _CORNERS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"))
-# Only so much of a text that is no JSON is rewritten. Five hundred boxes in any of the spellings are below it.
+# A text that is not JSON is rewritten only within these limits. Five hundred boxes in any spelling are below them.
 _MAX_QUOTES = 4000
 _MAX_BRACKETS = 2000
 

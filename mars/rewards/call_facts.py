@@ -1,4 +1,4 @@
-"""What code that a reward function uses (a judge, say) is told about the call it is part of, and what it reports."""
+"""For code that a reward function uses, such as a judge: the time that the call has left, and counts for metrics."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def call_lasting(timeout_s: float) -> Iterator[None]:
 
 
 def seconds_left() -> float | None:
-    """Until the deadline of the call that this thread runs; None outside a call, and in threads that a call starts."""
+    """Seconds until the deadline of this thread's call; None outside a call, and in threads that a call starts."""
     deadline = _deadline.get()
     return None if deadline is None else deadline - time.monotonic()
 

@@ -44,7 +44,8 @@ class RewardScorer(Protocol):
     def score(self, items: Iterable[RewardInput | tuple[RewardInput, ...]]) -> list[RewardResult]:
         """items: may be a slow stream; items are scored as they arrive. Exceptions of the stream are passed on.
 
-        An item may be all answers to a prompt. The results are one for each answer, without tuples."""
+        An item may be a tuple with all answers to a prompt. The result is a flat list with one entry for each
+        answer."""
         ...
 
     def close(self) -> None: ...
@@ -64,17 +65,17 @@ class BuiltInReward:
 
     name: as in `reward.function`.
     score, compat: the reward with `reward.scorer=strict` and with `compat`; the same function if there is only one.
-        Both give the same accuracy and parts. What the paper's public code would give, without format points, is the
-        part "compat" of the result, or its accuracy if there is no such part.
+        Both give the same accuracy and parts. The score of the paper's public code, without format points, is the
+        part "compat" of the result, or the accuracy if there is no such part.
     check_truth: says what is wrong with a ground truth; see CheckTruth.
     perfect_answer: (item) -> the response of a model that knows `item.truth`, boxes in the frame `item.response_size`;
         `item.response` is ignored. It must score an accuracy of 1. Raises DataError for a malformed truth.
-    is_readable: (response) -> whether it has an answer that can be compared; evaluations count those without.
+    is_readable: (response) -> whether it has an answer that can be compared; evaluations count responses without one.
     parts: the names of the parts that every result has.
     metric: what evaluations call the accuracy: ACCURACY or MEAN_IOU.
     template: the prompt template configs/data/<template>.jinja, which asks for such answers.
     has_boxes: truths and answers are lists of boxes, which are scaled between frames.
-    highest_compat: (truth) -> the largest value of the part "compat" (or the accuracy) that it allows.
+    highest_compat: (truth) -> the largest value of the part "compat" (or of the accuracy) that the truth allows.
     prepare: imports what scoring needs, before the first deadline starts.
     """
 

@@ -43,7 +43,7 @@ class RewardsBySet:
         return tuple(dict.fromkeys(self.by_set.values())) or (self.function,)
 
     def of(self, data_source: str) -> str:
-        """Raises KeyError for a set without a reward, which `check_sets` refuses when rows are loaded."""
+        """The reward of a set. Raises KeyError if it has none; `check_sets` refuses such sets when rows are loaded."""
         return self.by_set[data_source] if self.by_set else self.function
 
     def has(self, data_source: str) -> bool:
@@ -113,7 +113,7 @@ def load_reward(spec: RewardSpec, scorer: ScorerName, *, in_threads: bool = Fals
     scorer: the formula of a built-in reward's score. "compat" is refused for a user's function.
     in_threads: several threads of this process may call it at once; users' functions must then be in one folder.
 
-    A user's function has our signature, `(item: RewardInput)`, or verl's, `(data_source, solution_str, ground_truth,
+    A user's function has mars' signature, `(item: RewardInput)`, or verl's, `(data_source, solution_str, ground_truth,
     extra_info)`, recognised by the parameter names `solution_str` and `ground_truth` and called by keyword. It returns
     what `as_result` takes. Raises ConfigError naming `reward.function` or `reward.scorer`.
     """
@@ -152,8 +152,9 @@ def load_list_reward(spec: RewardSpec, scorer: ScorerName, *, in_threads: bool =
 
 
 def truth_check(name: str) -> CheckTruth:
-    """What checks ground truths for reward `name`: the built-in reward's own function, or that of the user's file
-    (`load_check`). Without one, every truth is good. Raises ConfigError as `resolve_spec` and `load_check` do."""
+    """The function that checks ground truths for reward `name`: the built-in reward's, or that of the user's file
+    (`load_check`). If the file has none, every truth is good. Raises ConfigError as `resolve_spec` and `load_check`
+    do."""
     if is_built_in(name):
         return BUILT_IN[name].check_truth
     return load_check(_resolve("reward.function", name)) or (lambda truth, extra_info, truth_size: None)

@@ -47,9 +47,9 @@ def score_grounding(item: RewardInput) -> RewardResult:
 
     accuracy: the mean IoU over the true boxes. Predicted and true boxes are matched one to one so that the total IoU
     is largest; a true box without a match counts 0. Labels are not compared.
-    - More predictions than true boxes cost nothing, as in the paper; the part `extra_boxes` (the number of
-      extra predictions divided by the number of true boxes, or by 1 if there is none) shows a policy that learns to
-      predict too many. With more than `MAX_EXTRA_BOXES` extra predictions the accuracy is 0.
+    - More predictions than true boxes cost nothing, as in the paper. The part `extra_boxes` shows whether a policy
+      learns to predict too many: the number of extra predictions divided by the number of true boxes, or by 1 if
+      there is none. With more than `MAX_EXTRA_BOXES` extra predictions the accuracy is 0.
     - A malformed box (NaN, inverted, no area, not four numbers) matches nothing; the others still count.
     - An empty scene (truth "[]"): accuracy 1 for an empty list, or for a sentence outside a fence that says that
       nothing is there ("There are no persons."). Any other answer: accuracy 0.
@@ -105,10 +105,10 @@ def mean_iou(ious: Sequence[float], num_true: int) -> float:
 def compat_reward(ious: Sequence[float], num_predicted: int, num_true: int) -> float:
     """The public code's reward for matched IoUs. num_true must be at least 1. In [0, 1 + 0.3 ln num_true].
 
-    The sum of the IoUs above 0.3 over num_true; times 1 + 0.3 ln num_true when there is more than one true box; minus
-    min(0.5 (num_predicted - num_true) / num_true, 1) when too many are predicted; not below 0. Boxes are matched first,
-    and only then are pairs with an IoU of 0.3 or less left out. Constants: the public code of the paper
-    (docs/rewards.md).
+    sum of the IoUs above 0.3 / num_true * (1 + 0.3 ln num_true) - min(0.5 extra / num_true, 1),    not below 0
+
+    extra: num_predicted - num_true, not below 0. Boxes are matched first; then pairs with an IoU of 0.3 or less are
+    left out. Constants: the public code of the paper (docs/rewards.md).
 
     >>> round(compat_reward([0.8, 0.3], num_predicted=2, num_true=2), 6)  # 0.8 / 2 * (1 + 0.3 ln 2)
     0.483178
@@ -172,8 +172,10 @@ def read_truth(truth: str) -> list[Box]:
 
 
 def check_truth(truth: str, extra_info: Mapping[str, Any], truth_size: tuple[int, int] | None) -> str | None:
-    """What is wrong with a truth, or None: malformed, a box outside the image of `truth_size` (width, height), or boxes
-    that are shares of the image's sides (0 to 1), as some sets have them: no answer would meet them.
+    """What is wrong with a truth, or None. Refuses a malformed truth, and a box outside the image.
+
+    Also refuses boxes that are shares of the image's sides (0 to 1): no answer in pixels could match them.
+    truth_size: (width, height) of the image; None: not checked.
 
     A corner may be ROUNDING pixels outside: x + w of a COCO box may be 640.0000001 in an image of width 640.
     """

@@ -38,7 +38,8 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
 _MAX_RESPONSE_BYTES = 2**22
 _wait = time.sleep
 _MAX_QUOTED = 200
-# Of the time that a reward function has left: the rest is for its own work and for the message that there is no answer.
+# The share of a reward function's remaining time that a question may take. The rest is for the function's own work, and
+# for the message that there is no answer.
 _SHARE_OF_DEADLINE = 0.9
 
 
@@ -47,7 +48,7 @@ class JudgeError(Exception):
 
 
 class _Unavailable(Exception):
-    """A failure that may pass. wait_s: the service asked to be left alone for so long."""
+    """A failure that may pass. wait_s: for so long the service asked not to send requests."""
 
     def __init__(self, reason: str, wait_s: float = 0.0) -> None:
         super().__init__(reason)
@@ -58,21 +59,22 @@ class Judge:
     """Asks one model of one service. One object may be used by several threads.
 
     url: up to "/v1"; requests go to <url>/chat/completions. Proxies are taken from the usual environment variables.
-    model: its name there.
-    api_key_env: environment variable that holds the key; None: no key is sent. No error message
-        has the key or a password of a proxy.
-    timeout_s: longest time of a request for connecting, and for each wait for data. A request whose data arrive slowly
-        may take longer, until the deadline of the question.
-    deadline_s: of one question, retries and waits included. In a reward function, a question gets at most 90 % of the
-        time that the function has left (`reward.timeout_s`). The deadline cannot interrupt the look-up of a host's
-        name or connecting through a proxy.
-    max_tries: requests for one question. Tried again, after 0.5, 1, 2 ... seconds (times a random number of 0.5 to 1,
-        at most 30 s) or after what Retry-After says: status 408, 429 and 5xx, a connection that is refused or breaks, a
-        timeout, a response that is not JSON. Everything else is an error at once.
+    model: its name at the service.
+    api_key_env: environment variable that holds the key; None: no key is sent. No error message has the key or a
+        password of a proxy.
+    timeout_s: longest time for connecting, and for each wait for data. A request whose data arrive slowly may take
+        longer, until the deadline of the question.
+    deadline_s: longest time of a question, including retries and waits. In a reward function, a question gets at most
+        90 % of the time that the function has left (`reward.timeout_s`). The deadline cannot interrupt the look-up of a
+        host's name or connecting through a proxy.
+    max_tries: most requests for one question. A request is repeated after status 408, 429 and 5xx, a refused or broken
+        connection, a timeout, and a response that is not JSON. Everything else is an error at once. The wait before
+        is 0.5, 1, 2 ... seconds (at most 30), times a random number of 0.5 to 1; longer if Retry-After says so.
     cache: folder for answers. A request that was answered once, with this model, text, images and fields, is not
-        sent again. None: off. The url is not looked at, because it changes with each job: use a folder for each judge,
-        and a new one for new weights under the same name. max_cache_entries: about so many answers are kept, the
-        newest. Each of 256 subfolders keeps max_cache_entries // 256, at least one: so give thousands.
+        sent again. None: off. The url does not count, because it may change with each job: use one folder for each
+        judge, and a new folder for new weights under the same name.
+            max_cache_entries: about how many answers the cache keeps, the newest. Each of its 256 subfolders keeps
+        max_cache_entries // 256, at least one: so give thousands.
     max_image_pixels: larger images are scaled down. They are sent as JPEG in data URLs.
     fields: further fields of each request, such as temperature=0, max_tokens=16, seed=0.
 
@@ -112,7 +114,7 @@ class Judge:
         return f"Judge({self._endpoint!r}, {self._model!r})"
 
     def ask(self, question: str, images: Sequence[ImageRef | Image.Image] = (), **fields: Any) -> str:
-        """The text that the model answers. images: they come before the question; for example `item.images`.
+        """The text that the model answers. images: put before the question; for example `item.images`.
         fields: fields of this request alone; they replace fields of the same name that the judge was made with.
 
         Raises JudgeError if there is no answer, DataError for an image that cannot be read.
@@ -215,7 +217,7 @@ class Judge:
         return request
 
     def _session(self) -> requests.Session:
-        """One for each thread, because requests does not promise that threads can share one."""
+        """A session for each thread, because the library requests does not promise that threads can share one."""
         if not hasattr(self._thread, "session"):
             self._thread.session = new_session()
         return self._thread.session

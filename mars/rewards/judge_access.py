@@ -1,4 +1,4 @@
-"""Where a judge is, and the secrets for it: no message may have them."""
+"""The address of a judge, and the secrets for it, which no message may have."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import requests
 
 
 def endpoint(url: str) -> str:
-    """Raises ValueError for a url that no request can go to. The message leaves the url out: it may hold a password."""
+    """The endpoint of a url. Raises ValueError for a url that cannot be used, without quoting it: it may hold a
+    password.
+    """
     wanted = "url: want http(s)://host/v1 or http(s)://host:port/v1, without what comes after the path"
     try:
         parts = urlsplit(url)

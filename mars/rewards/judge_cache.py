@@ -21,7 +21,7 @@ _KEEP_DRAFT_S = 3600.0  # a draft is written within seconds; the process of an o
 class AnswerCache:
     """Remembers texts by key, also for later runs. Processes on several machines may share the folder.
 
-    There are no locks: a file is written beside its place and renamed, and whoever reads it finds all of it or nothing.
+    There are no locks: a file is written under another name and then renamed, so readers find a whole file or none.
     A file that cannot be understood (after a power cut, say) counts as missing and is replaced.
 
     max_entries: each of the 256 subfolders keeps the newest max_entries // 256 texts, at least one. So about this many
@@ -34,7 +34,7 @@ class AnswerCache:
         self._warned = False
 
     def get(self, key: str) -> str | None:
-        """Raises OSError for a file that is there but cannot be read."""
+        """The text of a key; None if it is not there. Raises OSError for a file that is there but cannot be read."""
         content = _content(self._file(key))
         try:
             found = None if content is None else json.loads(content)
@@ -43,7 +43,7 @@ class AnswerCache:
         return found["text"] if isinstance(found, dict) and found.get("key") == key else None
 
     def put(self, key: str, text: str) -> None:
-        """A text that cannot be written is only missing: that is logged once, and the judge is asked again."""
+        """Store a text. If it cannot be written, that is logged once, and the judge will be asked again."""
         file = self._file(key)
         draft = file.with_name(f".{key}.{os.getpid()}.{threading.get_ident()}")
         try:

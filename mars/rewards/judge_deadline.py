@@ -24,8 +24,10 @@ _of_thread = threading.local()
 
 @contextmanager
 def headers_until(deadline: float) -> Iterator[None]:
-    """The block's requests, in this thread and of a session of `new_session`, have got their headers by `deadline`
-    (time.monotonic), or they raise requests.Timeout. Looking up a host and connecting through a proxy are not ended.
+    """A request in the block raises requests.Timeout unless its headers are complete by `deadline` (time.monotonic).
+
+    This holds for requests of this thread through a session of `new_session`. The look-up of a host's name and
+    connecting through a proxy are not interrupted.
     """
     _of_thread.deadline = deadline
     try:
@@ -43,14 +45,17 @@ def new_session() -> requests.Session:
 
 @contextmanager
 def _shut_down_late(connected: Any) -> Iterator[None]:
-    """connected: a socket, or an object for TLS that has one. Raises TimeoutError if it had to be shut down."""
+    """Shut a connection down, and raise TimeoutError, if the block is not done by the deadline of `headers_until`.
+
+    connected: a socket, or a TLS object around one.
+    """
     # A descriptor of its own: the timer must not touch the state of TLS, which this thread uses.
     link = socket.socket(fileno=os.dup(connected.fileno()))
     late = threading.Event()
 
     def shut_down() -> None:
         late.set()
-        with suppress(OSError):  # the other side was faster
+        with suppress(OSError):  # the other side has closed it already
             link.shutdown(socket.SHUT_RDWR)
 
     timer = threading.Timer(max(_of_thread.deadline - time.monotonic(), 0), shut_down)

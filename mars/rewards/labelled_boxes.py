@@ -22,9 +22,11 @@ class LabelledBox:
 class BoxReading:
     """The boxes that an answer lists, and those of the truth.
 
-    response: the parsed response. readable: whether the answer has exactly one list, with at most 100 entries more than
-    the truth. entries: how many entries this list has. boxes: those that are well formed; none if it is not readable.
-    whole: whether every entry is a well-formed box with a label.
+    response: the parsed response.
+    readable: whether the answer has exactly one list, with at most 100 entries more than the truth.
+    entries: how many entries this list has.
+    boxes: the well-formed boxes of this list; none if the answer is not readable.
+    whole: whether every entry of this list is a well-formed box with a label.
     """
 
     response: ParsedResponse

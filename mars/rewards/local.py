@@ -55,7 +55,10 @@ def score_list(reward: RewardListFn, items: Sequence[RewardInput]) -> list[Score
 
 
 def _bad_row(error: DataError, item: RewardInput) -> Scored:
-    """Without a traceback: the row is wrong, not the function. Rows that have no id are told apart by the reason."""
+    """The failed result of a malformed row, without a traceback, because the row is wrong and not the function.
+
+    The reason is its `kind`, so that rows without an id are logged separately.
+    """
     name = item.extra_info.get("id")
     row = f"row {name}: " if isinstance(name, str | int) else ""
     reason = _printable(f"DataError: {row}{error}".replace("\n", " "))[:_MAX_REASON_CHARS]

@@ -24,11 +24,11 @@ _LOCK = threading.RLock()
 def load_check(spec: str) -> CheckTruth | None:
     """The function `check_NAME` of the file of a resolved reward "file.py:NAME"; None without one.
 
-    It checks the truths of rows. Several threads may call the results: only one check at a time runs in this process.
+    It checks the truths of rows. Several threads may call it; this process runs only one check at a time.
     The text that the function returns says what is wrong with a truth, and so does the text of a DataError that it
     raises. A file that never gives the name a value, and has no `import *`, is not run.
-    Raises ConfigError if the file cannot be loaded, or if what it has with this name is not a plain function. The
-    result raises ConfigError if the function raises anything else, or returns what is neither a text nor None.
+    Raises ConfigError if the file cannot be loaded, or if this name is not a plain function. The result of `load_check`
+    raises ConfigError if the function raises another exception, or returns anything but a text or None.
     """
     path, _, name = spec.rpartition(":")
     own = f"{path}:check_{name}"
@@ -61,7 +61,7 @@ def _load(own: str) -> UserFunction | None:
         if not named and not _imports_all(source):
             return None
     except (OSError, SyntaxError, ValueError):
-        return None  # loading the reward says so
+        return None  # loading the reward itself reports this
     try:
         with _LOCK:
             return load("reward.function", own, _WANTED)

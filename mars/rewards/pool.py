@@ -48,11 +48,11 @@ class RewardPool:
     - it ends its worker (a crash, os._exit) twice: "its worker died";
     - the function raises, or returns a score that is not finite or too large: the reason.
 
-    concurrency: answers that one worker scores at once, in threads. If one is late, only this one fails, and the worker
-    is killed when it has scored its others. If a worker dies or is stuck with several answers, each is scored again
-    alone.
-    by_prompt: users' functions take a list of answers. An item that is a tuple is one call, an item that is an answer
-    is a call with a list of one; what is said here of an answer then holds for the answers of a call together.
+    concurrency: how many answers one worker scores at once, in threads. If an answer is late, only this answer fails,
+        and the worker is killed after it has scored its other answers. If a worker dies or is stuck with several
+        answers, each is scored again alone.
+    by_prompt: users' functions take a list of answers. A tuple of answers is one call; a single answer is a call with a
+        list of one. Deadline and failures then apply to all answers of a call together.
     on_start: called after each start of workers, in the thread that started them, which may be a thread of the pool.
     Raises ConfigError if the function cannot be loaded, WorkerError if no more worker can be started.
     """
@@ -78,7 +78,7 @@ class RewardPool:
         self._start_error = ""
         self._closed = False
         self._serving: tuple[Batch, threading.Thread] | None = None
-        self._lock = threading.RLock()  # of what a thread that scores and one that closes the pool both touch
+        self._lock = threading.RLock()  # guards what a scoring thread and a thread that closes the pool both use
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -161,7 +161,7 @@ class RewardPool:
         return tuple(worker.pid for worker in self._workers)
 
     def _serve(self, batch: Batch) -> None:
-        """What the thread of `score` runs, until every item is scored. `score` raises its exception."""
+        """Runs in the thread of `score` until every item is scored. `score` raises the exception that ends it."""
         try:
             self._start_missing()
             while batch.is_open:

@@ -20,7 +20,7 @@ from mars.rewards.messages import Call, WorkerSettings
 _START_TIMEOUT_S = 120.0
 # A killed process ends at once unless the kernel holds it (in a stuck file system, say); then we stop waiting for it.
 _END_TIMEOUT_S = 10.0
-# A process with several calls at once reports a late one itself. One that has not done so after this time is stuck.
+# A process with several calls at once reports a late call itself. If it has not done so after this time, it is stuck.
 _REPORT_TIMEOUT_S = 2.0
 
 
@@ -29,8 +29,8 @@ class WorkerProcess:
 
     connection: sending and receiving raise OSError after `timeout_s` seconds, for example if the worker is suspended.
     assigned: numbers of the calls sent and not yet returned, in order; the worker runs the first `concurrency`.
-    retiring: a late call still runs in one of its threads. So the worker gets no more calls, and is ended after the
-        last one that it has.
+    retiring: whether a late call still runs in one of its threads. Then the worker gets no more calls, and is ended
+        after the last call that it has.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:

@@ -23,7 +23,7 @@ def as_result(value: Any) -> RewardResult:
     - a RewardResult: itself, if its numbers are finite and its accuracy is in [0, 1].
 
     An accuracy and a part may be True or False, which count 1 and 0. A score that is Python's True or False is refused:
-    that is what a check returns.
+    a check of truths returns such values, not a reward.
     """
     if isinstance(value, RewardResult):
         if value.failed is not None:

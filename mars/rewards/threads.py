@@ -16,9 +16,11 @@ from mars.rewards.messages import Call, Done
 
 
 class CallThreads:
-    """Runs each call that arrives in a thread of its own, and says so where one misses its deadline.
+    """Runs each call that arrives in a thread of its own, and reports a call that misses its deadline.
 
-    Python cannot end a thread. The pool sends no more calls to a process with a late one, and ends it after the others.
+    Python cannot end a thread. So the pool sends no more calls to a process with a late call, and ends the process
+    after
+    its other calls.
     """
 
     def __init__(
@@ -33,7 +35,7 @@ class CallThreads:
         self._lock = threading.Lock()  # of the deadlines and of sending
 
     def serve(self) -> None:
-        """Takes calls until the pool closes its end: then EOFError. There are never more calls than threads."""
+        """Takes calls until the pool closes its end, then raises EOFError. There are never more calls than threads."""
         for _ in range(self._num_threads):
             threading.Thread(target=self._work, name="reward", daemon=True).start()
         while True:

@@ -1,4 +1,4 @@
-"""Caption swaps (ViCrit): one word of a true description is replaced by a wrong one of the same kind; find it.
+"""Caption swaps (ViCrit): one word of a true description is replaced by a wrong word; the task is to find it.
 
 The paper lets a language model choose the replaced span. Here a table of kinds does: a word is replaced by another word
 of its kind that the description does not have. `--swaps FILE.json` gives another table, {kind: [words]}; its entries

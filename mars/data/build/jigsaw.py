@@ -1,6 +1,7 @@
-"""Jigsaw puzzles (Jigsaw-R1): an image is cut into a grid of pieces, which are shuffled; put them back.
+"""Jigsaw puzzles (Jigsaw-R1): an image is cut into a grid of pieces, which are shuffled; the task is to put them back.
 
-The pieces are numbered from 1 as they are shown. The truth is the grid of the original image: at each place, the number
+The pieces are numbered from 1 in the order in which they are shown. The truth is the grid of the original image: at
+each place, the number
 of the shown piece that belongs there. In the example the shown piece 1 is the original's lower right one:
 
     original  a b    shown  d a    truth  2 4
@@ -29,7 +30,7 @@ WAYS = ("upper left", "above", "upper right", "left", "right", "lower left", "be
 class Jigsaw:
     """rows, columns: of the grid. swap: rows and columns are swapped with probability 1/2.
 
-    pieces: every piece is an image of its own, else they are shown as one image. sources: see `chosen`.
+    pieces: whether every piece is an image of its own; if not, one image shows them all. sources: see `chosen`.
     question: "grid" (where every piece belongs) or "pair" (where a piece is relative to another one).
     """
 

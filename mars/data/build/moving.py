@@ -1,4 +1,4 @@
-"""Boxes that are moved with the image that they are in."""
+"""Move boxes together with the image that they are in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mars.rewards.parsing import is_four_numbers, load_json, parse_truth
 from mars.types import Prompt
 
 READ_FIELDS = ("id", "index", "split", "sources", "image_sizes", "box_space", "choices", "encodings")
-WRITTEN_FIELDS = (*READ_FIELDS, "origin", "more_fields")  # those that every built row gets anew
+WRITTEN_FIELDS = (*READ_FIELDS, "origin", "more_fields")  # every built row gets new values of these
 BOXES = ("boxes", "bboxes", "bbox", "box", "bbox_2d")
 PLACES = ("points", "point", "keypoints", "masks", "mask", "polygons", "polygon", "segmentation")
 Box = tuple[float, float, float, float]
@@ -26,7 +26,7 @@ def moved(prompt: Prompt, move: Move) -> str:
     """The truth of a row with its boxes moved; a truth without boxes is returned unchanged.
 
     The boxes are in the frame of the row's first image. Boxes in any form that the rewards read become JSON
-    text. Raises RowError for a truth that they would refuse.
+    text. Raises RowError for a truth that the rewards would refuse.
     """
     if not has_boxes(prompt.truth):
         return prompt.truth
@@ -74,8 +74,9 @@ def moved_fields(prompt: Prompt, move: Move) -> dict[str, Any]:
 def moved_boxes(truth: str, move: Move, size: Size, frame: Size) -> str:
     """JSON text of the boxes of a truth, moved; other fields of an entry stay.
 
-    size: of the image, in pixels. frame: (width, height) of what the boxes of `truth` are in. Boxes become pixels of
-    the changed image, rounded to two decimals; whole numbers have none. Raises RowError for a truth that the
+    size: of the image, in pixels. frame: the (width, height) to which the boxes of `truth` refer. The result is in
+    pixels of the changed image, rounded to two decimals; whole numbers are written as integers. Raises RowError for a
+    truth that the
     rewards would refuse.
 
     >>> moved_boxes('[{"bbox_2d": [0, 0, 500, 200], "label": "car"}]', lambda box: box, (40, 20), (1000, 1000))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 QUARTERS = ("upper left", "upper right", "lower left", "lower right")
 ANGLES = (0, 90, 180, 270)
-EPSILON = 1e-9  # shares are not exact
+EPSILON = 1e-9  # shares are floats: their products may be a little too large or small
 SMALLEST, LARGEST = 0.6, 0.9  # share of the sides in the two views of `Contrastive`
 Part = tuple[float, float, float, float]
 
@@ -27,7 +27,8 @@ Part = tuple[float, float, float, float]
 class Rotation:
     """By which angle was the second image rotated? Counter-clockwise, in steps of 90 degrees. sources: see `pairs`.
 
-    The second image is the square in the middle: the shape of a whole image would tell 90 and 270 from 0 and 180.
+    The second image is only the square in the middle, because the shape of a whole image would tell 90 and 270 from 0
+    and 180.
     """
 
     sources: str
@@ -146,7 +147,7 @@ class Contrastive:
 
 @dataclass(frozen=True)
 class _Partner:
-    """Another scene, and its image that may be shown. side: of the view of it, in pixels."""
+    """Another scene, and its image that may be shown. side: of the view of this image, in pixels."""
 
     scene: Scene
     source: Source
@@ -155,9 +156,9 @@ class _Partner:
 
     @classmethod
     def of(cls, scene: Scene, second: Source) -> _Partner:
-        """With the image that takes the place of `second`, of the same sensor: another one would tell that it is "no".
+        """The scene with its image of the source `second`: an image of another sensor would give away the answer "no".
 
-        Raises RowError if there is none, or if it is too small or cannot be read.
+        Raises RowError if there is no such image, or if it is too small or cannot be read.
         """
         source = next((source for source in scene.readable.sources if source.name == second.name), None)
         if source is None:
@@ -167,7 +168,7 @@ class _Partner:
 
 
 def _side_of(source: Source) -> int:
-    """The side of a view of this image if it is not enlarged. Raises RowError if it is too small."""
+    """The largest side of a view for which no part of this image is enlarged. Raises RowError if it is too small."""
     side = floor(SMALLEST * min(source.image.size))
     if side < MIN_SIDE:
         raise RowError("too_small", f"source {source.name}: a part of {side}x{side} pixels; {MIN_SIDE} are needed")
@@ -221,8 +222,8 @@ def is_elsewhere(image: Image.Image, box: tuple[int, int, int, int]) -> bool:
 def view_of(image: Image.Image, start: float, side: int, chance: Generator) -> Image.Image:
     """A square part of an image, scaled to `side` x `side` pixels.
 
-    It is in the square that has the image's height, or width if that is less; its sides are 60 to 90 % of it, so that
-    two views from one square overlap. start: where the square is, from 0 (left or top) to 1.
+    The part is inside a square of the image whose side is the image's shorter side. Its own side is 60 to 90 % of that,
+    so that two parts of one square overlap. start: where the square is, from 0 (left or top) to 1 (right or bottom).
     """
     short = min(image.size)
     size = round((SMALLEST + (LARGEST - SMALLEST) * float(chance.random())) * short)

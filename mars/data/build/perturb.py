@@ -28,11 +28,11 @@ class Perturb:
     """Makes a new row from a row: changed images with the same question, reward and choices. An example response
     stays unless it may name boxes that have moved.
 
-    change: what is done to the images of a row. sources: which of them, see `chosen`; the others stay as they are.
-
-    All chosen images of a row are changed alike. rotation: by the same angle. distractor: each has an image of another
-    row beside it, on the same side. mixup: each is mixed with an image of another row, with the same share. The other
-    row is the same for all.
+    change: what is done to the chosen images of a row. All are changed alike:
+        rotation: rotated by the same angle;
+        distractor: joined with an image of another row, on the same side;
+        mixup: mixed with an image of another row, with the same share. The other row is the same for all images.
+    sources: which images are chosen, see `chosen`; the others stay as they are.
     side: of the distractor; "random" is drawn. size: sides of a mixture in pixels (256 in the paper's code); None: the
     image keeps its size and the other one is fitted into it. right_angles: rotations by 90, 180 or 270 degrees alone.
     """
@@ -49,7 +49,7 @@ class Perturb:
         if scene.problem is not None:
             raise RowError(scene.problem.reason, scene.problem.detail)
         changed = chosen(prompt, self.sources, chance)
-        moved(prompt, _stay)  # this and the next line find what is bad before the work
+        moved(prompt, _stay)  # this and the next line refuse a bad row before images are changed
         moved_fields(prompt, _stay)
         change, drawn = self._drawn(scene, changed, scenes, chance)
         pictures, moves = [], {}

@@ -1,4 +1,4 @@
-"""What puzzles are made from: rows of a file, or images of a folder; and chance that depends on a seed alone."""
+"""What puzzles are made from: rows of a file or images of a folder, and random numbers that depend only on a seed."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 ALL, ONE, CROSS = "all", "one", "cross"
-DRAWS = 100  # of another scene, before all that have other images are listed
-TRIES = 100  # scenes with other images that are tried
+DRAWS = 100  # of another scene, before all scenes with other images are listed
+TRIES = 100  # most scenes with other images that are tried
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One row of the source, or one image of a folder. number: its position there. id: of the row that is made of it.
+    """One row of the source, or one image of a folder. number: its position in the file or folder. id: of the row that
+    is made of it.
 
-    prompt: None for a row that cannot be read. problem: why, or what is wrong with its truth alone.
+    prompt: None for a row that cannot be read. problem: why it cannot be read, or what is wrong with its truth.
     """
 
     label: str
@@ -122,7 +123,7 @@ def _why(problem: RowProblem | None) -> tuple[str, str]:
 
 
 class Scenes:
-    """All scenes of the source: what is paired with what, decided by the seed."""
+    """All scenes of the source. The seed decides which scenes are paired."""
 
     def __init__(self, scenes: Sequence[Scene], seed: int, task: str) -> None:
         self.all = tuple(scenes)
@@ -139,10 +140,10 @@ class Scenes:
         return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16]))
 
     def other(self, scene: Scene, chance: Generator, take: Callable[[Scene], T]) -> T:
-        """What `take` makes of another scene, which has none of this scene's images. Each has the same probability.
+        """What `take` makes of another scene without any image of this scene. Each such scene has the same probability.
 
-        Images are the same if their files have the same bytes. If `take` raises RowError, another scene is drawn, so
-        that no row is lost because of the row beside it. Raises RowError if there is no other, or TRIES do not fit.
+        Images are the same if their files have the same bytes. If `take` raises RowError, another scene is drawn.
+        Raises RowError if there is no other scene, or if `take` has refused TRIES of them.
         """
         own, why = self._contents(scene), "no other row with other images can be read"
         for found in islice(self._apart(own, chance), TRIES):
@@ -158,7 +159,7 @@ class Scenes:
             found = self._readable[int(chance.integers(len(self._readable)))]
             if self._has_none_of(own, found):
                 yield found
-        if own not in self._apart_from:  # few or none: rows of one image
+        if own not in self._apart_from:  # few or no scenes have other images
             self._apart_from[own] = [found for found in self._readable if self._has_none_of(own, found)]
         rest = self._apart_from[own]
         yield from (rest[int(number)] for number in chance.permutation(len(rest)))

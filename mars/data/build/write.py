@@ -1,4 +1,4 @@
-"""A set whose rows are made from scenes, as `mars data convert` writes sets. Images go to a folder beside the rows."""
+"""Build a set whose rows are made from scenes; `write_set` writes it like a converted set, with a folder of images."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """seed: of all chance. copies: rows for each scene. split: name of the file of rows. jpeg: quality; None is PNG."""
+    """seed: of all random numbers. copies: rows for each scene. split: name of the file of rows. jpeg: quality; None is
+    PNG."""
 
     seed: int
     copies: int

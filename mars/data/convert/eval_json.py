@@ -26,8 +26,8 @@ DEFAULT_DEPTH = "depth_spatialbot"  # encoding of 16-bit depth, which these file
 def eval_json_set(
     source: Path, image_root: Path | None, depth: str, name: str | None, responses: bool = False
 ) -> PublicSet:
-    """name: data_source of rows that have none. If it is None, they get the public set that the file's name mentions;
-    if it mentions none, the file's name. responses: see `SetRules`."""
+    """name: data_source of rows that have none. If it is None, they get the name of the public set that the
+    file's name mentions, or else the file's own name. responses: see `SetRules`."""
     public = question_set(source, image_root, lambda path: _rules(name or _name_of(path), depth, responses))
     return replace(public, keep_repeated=True)
 
@@ -35,7 +35,7 @@ def eval_json_set(
 def read_json_rows(
     file: str, image_root: str | None, responses: bool = False
 ) -> Iterator[tuple[str, Mapping[str, Any] | RowError]]:
-    """The rows of a public .json file: each one's place, and its columns or the RowError why it cannot be used.
+    """The rows of a public .json file: for each its place, and its columns or the RowError that refuses it.
 
     The place is the record's number in the file, from 0, such as "3"; or "3, question 2" if it has several questions.
 

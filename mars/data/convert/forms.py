@@ -138,7 +138,7 @@ def _turns(record: Mapping[str, Any]) -> Any:
         asked = "\n".join(text for text in (record["instruction"], given) if text)
         history = record.get("history") or []
         if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
-            return history  # refused as no conversation
+            return history  # the caller refuses it, because it is no list of turns
         pairs = [*history, (asked, record["output"])]
         turns = [{"role": role, "content": text} for pair in pairs for role, text in zip(_ALPACA, pair, strict=True)]
     system = record.get("system")
@@ -150,8 +150,8 @@ def _turns(record: Mapping[str, Any]) -> Any:
 def _refuse_unread(record: Mapping[str, Any], turns: Sequence[Mapping[str, Any]]) -> None:
     """Raises RowError for what this reader does not support and must not ignore.
 
-    These are tools, thoughts beside a content, and a mark that the response must not be trained on, such as
-    label=false, or weight=0 on its turn.
+    These are tools, reasoning beside a content, and a mark that the response must not be trained on, such as
+    label=false in the record, or weight=0 in the response's turn.
     turns: up to the response.
     """
     for holder in ({"tools": record.get("tools")}, *turns):
@@ -244,9 +244,9 @@ def _verl(record: Mapping[str, Any]) -> Question:
 
 
 def _instruction(record: Mapping[str, Any], metadata: Mapping[str, Any]) -> str | None:
-    """The task instruction of a record. If the metadata has a single text, it is this text, with or without an id.
-
-    Otherwise it is the one with the record's task_instruction_id: "" if the record has no id, None if it has one but
+    """The task instruction of a record. If the metadata has a single text, it is this text, also for a record
+    without an id. Otherwise it is the text with the record's task_instruction_id: "" if the record has no id, None if
+    it has one but
     the metadata has no instructions. Raises RowError if no instruction has this id.
     """
     known, number = metadata.get("task_instruction"), record.get("task_instruction_id")

@@ -27,7 +27,7 @@ class ReadItem:
     """columns: the row's columns (docs/data.md), with image paths relative to the image root.
 
     counts: name -> a count for this item, such as its number of boxes. The metadata has the sums over the split.
-    files: that were written for this item; removed if the item turns out to be bad.
+    files: the files that were written for this item; they are removed if the item turns out to be bad.
     """
 
     columns: Mapping[str, Any]

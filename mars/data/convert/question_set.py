@@ -76,7 +76,7 @@ def question_set(
 ) -> PublicSet:  # fmt: skip
     """The set in the file or folder `source`. Image paths are looked up below `image_root` (None: beside the files).
 
-    rules: those of the set; or a function that returns those of a file, for a folder with files of several sets.
+    rules: the rules of the set. For a folder with files of several sets: a function from a file to its rules.
     Raises DataError if files cannot be read or the image root is not a folder.
     """
     if not source.exists():
@@ -262,9 +262,9 @@ def _tidied(text: str, instruction: str) -> str:
 def _encodings(
     extra: Mapping[str, Any], depth: str | None, names: Sequence[str], paths: Sequence[str], root: Path
 ) -> list[str]:
-    """The row's own encodings. Without them: "rgb", but for a source "depth" of more than 8 bits the value of `depth`.
+    """The row's own encodings. Without them: `depth` for a source "depth" of more than 8 bits, "rgb" for all others.
 
-    depth: None means "rgb" there too.
+    If `depth` is None, all sources have "rgb".
     """
     if extra.get("encodings") is not None:
         return list(encodings_of(extra, names))

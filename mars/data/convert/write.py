@@ -43,7 +43,8 @@ ITEMS_PER_WRITE = 256
 class WriteOptions:
     """limit: rows of each split, None for all. dry_run: read and count, write nothing.
 
-    on_bad_sample: leave bad items out and list them in the metadata, or refuse the set with all of them in one message.
+    on_bad_sample: "drop" leaves bad items out and lists them in the metadata; "error" refuses the set, in one message
+        with all bad items.
     check_truth: says why a truth cannot be scored; see mars.data.rows.dataset.TruthCheck.
     drop_by: the option that sets `on_bad_sample` to "drop", for messages.
     """

@@ -56,7 +56,7 @@ BINS = 8  # bins along a side; a box's edges lie on their borders, 0 to 8
 BIN = SIDE // BINS  # pixels
 SMALLEST, LARGEST = 2, 6  # sides of a box in bins
 RIGHT_IOU = 0.5  # a box is right from this IoU on
-NOISE = {True: 8.0, False: 4.0}  # standard deviation of the pixel noise of an image that misleads or not, of 255 levels
+NOISE = {True: 8.0, False: 4.0}  # whether an image misleads -> standard deviation of its noise, of 255 levels
 
 _EDGES = [(low, high) for high in range(BINS + 1) for low in range(high)]
 # Every box with edges in eighths: int64 [1296, 4], left, top, right, bottom.
@@ -70,7 +70,7 @@ _Drawing = tuple[str, np.ndarray]
 class Item:
     """A question about one scene and its two images.
 
-    answer: the right one. decoy: the answer to the decoy; None if both images show the scene.
+    answer: the right answer. decoy: the answer that the decoy shows; None if both images show the scene.
     visible: uint8 [SIDE, SIDE, 3]; infrared: uint8 [SIDE, SIDE].
     """
 
@@ -122,7 +122,8 @@ def _area(box: tuple[int, ...]) -> int:
 
 
 def _two_drawings(rng: np.random.Generator, task: Task) -> tuple[_Drawing, _Drawing]:
-    """Two scenes such that no answer is right for both. Both are drawn anew until that holds, so neither is special."""
+    """Two scenes such that no answer is right for both. Both are drawn again until that holds, so both have one
+    distribution."""
     while True:
         one, other = _DRAW[task](rng), _DRAW[task](rng)
         if not (right_for_both(one[0], other[0]) if task == "box" else one[0] == other[0]):

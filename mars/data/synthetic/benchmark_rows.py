@@ -17,7 +17,7 @@ from mars.output.files import replacing
 from mars.output.progress import progress
 from mars.types import IMAGE_MARKER
 
-UNNAMED = "looking"  # the thought of a teacher that does not say which image it believes
+UNNAMED = "looking"  # what a teacher thinks that does not name the image it believes
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,9 @@ def write_benchmark(
         {train,test,cold_start}/{visible,infrared}/ID.png    their images
 
     Rows have `extra_info.task`, `light` and `decoy`: the answer that the misleading image shows, absent if there is
-    none. The cold start shows, in turn: both images, the visible one, both, the infrared one. Its column `response` is
-    the teacher's. With one image the teacher believes that one, with two it follows its dial, whatever the light. So a
+    none. The rows of the cold start show, in turn: both images, the visible one, both, the infrared one. Their column
+    `response` is the teacher's. If a row shows one image, the teacher believes it; if two, it follows its dial,
+    whatever the light. So a
     policy learns to read an image, but not which one to trust. Raises DataError for a dial outside [0, 1] or a
     negative size.
     """

@@ -1,4 +1,4 @@
-"""Three rows with images, with which a project of a user begins."""
+"""Three rows with images, for the project folder that `mars init` makes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _side(scene: Scene) -> str:
     return "left" if x1 + x2 < SIDE else "right"
 
 
-# Question, the index of the scene, and what its answer is.
+# (question, index of the scene, function from the scene to the answer)
 _QUESTIONS: tuple[tuple[str, int, Callable[[Scene], str]], ...] = (
     ("Is it day or night?", 0, _light),
     ("Is it day or night?", 1, _light),
