@@ -1,8 +1,8 @@
 """Compare a checkpoint with the architecture of its config.json, and try what saving the policy will do.
 
 Slow to import: it needs transformers' model classes. `python -m mars.checks.architecture PATH KEY TRUST` prints the
-error as JSON. mars/checks/model.py runs it in another process, so that a driver that needs no model class does not
-import them.
+error as JSON. mars/checks/model.py runs this module in another process, so that a driver that needs no model does not
+import these classes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def check_architecture(path: str, key: str, trust_remote_code: bool) -> None:
 
     - transformers reads config.json, the processor and the image processor;
     - the sizes and numbers of config.json are possible ones;
-    - the weights are exactly those of the architecture: none missing (it would start at random), none too many;
+    - the weights are exactly those of the architecture: none is missing, which would start at random, and none is left;
     - the configuration can be saved, so that the trained policy can be.
     """
     from transformers import AutoConfig
@@ -147,9 +147,9 @@ def _refuse_differences(found: Any, model: Any, headers: Mapping[str, TensorHead
 
 
 def _key_of_vocabulary(folder: Path, key: str) -> str:
-    """The key of config.json that counts: text_config's, although the top level may have one of this name, too.
+    """The key of config.json with the vocabulary size that transformers reads, also if both places have one.
 
-    If text_config lacks it, transformers takes a number of its own, and not that of the top level.
+    If text_config lacks the key, transformers uses its default, not the number at the top level.
     """
     text = read_json_file(folder / "config.json", key).get("text_config")
     return "text_config.vocab_size" if isinstance(text, dict) else "vocab_size"
@@ -170,7 +170,7 @@ def check_added_tokens(config: Any, folder: Path, key: str) -> None:
 
 
 def _declared_tokens(folder: Path, key: str) -> Iterator[tuple[str, str, Any]]:
-    """(file, token, id) of every added token. Raises SetupError for a list of tokens that is none."""
+    """(file, token, id) of every added token. Raises SetupError if a file lists them in a wrong form."""
     files = {name: folder / name for name in ("tokenizer.json", "tokenizer_config.json", "added_tokens.json")}
     read = {name: read_json_file(path, key) if path.is_file() else {} for name, path in files.items()}
 
@@ -234,7 +234,7 @@ def _naming(
     except SetupError:
         raise
     except Exception as error:
-        # transformers' list of a hundred names is cut off.
+        # Cuts off transformers' list of a hundred names.
         lines = f"{type(error).__name__}: {error}".split(", or one of the following")[0]
         reason = " ".join(lines.split())
         raise SetupError(f"{key}: {what}: {failure}: {reason:.400}; {hint}") from error

@@ -66,7 +66,7 @@ def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) ->
 
     The result has all problems of all rows. Rows longer than data.max_prompt_tokens are listed separately, because
     they are not mistakes. Images are decoded in full if data.decode_at_start is true. The two answers are a perfect and
-    an empty one; a user's own function is not asked about them (mars/checks/answers.py).
+    an empty one; a user's own reward function is not checked with them (mars/checks/answers.py).
     Raises DataError if a file cannot be read (the message also has the bad rows of the other files), SetupError if the
     model's files are missing, and ConfigError if a data set has no reward or data.source_image_pixels names a source
     that no row has.

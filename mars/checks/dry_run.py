@@ -58,15 +58,15 @@ def report(config: TrainConfig) -> None:
     lines += [*machine_lines(config), "dry run: settings, data and model files are in order"]
     sys.stdout.write("".join(f"{visible(line)}\n" for line in lines))
     sys.stdout.flush()
-    for text in warnings:  # here, so that "in order" is not the last word on a reward that fails
+    for text in warnings:  # after "in order", so that nobody overlooks a reward that fails
         logger.warning("%s", text)
 
 
 def checked_hooks(config: TrainConfig) -> StepHooks:
     """Make the hooks of a run, each once, and check them: try the image transforms, and check the reference model.
 
-    Returns those that a step calls. A worker makes the image transforms and the token rule again, in its own process;
-    the sampler is made with the rows. `config.recipe` must come from `resolved`.
+    Returns the hooks that a step calls. A worker makes the image transforms and the token rule again, in its own
+    process. The sampler is made later, with the rows. `config.recipe` must come from `resolved`.
     Warns of a reference model that nothing reads. Raises ConfigError and SetupError.
     """
     try_transforms(image_transforms(config.recipe, config.ramps))
@@ -127,14 +127,14 @@ def _multi_range(config: TrainConfig) -> str:
 
 
 def _trained_range(config: TrainConfig, anchors: float) -> str:
-    """Of the rollouts of a step. With `anchor.guide` anchors may be trained on too."""
+    """How many of a step's rollouts are trained on. With `anchor.guide` anchors may be trained on too."""
     prompts = config.data.prompts_per_step
     multi = prompts * config.rollout.samples_per_prompt
     return str(multi) if config.anchor.guide == "off" else f"{multi} to {multi + prompts * anchors:g}"
 
 
 def opening_lines(encoder: PromptEncoder) -> list[str]:
-    """For a thinking model: what its responses begin with, although it is in the prompt."""
+    """For a thinking model: a line on the opening of its responses, which is part of the prompt."""
     if not encoder.opening:
         return []
     return [
@@ -274,14 +274,14 @@ def _gpu_bytes(stated_gib: float | None) -> int | None:
 
 
 def _rank_lines(parts: Mapping[str, int], offload: str) -> list[str]:
-    """parts: of `trainer_memory`."""
+    """The memory of a rank, for a terminal. parts: the result of `trainer_memory`."""
     on_gpu = _on_gpu(parts, offload)
     on_cpu = {name: size for name, size in parts.items() if name not in on_gpu}
     return [f"memory per rank   {_sizes(on_gpu)}", *([f"CPU memory a rank {_sizes(on_cpu)}"] if on_cpu else [])]
 
 
 def _on_gpu(parts: Mapping[str, int], offload: str) -> dict[str, int]:
-    """What of `trainer_memory` is on the rank's GPU, given actor.offload."""
+    """The parts of `trainer_memory` that are on the rank's GPU. offload: actor.offload."""
     return {name: size for name, size in parts.items() if offload == "none" or name not in SHARDED}
 
 

@@ -43,9 +43,11 @@ class Demand:
 def demands(
     trainer: Mapping[str, int], engine: Mapping[str, int], rollout: RolloutConfig, cluster: ClusterConfig
 ) -> list[Demand]:
-    """What the GPUs must hold. trainer, engine: bytes on one GPU by purpose, of `trainer_memory` and `engine_memory`.
+    """What the GPUs must hold.
 
-    engine: with the smallest cache that is enough: of one sequence for vLLM, of all sequences for the other engines.
+    trainer: bytes on one GPU by purpose, from `trainer_memory`.
+    engine: the same from `engine_memory`, with the smallest cache that is enough: for one sequence with vLLM, for all
+        sequences with other engines.
     """
     if rollout.is_scripted:
         engine = {}

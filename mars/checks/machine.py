@@ -58,7 +58,7 @@ def machine_findings(folder: Path, object_store_bytes: int, environment: Mapping
 
 
 def disk(folder: Path) -> Finding:
-    """Of the runs' folder, or of the nearest folder above it that exists."""
+    """The disk of the runs' folder or, if that does not exist, of the nearest folder above it that exists."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(there).free
     found = f"{there}: {free / _GIB:.0f} GiB free"

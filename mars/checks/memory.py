@@ -24,10 +24,10 @@ LINEAR_CHUNK = 64
 class ModelShape:
     """Sizes of the model.
 
-    num_parameters: of the whole model, including the vision tower. The other fields describe the
-    language model. intermediate_size: width of its gated MLPs. num_linear_layers: its layers with linear attention,
-    which have a state instead of a KV cache. linear_sizes: of one such layer: number of value heads, size of a key
-    head, size of a value head.
+    num_parameters: of the whole model, including the vision tower. The other fields describe the language model.
+    intermediate_size: width of its gated MLPs.
+    num_linear_layers: number of layers with linear attention, which have a state instead of a KV cache.
+    linear_sizes: number of value heads, size of a key head and size of a value head of such a layer.
     """
 
     num_parameters: int
@@ -79,12 +79,11 @@ def read_shape(config: Mapping[str, Any], folder: Path) -> ModelShape:
 def activation_bytes(hidden: int, queries: int, keys: int, intermediate: int) -> int:
     """Bytes that a layer keeps of each token for its backward, in 16 bits; attention scores are not kept.
 
-    Arguments: the widths of the layer, of all its queries, of all its keys, and of its gated MLP. Kept are, for each of
-    two RMS norms, 8 x hidden: input and output in 16 bits, input in 32. Attention keeps queries, keys, values and
-    output in 16 bits: 4 x (queries + keys). The norms of queries and keys keep 6 x (queries + keys): in sum
-    10 x, and 4 x in a model without these norms.
-    The MLP keeps the gate projection before and after its activation, the up projection and the product:
-    8 x intermediate.
+    Arguments: the widths of the layer, of all its queries, of all its keys, and of its gated MLP. Kept are
+    - for each of two RMS norms 8 x hidden: input and output in 16 bits, and the input in 32 bits;
+    - for attention 4 x (queries + keys): queries, keys, values and output in 16 bits;
+    - for the norms of queries and keys 6 x (queries + keys). In a model without these norms this is too much;
+    - for the MLP 8 x intermediate: gate projection before and after its activation, up projection, and product.
     Measured in tests/integration/checks/test_activation_memory.py.
     Example: hidden 2, queries 2, keys 1, intermediate 6 -> 32 + 30 + 48 = 110.
     """
@@ -139,7 +138,8 @@ def _linear_attention(shape: ModelShape, tokens: int, num_layers: int | None) ->
     8 K + 3 V + 5 C + K V / C numbers for backward, with C = 64 tokens in a chunk; while backward computes a layer's
     gradients, it needs 15 K + 7 V + 8 C for that layer. tests/integration/checks/test_linear_memory.py
     measures both.
-    The kernel pads each sequence to whole chunks. The estimate leaves the padding out, as it is little for long ones.
+    The kernel pads each sequence to whole chunks. The estimate leaves this padding out, because it is small for long
+    sequences.
     """
     heads, key, value = shape.linear_sizes
     kept = 8 * key + 3 * value + 5 * LINEAR_CHUNK + key * value // LINEAR_CHUNK

@@ -32,7 +32,7 @@ _JSON_FILES = tuple(
 _ROPE_WITHIN_POSITIONS = (
     "default", "mrope", "su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling",
 )  # fmt: skip
-# Of weights and tables that are not quantized.
+# Types of tensors that are not quantized.
 _TYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "BOOL")
 _MODEL_CLASSES = "transformers.modeling_utils"
 _TIMEOUT_S = 300.0  # long enough to import from a slow disk

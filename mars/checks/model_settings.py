@@ -1,4 +1,4 @@
-"""Check the numbers of config.json that the checkpoint's shapes do not reveal and a forward pass would trip over.
+"""Check the numbers of config.json that do not show in the checkpoint's shapes, but would make a forward pass fail.
 
 The rules follow the types that the configuration classes of transformers declare, so that they hold for every family:
 sizes and counts are at least 1, other numbers are finite and not negative. A few relations between settings are
@@ -18,7 +18,7 @@ from mars.errors import SetupError
 
 _SECTIONS = ("text_config", "vision_config")
 _ROPES = ("rope_parameters", "rope_scaling")
-_MAY_BE_ZERO = ("max_window_layers", "chunk_size_feed_forward")  # of the counts
+_MAY_BE_ZERO = ("max_window_layers", "chunk_size_feed_forward")  # counts that may be 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,10 @@ def _leaves(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
 
 
 def check_settings(config: Any, folder: Path, key: str) -> None:
-    """config: transformers' configuration of the folder. key: the setting that holds the folder. Raises SetupError."""
+    """Check the settings of all sections. Raises SetupError.
+
+    config: transformers' configuration of the folder. key: the setting that holds the folder.
+    """
     raw = read_json_file(folder / "config.json", key)
     for section in _SECTIONS:
         settings = getattr(config, section, None)
@@ -103,7 +106,7 @@ def _wrong_settings(settings: Any) -> Iterator[_Wrong]:
             continue
         value, kinds = getattr(settings, field.name), set(get_args(field.type) or (field.type,))
         if field.name in ("bos_token_id", "eos_token_id") and value == field.default:
-            continue  # of the published models; the old file of a smaller one lacks it, and nothing reads it
+            continue  # an id of the published models, for a smaller model whose file lacks it; nothing reads it
         if isinstance(field.default, tuple) and int in kinds:  # a side, or height and width
             want = _want_sides(value)
         else:

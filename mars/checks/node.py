@@ -20,7 +20,7 @@ _GIB = 2**30
 _MIB = 2**20
 _SHARED_MEMORY = Path("/dev/shm")
 MIN_OBJECT_STORE_BYTES = 75 * _MIB
-"""Ray starts no smaller one."""
+"""Ray does not start with a smaller object store."""
 _WANTED_FILES, _FEW_FILES = 65536, 4096
 # A socket's path may have 107 bytes. This is the longest that Ray adds to the folder.
 _MAX_FOLDER_BYTES = 107 - len("/ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store.1")
@@ -78,7 +78,7 @@ def node_problems(
 
 
 def free_shared_memory(folder: Path = _SHARED_MEMORY) -> int:
-    """In bytes."""
+    """Free shared memory, in bytes."""
     return shutil.disk_usage(folder).free if folder.is_dir() else 0
 
 

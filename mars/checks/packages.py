@@ -12,8 +12,8 @@ from mars.errors import SetupError
 from mars.families.family import Family
 from mars.run_dir.ray_folder import check_vllm_folder, ray_folder_parent
 
-# Packages whose kernels transformers takes for linear attention if they are installed: name for pip -> for Python, and
-# whether they compute in float32.
+# Packages whose kernels transformers uses for linear attention if they are installed: name for pip -> (name for Python,
+# whether it computes in float32).
 _KERNELS = {"flash-linear-attention": ("fla", False), "causal-conv1d": ("causal_conv1d", True)}
 # One of these is there wherever CUDA or ROCm finds a GPU: NVIDIA's driver, that of WSL, and AMD's.
 _GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
@@ -60,8 +60,8 @@ def _check_gpu(config: TrainConfig | SftConfig) -> None:
 
 
 def may_have_gpu(environment: Mapping[str, str], files: Sequence[str] = _GPU_FILES) -> bool:
-    """False only if there is no driver of a GPU, or CUDA_VISIBLE_DEVICES hides all GPUs. Takes no time: neither torch
-    nor Ray is imported to look."""
+    """False only if there is no driver of a GPU, or CUDA_VISIBLE_DEVICES hides all GPUs. Fast, because it imports
+    neither torch nor Ray."""
     return environment.get("CUDA_VISIBLE_DEVICES") != "" and any(Path(file).exists() for file in files)
 
 

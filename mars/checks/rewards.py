@@ -1,4 +1,4 @@
-"""Rewards are tried on real rows before a run, and by `--dry-run`: a reward that fails, or misses right answers."""
+"""Try rewards on real rows before a run and in `--dry-run`, to find those that fail or miss right answers."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ def try_rewards(
 ) -> None:
     """For every reward, score the right and the empty answer to the first rows that use it.
 
-    Raises ConfigError if the reward fails on all right answers, or lacks a part of `algorithm.part_weights`, also in
-    the result of an empty answer: a reward may give its parts to right answers only. Warns if it fails on some, on an
-    empty one, and if it scores none of the right answers, in any usual form, above the empty one. That is no error,
-    because only the function knows its form of an answer.
+    Raises ConfigError if the reward fails on all right answers, or if a result lacks a part of
+    `algorithm.part_weights`. Empty answers count too, because a reward may give parts only to right answers.
+
+    Warns if the reward fails on some answers, and if it scores no right answer, in any usual form, above the empty one.
+    The latter is no error, because only the function knows the form of its answers.
     """
     config = inputs.config
     rewards, part_weights = rewards_of(config), config.algorithm.part_weights

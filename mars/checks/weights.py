@@ -50,7 +50,8 @@ def read_headers(folder: Path, key: str = "model.path") -> dict[str, TensorHeade
 
 
 def model_headers(folder: Path, not_loaded: tuple[str, ...]) -> dict[str, TensorHeader]:
-    """Those of `read_headers` that become part of the model. not_loaded: of its family (mars/families/family.py)."""
+    """The headers of `read_headers` whose tensors become part of the model. not_loaded: starts of the names that its
+    family does not load (mars/families/family.py)."""
     return {
         name: header
         for name, header in read_headers(folder).items()

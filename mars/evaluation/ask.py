@@ -61,8 +61,8 @@ class EvaluationParts:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """answers: each with its reward. result: that of `summarize` for them, "reward" and "cut_off" (`reward_means`,
-    `num_cut_off`), and "unreadable": prompt id -> reason."""
+    """answers: each with its reward. result: that of `summarize` for these answers, with three more keys: "reward"
+    (`reward_means`), "cut_off" (`num_cut_off`) and "unreadable" (prompt id -> reason)."""
 
     answers: Sequence[Answer]
     result: Mapping[str, Any]
@@ -122,12 +122,11 @@ def infer(
     views: Views,
     start_engine: Callable[[], AbstractContextManager[RolloutEngine]],
 ) -> list[Path]:
-    """Ask in one engine call all requests without answers in `paths`, write the files in the public format,
-    and return all files.
+    """Ask all requests without answers in `paths` in one engine call, and write the files in the public format.
 
-    The answers to a request are appended as soon as the request has all of them. If all requests have their answers, no
-    engine is started. A question that cannot be read is left out with all its views, and named in the manifest; another
-    call asks it again.
+    Returns all files. The answers to a request are appended as soon as all of them are there. If all requests have
+    answers already, no engine is started. A question that cannot be read is left out with all its views, and named in
+    the manifest; the next call asks it again.
 
     Raises DataError if `paths` holds answers of another identity or damaged ones, if no question has a view of `views`,
     or if too many cannot be read, and SetupError if another process writes the same results.

@@ -91,7 +91,7 @@ def comparison_table(comparison: Mapping[str, Any], threshold: float) -> Table:
 
 
 def legend(comparison: Mapping[str, Any]) -> list[str]:
-    """Lines to print below the table: of each letter, its file, model and number of questions left out; then how the
+    """Lines to print below the table: for each letter its file, model and number of questions left out; then how the
     differences were computed."""
     lines = [
         f"{mark}: {file['name']}, model {file['model']}, {file['n']} questions, {file['left_out']} of them left out"

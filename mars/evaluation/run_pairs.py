@@ -19,14 +19,14 @@ from mars.rewards.built_in import is_built_in
 from mars.rewards.functions import RewardsBySet
 
 ALL_SETS = "All data sources"
-_LINES = 2  # of an error: what is wrong, and the first place
+_LINES = 2  # shown lines of an error: what is wrong, and the first place
 _STEP_FILE = re.compile(r"step_([0-9]+)\.jsonl")
 
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """mark: what the run is called in texts, such as "A". folder: with its evaluations. rewards: that scored them, None
-    where the run's settings do not say."""
+    """mark: what the run is called in texts, such as "A". folder: where its evaluations are. rewards: the rewards that
+    scored them; None if the run's settings do not say."""
 
     mark: str
     folder: Path
@@ -37,10 +37,10 @@ class EvaluatedRun:
 class Pair:
     """A run's evaluation beside that of the first run.
 
-    step: of both evaluations; None if no step has both. how: which evaluations these are, or why they are not compared.
-    comparisons: name of a data source, or ALL_SETS -> `compare` of the two evaluations. Single data sources are there
-    if the questions that both have come from several.
-    In each comparison the first run comes first. Empty if nothing can be compared.
+    step: of both evaluations; None if both runs have evaluated no common step.
+    how: which evaluations these are, or why they are not compared.
+    comparisons: ALL_SETS, or the name of a data source -> `compare` of the two evaluations, the first run first. There
+        are names only if the common questions come from several data sources. Empty if nothing can be compared.
     """
 
     first: str
@@ -163,7 +163,7 @@ def _comparisons(files: Sequence[Scored], threshold: float | None) -> dict[str, 
 
 
 def _only(scored: Scored, data_source: str) -> Scored:
-    """The part of one data source."""
+    """The part of `scored` that belongs to one data source."""
     answers = tuple(answer for answer in scored.answers if answer.data_source == data_source)
     records = [record for record in scored.records if record.data_source == data_source]
     return replace(scored, results=replace(scored.results, answers=answers), answers=answers, records=records)

@@ -62,11 +62,15 @@ def summarize(
     threshold: mean IoU above which a multi answer is a hit; None: "share_over_threshold" is None.
     Values that differ by SCORE_TOLERANCE or less count as equal: for conflicts, for intervals and for the threshold.
 
-    Returns {"name", "step", "model", "metric" (of the records; "accuracy, mean IoU" for both), "n" (prompts),
-    "answers", "failed", "unparseable" (records), "multi", "mono": {source: ..}, "union", "information_gain",
-    "conflict_rate", "share_over_threshold" (of prompts with a mean IoU), "compat": {"multi" .. by the compat scorer},
-    "by_data_source": {name: the same}} where each quantity is {"mean", "low", "high", "n"}, or None where no prompt has
-    it. "compat" and "unparseable" are None if a user's own function scored some record. Prompts without mono
+    Returns a mapping with
+    - "name", "step", "model", and the "metric" of the records ("accuracy, mean IoU" if there are both);
+    - the numbers "n" (prompts), "answers", "failed" and "unparseable" (records);
+    - the quantities "multi", "mono": {source: ..}, "union", "information_gain", "conflict_rate" and
+      "share_over_threshold" (of prompts with a mean IoU). Each is {"mean", "low", "high", "n"}, or None if no prompt
+      has it; "share_over_threshold" also has "threshold";
+    - "compat": quantities by the compat scorer;
+    - "by_data_source": {name: all of this but name, step and model}.
+    "compat" and "unparseable" are None if a user's own function scored some record. Prompts without mono
     views (one source or none) count in "multi" and "share_over_threshold" only. Where no prompt has an answer to its
     multi view, "multi", "information_gain", "conflict_rate" and "share_over_threshold" are None.
 

@@ -1,4 +1,4 @@
-"""Choose some of many items from everywhere among them, always the same ones, so that a page of a few is typical."""
+"""Choose a few of many items, evenly spread and always the same ones, so that a page of a few is typical."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ def coarse_to_fine(number: int) -> list[int]:
 
 
 def shares(sizes: Sequence[int], number: int) -> list[int]:
-    """How many of `number` items each group of `sizes` items gives: the same number each; what small groups lack, the
-    others give, the first ones one more.
+    """How many items each group gives if `number` items are chosen in all. sizes: the size of each group.
+
+    All groups give the same number. A group that is too small gives all it has, and the others give more. The first
+    groups give one more if the number cannot be divided evenly.
 
     >>> shares([2, 100, 50], 24)
     [2, 11, 11]

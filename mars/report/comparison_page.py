@@ -27,7 +27,7 @@ from mars.report.run_comparison import (
 from mars.report.run_curves import draw_run_curves
 
 GENERATOR = "mars report of several runs"
-"""In each page of this kind, so that such a page, and no other file, may be replaced by the next one."""
+"""A mark in each page of this kind: only a file with this mark may be replaced by a new page."""
 
 MAX_RUNS = MAX_LINES
 _HEADING_CHARACTERS = 24  # of a run's name above a column
@@ -85,7 +85,7 @@ def _run_row(run: ComparedRun) -> dict[str, str]:
 
 
 def _how(pairs: Sequence[Pair]) -> list[str]:
-    """Which evaluations are compared: one line for all runs of which the same is said."""
+    """Which evaluations are compared: one line for all runs with the same text."""
     others: dict[str, list[str]] = {}
     for pair in pairs:
         others.setdefault(pair.how, []).append(pair.other)
@@ -93,9 +93,12 @@ def _how(pairs: Sequence[Pair]) -> list[str]:
 
 
 def _difference_tables(pairs: Sequence[Pair], headings: Sequence[str], threshold: float | None) -> list[dict[str, Any]]:
-    """Over all data sources, then of each: a row of the first run, one of each other run, and one of its difference.
+    """Tables over all data sources, then for each data source. A table has a row for the first run, and two rows for
+    each
+    other run: its values and its differences.
 
-    Runs are in one table if the first run has the same values beside each: the same step and the same questions.
+    Runs share a table if they are compared with the same values of the first run: at the same step, over the same
+    questions.
     """
     titles = dict.fromkeys(title for pair in pairs for title in pair.comparisons)
     tables = []
@@ -127,7 +130,7 @@ def _beside(first: str, group: Sequence[tuple[str, Pair, Mapping[str, list[str]]
 
 
 def _turned(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The table with a row for each run: ten runs are not ten columns."""
+    """The table with one row, instead of one column, for each run, because ten columns would not fit."""
     labels, cells = zip(*table["rows"], strict=True)
     rows = list(zip(table["columns"], zip(*cells, strict=True), strict=True))
     return {**table, "columns": labels, "rows": rows}

@@ -14,10 +14,12 @@ _RIGHT = 0.5  # least accuracy of an answer that the page calls right: for boxes
 def choose_examples(answers: Sequence[Answer], count: int) -> tuple[list[list[Answer]], str]:
     """The scored answers to at most `count` questions, and a sentence that says how they were chosen.
 
-    Three groups give the same number of questions each, as far as they have so many: conflicts, those with the largest
-    difference first; then the others with a mean accuracy below 50 %, and the rest, both from everywhere in the file.
-    The choice depends on nothing but the answers. Conflict: see `is_conflict`. Accuracy: of the answers to all images,
-    or, if no question has any, of the best single source.
+    Three groups give the same number of questions each, if they have so many:
+    - conflicts (`is_conflict`), those with the largest difference first;
+    - other questions with a mean accuracy below 50 %, evenly spread over the file;
+    - the remaining questions, evenly spread over the file.
+    The choice depends only on the answers. Accuracy is that of the answers to all images, or, if there are none, of the
+    best single source.
     """
     questions = by_question(answers)
     conflicts = sorted((group for group in questions if is_conflict(group)), key=_rank)
@@ -35,8 +37,9 @@ def choose_examples(answers: Sequence[Answer], count: int) -> tuple[list[list[An
 
 
 def is_conflict(answers: Sequence[Answer]) -> bool | None:
-    """Whether the best single source has a higher mean accuracy than all images together; None if one has no scored
-    answer. `answers`: all to one question. Failed rewards count as wrong, answers to extra requests do not count."""
+    """Whether the best single source has a higher mean accuracy than all images together; None if one of the two
+    has no scored answer. answers: all answers to one question. Failed rewards count as wrong, answers to extra requests
+    do not count."""
     multi, mono = _means(answers)
     return None if multi is None or mono is None else multi < mono - SCORE_TOLERANCE
 

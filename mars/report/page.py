@@ -63,7 +63,7 @@ class Page:
         return rendered
 
     def spread(self, macro: str, items: Sequence[Item], make: Callable[[Item], Any]) -> list[Markup]:
-        """As `parts`, but if the page gets full, the parts are those of items from everywhere in `items`."""
+        """As `parts`, but if the page gets full, the items that it shows are spread over all of `items`."""
         order = coarse_to_fine(len(items))
         rendered = self.parts(macro, order, lambda place: make(items[place]))
         return [part for _, part in sorted(zip(order, rendered, strict=False), key=lambda pair: pair[0])]

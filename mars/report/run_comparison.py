@@ -33,10 +33,14 @@ _SAME_CHARACTERS = 30  # shown before the place where values begin to differ
 class ComparedRun:
     """One of several runs.
 
-    mark: "A", "B", ... name: as given by `run_names`. state: as `mars runs ls` shows it. step: of the last metrics.
-    last_step: the planned end. score, evaluation: the last of each. metrics: rows of metrics.jsonl. evaluations: their
-    results, in the order of steps. events: of events.jsonl. settings: dotted key -> value. versions: packages and code
-    of the last attempt. notes: what is missing or damaged.
+    mark: "A", "B", ... name: as given by `run_names`.
+    state: as `mars runs ls` shows it.
+    step: of the last metrics. last_step: the planned end.
+    score, evaluation: the last score, and the last value of an evaluation.
+    metrics: rows of metrics.jsonl. events: those of events.jsonl.
+    evaluations: results of evaluations, in the order of steps.
+    settings: dotted key -> value. versions: packages and code of the last attempt.
+    notes: what is missing or damaged.
     """
 
     mark: str
@@ -66,8 +70,9 @@ class ComparedRun:
 
 @dataclass(frozen=True)
 class RunComparison:
-    """metrics: of the last row of each run, its step included. pairs: the evaluations of each run but the first, paired
-    with those of the first. threshold: mean IoU above which a multi answer is a hit in `pairs`."""
+    """metrics: those of each run's last row, including its step. pairs: the evaluations of each run but the first,
+    paired
+    with those of the first run. threshold: mean IoU above which a multi answer is a hit in `pairs`."""
 
     runs: Sequence[ComparedRun]
     settings: Differences
@@ -82,7 +87,7 @@ class RunComparison:
 
 
 def run_names(names: Sequence[str], folders: Sequence[str]) -> list[str]:
-    """The names of runs; in the place of a name that several have, the part of the folder that tells them apart.
+    """The names of runs. If several runs have the same name, the part of the folder that differs replaces it.
 
     folders: absolute paths.
 
@@ -111,8 +116,9 @@ def differences(values: Sequence[Mapping[str, Any]], ignored: Iterable[str] = ()
 
 
 def difference_rows(found: Differences) -> list[Row]:
-    """Text of the values: YAML on one line, numbers with six digits unless they differ in later ones. Of long texts the
-    part where they begin to differ."""
+    """Text of the values: YAML on one line, numbers with six digits unless they differ in later ones. Long texts are
+    cut
+    to the part where they begin to differ."""
     rows = []
     for name, values in found.items():
         cells = [_shown(value, _SIX_DIGITS) for value in values]
@@ -121,8 +127,8 @@ def difference_rows(found: Differences) -> list[Row]:
 
 
 def event_rows(runs: Sequence[ComparedRun]) -> list[Row]:
-    """How often each event happened in each run, and after which steps: "2 (steps 40, 80)". Without start, checkpoints
-    and end."""
+    """How often each event happened in each run, and after which steps: "2 (steps 40, 80)". Events of
+    start, checkpoints and end are left out."""
     names = sorted({entry["event"] for run in runs for entry in run.events} - set(_USUAL))
     return [(name, [_event_cell([e for e in run.events if e["event"] == name]) for run in runs]) for name in names]
 
@@ -169,7 +175,7 @@ def _shown(value: Any, form: str) -> str:
 
 
 def _cut(cells: Sequence[str]) -> list[str]:
-    """The cells, or of each as many characters as can be shown, from shortly before the first that differs."""
+    """The cells. If one is too long, all are cut, and begin shortly before the first character that differs."""
     texts = [cell for cell in cells if cell != NONE]
     if max(map(len, cells)) <= _VALUE_CHARACTERS:
         return list(cells)

@@ -55,7 +55,7 @@ class Standing:
 
 
 class NothingToReport(DataError):
-    """The folder has nothing that a report could show, yet."""
+    """The folder has nothing yet that a report could show."""
 
 
 def write_report(

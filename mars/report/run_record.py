@@ -25,9 +25,15 @@ CONFIG_FILE = "config.yaml"
 
 @dataclass(frozen=True)
 class RunRecord:
-    """metrics: rows of metrics.jsonl, in the order of steps. evaluations: results, in the order of steps. questions:
-    sampled rollouts of the last step that has any, one list for each question. num_questions: of that step; `questions`
-    may be some of them. config: config.yaml, parsed. config_text: its text. notes: what is missing or damaged."""
+    """What a report reads of a run.
+
+    metrics: rows of metrics.jsonl, in the order of steps.
+    evaluations: results, in the order of steps.
+    questions: sampled rollouts of the last step that has any, one list for each question.
+    num_questions: the number of questions of that step; `questions` may have only some of them.
+    config: config.yaml, parsed. config_text: its text.
+    notes: what is missing or damaged.
+    """
 
     metrics: Sequence[Mapping[str, Any]]
     evaluations: Sequence[Mapping[str, Any]]
@@ -46,8 +52,8 @@ class RunRecord:
 
 
 def read_run(run_dir: Path, max_questions: int) -> RunRecord:
-    """Everything a report shows of the run in `run_dir`, with the rollouts of at most `max_questions` questions, which
-    are from everywhere among those of the last step."""
+    """Everything a report shows of the run in `run_dir`, with the rollouts of at most `max_questions` questions, evenly
+    spread over those of the last step."""
     notes: list[str] = []
     metrics = _read_rows(run_dir / METRICS_FILE, notes)
     evaluations = _read_evaluations(run_dir / EVALUATION_FOLDER, notes)
@@ -105,7 +111,7 @@ def newest_rollouts(folder: Path) -> Path | None:
 
 
 def read_config(path: Path, notes: list[str]) -> tuple[Any, str | None]:
-    """A config.yaml, parsed, and its text; None for what is missing or damaged, which the notes then say."""
+    """A config.yaml, parsed, and its text. What is missing or damaged is None; a damaged file is named in the notes."""
     if not path.is_file():
         return None, None
     import yaml

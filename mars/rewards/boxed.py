@@ -34,7 +34,7 @@ def boxed_accuracy(item: RewardInput) -> float:
 
 
 def has_blocks_and_box(text: str, *tags: str) -> bool:
-    """Whether a text is one block of each tag, in this order, and then a box; nothing stands before the first block.
+    r"""Whether a text is one block of each tag, in this order, and then a box; nothing stands before the first block.
 
     >>> has_blocks_and_box("<think>2 + 2</think> It is \\boxed{4}.", "think")
     True
