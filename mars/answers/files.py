@@ -1,6 +1,6 @@
 """Files of answers: JSON Lines, one answer per line. All code reads and writes answers with this module.
 
-`mars eval infer` appends to its file as answers come; a run writes one complete file per step:
+`mars eval infer` appends answers to its file as they come. A run writes complete files, one per step:
 rollouts/step_000010.jsonl (sampled rollouts) and evaluation/step_000010.jsonl (held-out set).
 """
 

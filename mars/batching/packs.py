@@ -1,6 +1,6 @@
 """Packing prompts and their responses into forwards. A pack holds each prompt once; all costs are in tokens.
 
-The opening cost of an item is what a pack costs in addition if the item is its first: the tokens of the filler that a
+The opening cost of an item is added to the cost of a pack that begins with the item: the tokens of the filler that a
 pack without images needs (mars/batching/plan.py).
 """
 

@@ -39,8 +39,9 @@ def micro_batches(costs: Sequence[int], tokens_per_forward: int, num_fillers: in
     """Indices of the items of each forward pass, kept in order.
 
     costs: tokens of each item. num_fillers: further rows in every micro-batch, none longer than its items.
-    A micro-batch is padded to its longest item, so it costs (len(items) + num_fillers) * max(costs) tokens; it is
-    closed before that exceeds tokens_per_forward. An item that exceeds the budget alone gets a micro-batch of its own.
+    A micro-batch is padded to its longest item, so it costs (len(items) + num_fillers) * max(costs) tokens. It is
+    closed before this cost exceeds tokens_per_forward. An item that exceeds the budget alone gets a micro-batch of its
+    own.
 
     Example: costs [3, 3, 8, 2] with 10 tokens and no fillers -> [[0, 1], [2], [3]].
     """
@@ -67,17 +68,19 @@ def plan_updates(
 ) -> tuple[UpdatePlan, ...]:
     """Split a batch into optimizer steps of `prompts_per_update` prompts in the given order; the last may be smaller.
 
-    packing: what a forward holds, and so what it costs. "padded": rows of a prompt and one response, padded to the
-    longest. "shared_prefix": each prompt once, then its responses, without padding.
-    A prompt's responses stay together on one rank. Only packs may split them: where the prompt with all its responses
-    exceeds `tokens_per_forward`, or where there are fewer prompts than ranks.
+    A prompt's responses stay together on one rank. Only packs may split them: if the prompt with all its responses
+    exceeds `tokens_per_forward`, or if there are fewer prompts than ranks.
+
     FSDP's collectives need every rank to run the same modules equally often. So fillers are added until all ranks have
-    equally many forwards and, if any row of the update shows an image, until every forward has one. A filler is the
-    shortest row that shows an image, or the shortest row if none does.
+    equally many forwards. If any row of the update shows an image, every forward without an image gets a filler that
+    shows one. A filler is the shortest row that shows an image, or the shortest row if none does.
+
+    packing: what a forward holds, and so what it costs. "padded": rows of a prompt and one response, padded to the
+        longest. "shared_prefix": each prompt once, then its responses, without padding.
 
     sizes: split `prompts` into runs of these lengths; each run counts as one prompt and stays in one update. None: each
         prompt is a run by itself.
-    by_length: whether padded rows are put in order of their length, so that those of a forward need little padding.
+    by_length: whether padded rows are sorted by length, so that the rows of a forward need little padding.
 
     Example: 3 prompts of one response each, 2 per update, 1 rank -> two updates, with the rows (0, 0), (1, 0) and
     (2, 0).

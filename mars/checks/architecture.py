@@ -33,7 +33,7 @@ def check_architecture(path: str, key: str, trust_remote_code: bool) -> None:
 
     - transformers reads config.json, the processor and the image processor;
     - the sizes and numbers of config.json are possible ones;
-    - the weights are exactly those of the architecture: none is missing, which would start at random, and none is left;
+    - the weights are exactly those of the architecture. A missing weight would start at random;
     - the configuration can be saved, so that the trained policy can be.
     """
     from transformers import AutoConfig

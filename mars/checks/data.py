@@ -67,9 +67,10 @@ def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) ->
     The result has all problems of all rows. Rows longer than data.max_prompt_tokens are listed separately, because
     they are not mistakes. Images are decoded in full if data.decode_at_start is true. The two answers are a perfect and
     an empty one; a user's own reward function is not checked with them (mars/checks/answers.py).
-    Raises DataError if a file cannot be read (the message also has the bad rows of the other files), SetupError if the
-    model's files are missing, and ConfigError if a data set has no reward or data.source_image_pixels names a source
-    that no row has.
+    Raises
+    - DataError if a file cannot be read; the message also lists the bad rows of the other files;
+    - SetupError if the model's files are missing;
+    - ConfigError if a data set has no reward, or if data.source_image_pixels names a source that no row has.
     """
     broken = unusable_files([*files, *held_out], config.data.image_root)
     if broken:
@@ -148,8 +149,8 @@ def _disagreements(
 def _overlap(prompts: Sequence[Prompt], held_out: set[str]) -> list[RowProblem]:
     """Rows that share an image with a row of another split. Rows without images are compared by their question.
 
-    The split of a row is "held-out" in the files of `held_out`; otherwise its extra_info.split, or else the one that
-    its file's name contains.
+    The split of a row is "held-out" in the files of `held_out`. For other rows it is extra_info.split or, if that is
+    missing, the split in the file's name.
     """
     first: dict[str, tuple[str, str]] = {}
     problems = []

@@ -265,7 +265,7 @@ def _on_disk(model: ModelConfig) -> ModelConfig | None:
 
 
 def _gpu_bytes(stated_gib: float | None) -> int | None:
-    """Memory of a GPU: as stated, else that of this machine's first GPU; None if it has none."""
+    """Memory of a GPU in bytes: `stated_gib`, or that of this machine's first GPU; None if it has no GPU."""
     import torch
 
     if stated_gib is not None:

@@ -134,10 +134,10 @@ def trainer_memory(
 def _linear_attention(shape: ModelShape, tokens: int, num_layers: int | None) -> int:
     """Bytes of the kernel of linear attention in `num_layers` layers at once; None for all.
 
-    The kernel in torch works in float32. For a token and value head with keys of K and values of V numbers it keeps
-    8 K + 3 V + 5 C + K V / C numbers for backward, with C = 64 tokens in a chunk; while backward computes a layer's
-    gradients, it needs 15 K + 7 V + 8 C for that layer. tests/integration/checks/test_linear_memory.py
-    measures both.
+    The kernel in torch works in float32. For each token and value head, with keys of K numbers, values of V numbers and
+    chunks of C = 64 tokens, it keeps 8 K + 3 V + 5 C + K V / C numbers for backward. While backward computes a layer's
+    gradients, it needs 15 K + 7 V + 8 C numbers for that layer. tests/integration/checks/test_linear_memory.py measures
+    both.
     The kernel pads each sequence to whole chunks. The estimate leaves this padding out, because it is small for long
     sequences.
     """

@@ -1,8 +1,7 @@
 """Check the numbers of config.json that do not show in the checkpoint's shapes, but would make a forward pass fail.
 
-The rules follow the types that the configuration classes of transformers declare, so that they hold for every family:
-sizes and counts are at least 1, other numbers are finite and not negative. A few relations between settings are
-checked too.
+The rules follow the types that transformers' configuration classes declare, so they hold for every family: sizes and
+counts are at least 1, and other numbers are finite and not negative. A few relations between settings are checked too.
 """
 
 from __future__ import annotations

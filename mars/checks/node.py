@@ -63,7 +63,7 @@ def ip_toward(host: str) -> str:
 def node_problems(
     ip: str, ports: Mapping[str, int], folder: Path, object_store_bytes: int, num_gpus: int | None
 ) -> list[str]:
-    """One line for each thing that is missing: what, what was found, what to do.
+    """One line for each thing that is missing, with what was found and what to do.
 
     ip, ports: where the node will listen; the ports by the names of their options. folder: --temp-dir. num_gpus: None
     if none were asked for.
@@ -100,7 +100,7 @@ def port_problems(ip: str, ports: Mapping[str, int]) -> Iterator[str]:
 
 
 def _busy(ip: str, ports: Mapping[str, int]) -> dict[str, int]:
-    """Those of the ports that cannot be opened, all at the same time."""
+    """The ports that cannot be opened while the others are open."""
     found = {}
     with ExitStack() as stack:
         for option, port in ports.items():

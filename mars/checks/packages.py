@@ -20,8 +20,9 @@ _GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
 
 def check_packages(config: TrainConfig | SftConfig) -> None:
-    """Raises SetupError if the settings need a GPU or an optional package that this machine does not have, or if the
-    run is to start a Ray cluster and Ray cannot have its folder here.
+    """Raises SetupError if the settings need a GPU or an optional package that this machine does not have.
+
+    Also raises it if the run would start a Ray cluster, and Ray cannot make its folder on this machine.
 
     With cluster.address nothing is checked, because the cluster's nodes have their own GPUs and packages. There a
     worker fails when it starts.

@@ -31,7 +31,7 @@ def try_rewards(
     `algorithm.part_weights`. Empty answers count too, because a reward may give parts only to right answers.
 
     Warns if the reward fails on some answers, and if it scores no right answer, in any usual form, above the empty one.
-    The latter is no error, because only the function knows the form of its answers.
+    Scoring none higher is no error, because only the function knows the form of its answers.
     """
     config = inputs.config
     rewards, part_weights = rewards_of(config), config.algorithm.part_weights

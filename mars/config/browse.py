@@ -102,7 +102,7 @@ def settings(chosen: Named) -> list[Setting]:
 
 
 def search(text: str, chosen: Named, config_dirs: Sequence[str] = ()) -> list[Setting]:
-    """The setting named `text`; if there is none, those with all words of `text` in their name or meaning.
+    """The setting named `text` or, if there is none, the settings with all words of `text` in their name or meaning.
 
     Settings with a word in their name come first. Raises ConfigError, with a suggestion, if nothing is found.
     """

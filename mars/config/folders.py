@@ -28,8 +28,10 @@ def groups(root: str, folders: Sequence[Path]) -> dict[str, list[str]]:
 
 
 def how_to_add(group: str, choice: str) -> str:
-    """How to use a choice of `group` that is in none of the folders: "configs/experiment/mine.yaml needs --config-dir
-    configs" if such a file is in ./configs or in one of mars' own recipes, else what any own choice needs.
+    """How to use a choice of `group` that is in none of the folders.
+
+    If ./configs or one of mars' recipes has such a file: "configs/experiment/mine.yaml needs --config-dir configs".
+    Else a general hint.
     """
     parent = f"{group}/{choice}.yaml"
     recipes = Path(shipped("recipe"))

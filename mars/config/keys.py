@@ -1,4 +1,4 @@
-"""The dotted keys of a schema: which there are, what each takes, and which one a misspelt key stands for.
+"""The dotted keys of a schema, the values that each takes, and the key that a misspelt key stands for.
 
 A dotted key consists of the names of its sections and of the setting: "rollout.vllm.block_size".
 """
@@ -124,8 +124,8 @@ def nearest(key: str, known: Collection[str]) -> list[str]:
     - Otherwise, keys of the section that the unknown key gives (all keys, if it gives none) are compared by name alone,
       and other keys by section and name together.
 
-    One letter changes the similarity by about 1 / length. Keys within half of that of the best one are returned too:
-    "functiosn" may be "function" or "functions".
+    One letter changes the similarity by about 1 / length. Keys whose similarity is less than the best one by at most
+    half of that are returned too: "functiosn" may be "function" or "functions".
 
     >>> nearest("rolout.top_p", ["rollout.top_p", "rollout.top_k", "evaluation.top_p"])
     ['rollout.top_p']

@@ -42,7 +42,7 @@ class Known:
 
     @cached_property
     def sections(self) -> Mapping[str, list[str]]:
-        """Section -> all keys in it, those of its nested sections included."""
+        """Section -> all keys in it, including the keys of nested sections."""
         keys: dict[str, list[str]] = {}
         for key in self.keys:
             for section in sections_of(key):
@@ -128,7 +128,7 @@ def set_values(accepted: Sequence[str]) -> Iterator[tuple[str, Any]]:
 
 
 def unknown_key(key: str, value: Any, known: Known) -> Problem:
-    """The problem of a key that does not exist, with a suggestion: the key's new name, mars' name for that of verl,
+    """The problem of a key that does not exist, with a suggestion: the key's new name, mars' name for a key of verl,
     EasyR1 or TRL, a similar key, or the keys of the section."""
     if key.partition(".")[0] == EXPERIMENT:
         wrong = "the experiment file puts its settings under the key `experiment`, which nothing reads"

@@ -58,7 +58,7 @@ class Ramp(Section):
 
 
 def ramped_settings(file: str, ramps: Sequence[Ramp]) -> dict[str, Ramp]:
-    """Name of a setting -> its ramp, for those of a file. file: its name in `recipe.settings`."""
+    """Name of a setting of a file -> its ramp. file: the file's name in `recipe.settings`."""
     prefix = f"{SETTINGS}{file}."
     return {ramp.key.removeprefix(prefix): ramp for ramp in ramps if ramp.key.startswith(prefix)}
 
@@ -68,7 +68,8 @@ def weights_at(
 ) -> tuple[Callable[[int], list[float]], list[float], list[float]] | None:
     """(number of a round -> the weights of its step, the lowest of each weight, the highest).
 
-    None if no ramp changes a weight. Round i, from 0, is that of step i + 1: a step has one round (`ramp_problems`).
+    None if no ramp changes a weight. Round i, from 0, belongs to step i + 1, because a step has one round
+    (`ramp_problems`).
     """
     of_files = {ramp.key.removeprefix(WEIGHTS): ramp for ramp in ramps if ramp.key.startswith(WEIGHTS)}
     if not of_files:

@@ -128,8 +128,10 @@ def infer(
     answers already, no engine is started. A question that cannot be read is left out with all its views, and named in
     the manifest; the next call asks it again.
 
-    Raises DataError if `paths` holds answers of another identity or damaged ones, if no question has a view of `views`,
-    or if too many cannot be read, and SetupError if another process writes the same results.
+    Raises
+    - DataError if `paths` holds damaged answers or answers of another identity, if no question has a view of `views`,
+      or if too many questions cannot be read;
+    - SetupError if another process writes the same results.
     """
     wanted = [request for request in questions.requests if _is_wanted(request.view, views)]
     if not wanted:

@@ -62,7 +62,7 @@ def compare(files: Sequence[Scored], threshold: float | None) -> dict[str, Any]:
 
 
 def comparison_table(comparison: Mapping[str, Any], threshold: float) -> Table:
-    """The table in percent: the values of the first file (A), then those of each other file and their difference to A.
+    """The table in percent: the values of the first file (A), then for each other file its values and differences to A.
 
     The compat scorer's rows are left out for a reward with one scorer, such as vqa. `legend` says which file is A.
     """

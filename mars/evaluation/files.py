@@ -83,8 +83,10 @@ def result_paths(out: Path) -> ResultPaths:
 def check_out(paths: ResultPaths, questions: str) -> None:
     """Create the folder of the results and check that they can be written, before anything slow starts.
 
-    Raises SetupError if the folder cannot be written, ConfigError if OUT is the file of questions, and DataError if OUT
-    holds a file of the public format that `mars eval infer` did not write.
+    Raises
+    - SetupError if the folder cannot be written;
+    - ConfigError if OUT is the file of questions;
+    - DataError if OUT holds a file of the public format that `mars eval infer` did not write.
     """
     public = paths.public(None)
     if os.path.realpath(questions) in map(os.path.realpath, (public, paths.answers, paths.manifest)):

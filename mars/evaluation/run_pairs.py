@@ -53,8 +53,8 @@ class Pair:
 def pair_runs(runs: Sequence[EvaluatedRun], threshold: float | None) -> list[Pair]:
     """Each run but the first, paired with the first one at the last step that both have evaluated.
 
-    The values are those that the runs' own rewards gave. They are compared only where both runs used the same reward:
-    a built-in one of the same name, or a function with the same name in files of the same name.
+    The values come from the runs' own rewards. They are compared only if both runs used the same reward: the same
+    built-in reward, or functions of the same name in files of the same name.
 
     threshold: mean IoU above which a multi answer is a hit (`prompt_values`).
     """

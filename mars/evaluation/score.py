@@ -84,7 +84,8 @@ def record_of(answer: Answer, function: str, *, with_compat: bool = True) -> Eva
 def reward_means(answers: Sequence[Answer]) -> dict[str, Any] | None:
     """{"score": mean, "parts": {name: mean}, "n": number of answers} over the answers to the multi view.
 
-    answers: scored. Those whose reward failed are left out; None if no other is left. The mean of a part is over the
+    answers: scored answers. Answers whose reward failed are left out; the result is None if no answer is left. The mean
+        of a part is over the
     answers that have it, as in the metric reward/<part>/mean.
 
     Example: scores 1 and 0, of which the first has a part "close" of 0.5, give score 0.5, close 0.5, n 2.

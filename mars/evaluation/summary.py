@@ -24,7 +24,7 @@ class EvalRecord:
     view: None for the multi view. A run's anchors of several sources (anchor=all_but_one) count like mono views.
     accuracy: in [0, 1]; 0 for an answer that cannot be parsed.
     failed: the reward function failed; the answer counts as wrong, whatever `accuracy` says.
-    compat: what the compat scorer gives; None for a user's own function.
+    compat: the compat scorer's result; None for a user's own function.
     metric: the name of the accuracy, see `mars.rewards.built_in.metric_of`.
     """
 
@@ -112,8 +112,8 @@ def mean_interval(values: Sequence[float], lowest: float, highest: float) -> dic
 
     If every value is `lowest` or `highest`, the mean is a proportion and gets Wilson's score interval (Wilson 1927).
     Other values get Student's t interval over the prompts, cut to the range. If all values are equal, Student's t would
-    give an interval of width 0. Then each end of the interval assumes that a share z^2 / (n + z^2) of the population
-    (Wilson's bound for 0 of n) lies at that end of the range.
+    give an interval of width 0. Instead, each end of the interval assumes that a share z^2 / (n + z^2) of the
+    population (Wilson's bound for 0 of n) lies at that end of the range.
 
     Example: 5 of 10 right is 0.5 [0.237, 0.763].
     """
@@ -166,7 +166,7 @@ def bounds(quantity: str, highest: float) -> tuple[float, float]:
 
 
 def highest_value(records: Sequence[EvalRecord], scorer: ScorerName) -> float:
-    """The largest value of one answer: 1 (strict), or what the compat scorer gives at most for any of these truths."""
+    """The largest possible value of one answer: 1 (strict), or the compat scorer's maximum over all these truths."""
     if scorer == "strict":
         return 1.0
     return max((record.compat.highest for record in records if record.compat is not None), default=1.0)

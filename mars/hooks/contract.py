@@ -46,7 +46,8 @@ class StepFacts:
     step: its number, from 1. progress: the share of the run's planned steps that are done: 0 in step 1, always below 1.
     settings: the `Settings` of the hook's file; None if the file declares none.
     seed: run.seed, which random numbers depend on.
-    signals: only for a shaping that asks for some: name -> one number for each amount that it gives, in the same order.
+    signals: only for a shaping that asks for signals: name -> one number for each amount that the shaping gives, in the
+        same order.
     """
 
     step: int
@@ -59,15 +60,15 @@ class StepFacts:
 class GroupShaping(Protocol):
     """An amount that is added to the score of each response of a prompt, such as a bonus for the shortest right one.
 
-    part: its name among the parts of the reward, and in metrics (`reward/<part>/mean`). on: "multi": only multi
-    responses get it, and anchors 0; "all": anchors get it too. It is a pure function of its arguments.
+    part: its name among the parts of the reward, and in metrics (`reward/<part>/mean`). on: with "multi", only
+    multi responses get it, and anchors get 0; with "all", anchors get it too. It is a pure function of its arguments.
 
     A term that depends on one response alone should have on="all": the rewards of multi responses and anchors are
     compared with each other, so they must have the same terms. A term that compares a response with its group should
     have on="multi".
 
-    A shaping may have one more attribute, `signals: tuple[Signal, ...]`. Then the trainer scores the responses that the
-    shaping is for in further forwards, before any shaping of the step is called. A signal is NaN for a failed
+    A shaping may have one more attribute, `signals: tuple[Signal, ...]`. Then the trainer computes these signals for
+    the shaping's responses in further forwards, before any shaping of the step is called. A signal is NaN for a failed
     rollout. A signal that is a mean is also NaN if no token counts.
     """
 

@@ -32,12 +32,12 @@ class GuestCheck:
         - it was cut at the token limit;
         - it may have boxes or points (`mentions_boxes`) in another frame than that of the multi view, because the first
           image differs in size;
-        - it refers to an image by a number, an order or a count that the multi prompt's images do not have, such as
-          "image 1" for what is image 2 there, or "the only image";
+        - it refers to an image by a number, an order or a count that is wrong for the multi prompt, such as "image 1"
+          for an image that is the second there, or "the only image";
         - the user's function returns False.
 
-        It always fits into `rollout.max_model_len`: the multi prompt has at most `data.max_prompt_tokens` tokens and
-        the response at most `rollout.max_response_tokens`, which together fit.
+        A response always fits behind the multi prompt in `rollout.max_model_len`: the multi prompt has at most
+        `data.max_prompt_tokens` tokens and the response at most `rollout.max_response_tokens`, which together fit.
         Raises ConfigError if the user's function raises or returns no bool.
         """
         if rollout.completion.finish_reason == "length":

@@ -29,7 +29,7 @@ class RowsFile:
 
 
 class KnownPrompts:
-    """The prompts that a run knows: at first those of the training files; `read` adds those of other files.
+    """The prompts that a run knows: at first the prompts of the training files; `read` adds prompts of other files.
 
     prompts: the known prompts by id.
 
@@ -74,8 +74,8 @@ class KnownPrompts:
     def recall(self, state: Iterable[Sequence[Any]]) -> None:
         """Know the prompts of a `state` again. Rows of a file that has changed are left out, with a warning.
 
-        The rows that were left out for their ids are left out again, even if the files come in another order or one is
-        missing. So prompts that were sampled before are known again.
+        Rows that were left out for their ids are left out again, even if files come in another order or are missing. So
+        prompts that were sampled before are known again.
         """
         for name, fingerprint, repeated in state:
             if name in self._files:

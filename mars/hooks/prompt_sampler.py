@@ -17,9 +17,9 @@ from mars.types import Prompt, PromptRollouts
 class SampledRounds:
     """A `PromptRounds` whose prompts a user's sampler chooses. `len()`: the different prompts of the training files.
 
-    The sampler chooses a round when its prompts are first asked for. That may be during the update of the step before,
-    to read images ahead. So it then knows the rollouts of all steps sampled by then, but not the probes of its own
-    step.
+    The sampler chooses a round when its prompts are first asked for. That may be during the update of the previous
+    step, to read images ahead. So the sampler knows the rollouts of all steps sampled by then, but not the probes of
+    the step for which it chooses.
 
     known: its method `read` is the sampler's `setup.read_rows`. None: the sampler reads no rows.
     """

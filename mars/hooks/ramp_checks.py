@@ -1,5 +1,5 @@
-"""Which settings of users' files may change during a run (`ramps`): those that a hook names, because it reads them anew
-in each step."""
+"""Check the ramps of settings of users' files. A ramp may change a setting only if a hook names it in its attribute
+`ramps`, because it reads the setting anew in each step."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _MOST_STEPS = 10_000  # about so many steps are tried at most
 
 
 def check_ramps(ramps: Sequence[Ramp], hooks: Sequence[Named[Any]]) -> None:
-    """hooks: those of the run that may follow a ramp: shapings, advantage rules, requests and the token rule.
+    """Raises ConfigError for a ramp of a setting that no hook names in its attribute `ramps`, and for settings that are
+    not valid in some step.
 
-    Raises ConfigError for a ramp of a setting that none of them names in its attribute `ramps`, and for settings that
-    are not valid in some step.
+    hooks: the run's shapings, advantage rules, requests and token rule.
     """
     files: dict[str, tuple[Any, list[str]]] = {}
     for named in hooks:

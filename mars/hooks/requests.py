@@ -20,13 +20,13 @@ class Extra:
         "guest": trained as if it had been sampled from the multi prompt, and in the pool of the multi rewards unless
             `in_pool` is False.
     messages: with one "<image>" for each of `images`. Both may differ from the prompt's.
-    truth: what its responses are scored against; None: they are not scored, which only a signal may be. Its boxes have
-        the frame of the row's truth; if the row has no images, that of the first image here.
-    sampling: None: as for multi responses. That of an own group may differ from it only in max_response_tokens.
+    truth: what its responses are scored against; None: they are not scored, which is allowed only for a signal. Boxes
+        in it have the frame of the row's truth or, if the row has no images, of the first image here.
+    sampling: None: as for multi responses. The sampling of an own group may differ from it only in max_response_tokens.
     view, about: the view that it belongs to, and the number of the rollout of this view that it is about. No two
         requests of a prompt have the same name, view and about.
     bounded: of a guest: whether the probability ratio of its tokens is bounded, as for multi responses.
-    in_pool: of a guest: False if its reward is to count in no other response's advantage. Its own advantage is then
+    in_pool: of a guest: whether its reward counts in the advantages of other responses. If not, its own advantage is
         its reward minus the mean of the pool, divided by the standard deviation of the pool with this reward added.
     """
 
@@ -63,7 +63,7 @@ class ExtraRequests(Protocol):
     again with the same arguments, for example to read the images of the next step ahead.
 
     A request cannot be asked if its text contains a special token, or has more than `data.max_prompt_tokens` tokens
-    (the text of an `Injected`: `rollout.max_response_tokens`). It has a group without rollouts then, and
+    (the text of an `Injected`: `rollout.max_response_tokens`). Such a request has a group without rollouts, and
     `extra/<name>/left_out` counts it.
     """
 
@@ -98,8 +98,7 @@ def asked_alone(
     """A request for each response: whether a text within the response, without images, is enough for the right answer.
 
     There are requests about anchors too, so that all rewards in the pool have the same terms. text_of: response -> the
-    text, None to ask
-    nothing. messages: (prompt, text) -> what is asked, scored against the truth of the prompt.
+    text, None to ask nothing. messages: (prompt, text) -> what is asked, scored against the truth of the prompt.
     """
     return [
         Extra(name, "signal", messages(item.prompt, text), (), item.prompt.truth, 1, view=one.view, about=one.index)

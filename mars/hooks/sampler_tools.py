@@ -58,12 +58,11 @@ def generator(seed: int, *key: str | int) -> np.random.Generator:
 
 
 def draw_without_replacement(weights: np.ndarray, count: int, rng: np.random.Generator) -> list[int]:
-    """`count` different places, or all if there are fewer, in the order in which they are drawn: each draw is in
-    proportion to the weights (float [N], 0 or more) of the places that are left. Those of weight 0 come last, in random
-    order.
+    """`count` different places, or all if there are fewer, in the order in which they are drawn.
 
-    Each place gets a waiting time from an exponential distribution whose rate is its weight; the order of these times
-    is that of the draws.
+    The probability of each draw is in proportion to the weights (float [N], 0 or more) of the places that are left.
+    Places of weight 0 come last, in random order. Computed without a loop: each place gets a waiting time from an
+    exponential distribution whose rate is its weight, and places are sorted by these times.
     """
     times = rng.standard_exponential(len(weights))
     with np.errstate(over="ignore"):  # the wait for a tiny weight may be infinite: it still comes before weight 0

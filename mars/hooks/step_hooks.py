@@ -52,7 +52,7 @@ class StepHooks:
     guest_filter: UserFunction | None = None
 
     def for_steps(self, num_steps: int) -> StepHooks:
-        """The same hooks, for a run that is planned to have so many steps."""
+        """The same hooks, for a run of `num_steps` planned steps."""
         return replace(self, num_steps=num_steps)
 
     def scheduled(self, step: int) -> dict[str, float]:
@@ -95,7 +95,7 @@ class StepHooks:
     ) -> tuple[list[SampledPrompt], dict[str, float]]:
         """The prompts to train on with the advantages and weights that the `AdvantageRule`s make, and metrics.
 
-        Raises ConfigError where a rule gives another number of values, one that is not finite, or a weight below 0.
+        Raises ConfigError if a rule gives another number of values, a value that is not finite, or a weight below 0.
         """
         if not self.advantage or not kept:
             return kept, {}

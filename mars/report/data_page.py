@@ -28,9 +28,11 @@ def write_sheet(
     first, last: numbers of the first and last row that may be shown, counted from 0; last None: that of the file.
     The page has at most 10 MB. If the rows do not fit, it says so and shows fewer, again spread over all of them.
 
-    Each source is shown as the model gets it (depth as its encoding makes it) with the boxes of the truth on it, then
-    the question, the truth and the rest of the row. Text is escaped. Raises DataError if the file cannot be read or
-    has none of these rows, SetupError if `out` cannot be written, and ConfigError if its name does not end with .html.
+    The page shows each source as the model gets it (depth in its encoding), with the boxes of the truth. Below are the
+    question, the truth and the rest of the row. Text is escaped.
+
+    Raises DataError if the file cannot be read or has none of these rows, SetupError if `out` cannot be written, and
+    ConfigError if its name does not end with .html.
     """
     check_page(out, "OUT")
     root = None if image_root is None else str(image_root)

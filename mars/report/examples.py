@@ -58,7 +58,7 @@ def _accuracy(answers: Sequence[Answer]) -> float:
 
 
 def _means(answers: Sequence[Answer]) -> tuple[float | None, float | None]:
-    """(mean accuracy of the answers to all images, that of the view of single sources with the highest one)."""
+    """(mean accuracy of the answers to all images, the highest mean accuracy of a view of a single source)."""
     by_view: dict[object, list[float]] = {}
     for answer in answers:
         if answer.extra is None and answer.reward is not None:

@@ -116,8 +116,8 @@ def _policy(script: str | None) -> str:
 
 
 def _environment(folder: Path) -> Any:
-    """The templates' filter `shown` is for text from data and models: it makes control characters visible and cuts the
-    text at MAX_CHARACTERS, or at the number that it is given."""
+    """Templates use the filter `shown` for text from data and models. It makes control characters visible, and cuts the
+    text at MAX_CHARACTERS or at the number that it gets."""
     import jinja2
 
     def shown(text: Any, limit: int = MAX_CHARACTERS) -> str:

@@ -102,8 +102,8 @@ def _trailing_means(series: Series, window: int, places: Sequence[int]) -> Serie
 def lines_figure(caption: str, lines: Mapping[str, Series], unit: str, *, of_runs: bool = False) -> Figure:
     """A figure of the first lines that have values, with a caption that says how many are left out.
 
-    The place of a line in `lines` decides its colour and style. of_runs: the lines are those of several runs, so the
-    raw values behind them are not drawn, and few points are marked.
+    The place of a line in `lines` decides its colour and style. of_runs: whether the lines belong to several runs.
+    Then the raw values behind them are not drawn, and few points are marked.
     """
     found = {name: (place, series) for place, (name, series) in enumerate(lines.items()) if series}
     places = {name: place for name, (place, _) in list(found.items())[:MAX_LINES]}

@@ -71,8 +71,7 @@ class ComparedRun:
 @dataclass(frozen=True)
 class RunComparison:
     """metrics: those of each run's last row, including its step. pairs: the evaluations of each run but the first,
-    paired
-    with those of the first run. threshold: mean IoU above which a multi answer is a hit in `pairs`."""
+    paired with those of the first run. threshold: mean IoU above which a multi answer is a hit in `pairs`."""
 
     runs: Sequence[ComparedRun]
     settings: Differences
@@ -117,8 +116,7 @@ def differences(values: Sequence[Mapping[str, Any]], ignored: Iterable[str] = ()
 
 def difference_rows(found: Differences) -> list[Row]:
     """Text of the values: YAML on one line, numbers with six digits unless they differ in later ones. Long texts are
-    cut
-    to the part where they begin to differ."""
+    cut to the part where they begin to differ."""
     rows = []
     for name, values in found.items():
         cells = [_shown(value, _SIX_DIGITS) for value in values]

@@ -95,10 +95,13 @@ def word_set(text: str) -> frozenset[str]:
 def normalise(text: str) -> str:
     """The text in the form in which answers are compared: two answers are the same if their normal forms are equal.
 
-    In this order: apply Unicode NFKC; casefold; drop apostrophes, thousands commas and invisible characters; replace
-    other punctuation by blanks, except decimal points, minus signs and marks that are part of a word ("C#", "A-",
-    "1/2", "5‰"); drop articles (a, an, the) before another word; collapse blanks. Currency and mathematical signs are
-    kept. A text that is only punctuation is not changed.
+    In this order:
+    - apply Unicode NFKC, and casefold;
+    - drop apostrophes, thousands commas and invisible characters;
+    - replace other punctuation by blanks, except decimal points, minus signs and marks that are part of a word ("C#",
+      "A-", "1/2", "5‰");
+    - drop articles (a, an, the) before another word, and collapse blanks.
+    Currency and mathematical signs are kept. A text that is only punctuation is not changed.
 
     >>> normalise("  The Dunkin’ Donuts, at 1,200.5 m. ")
     'dunkin donuts at 1200.5 m'
@@ -173,7 +176,7 @@ def words_of(text: str, *, marks: bool = True) -> Words:
 
 
 def compatible(text: str) -> str:
-    """Unicode NFKC without invisible characters, with the digits 0 to 9 for those of all scripts.
+    """The text in Unicode NFKC without invisible characters, with the digits of all scripts as 0 to 9.
 
     Full-width letters and the like become the usual ones, and so do stops and commas of other scripts. A blank
     separates a digit and a fraction.

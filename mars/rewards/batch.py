@@ -17,7 +17,8 @@ _ATTEMPTS = 2
 
 
 class Batch:
-    """The answers of one call of `RewardPool.score` and their results. They are sent in calls, of one answer or more.
+    """The answers of one call of `RewardPool.score` and their results. The answers are sent in calls, each of one
+    answer or more.
 
     Two threads share it without a lock. Until the serving thread has ended, the caller uses only `add`,
     `complete`, `abandoned` and `error`; the serving thread uses the rest.

@@ -48,7 +48,7 @@ _NUMBER_TEXT = re.compile(r"\s*-?(?:[0-9]{1,12}(?:\.[0-9]{0,12})?|\.[0-9]{1,12})
 
 
 def read_boxes(response: ParsedResponse, limit: int) -> list[Box | str]:
-    """The boxes of an answer, in order; in place of an entry that is not a valid box, what is wrong with it.
+    """The boxes of an answer, in order. For an entry that is not a valid box, a text says what is wrong with it.
 
     Raises ValueError if there is no answer, no list, more than one list, or more than `limit` entries. An empty list is
     an answer: there is nothing.

@@ -1,4 +1,4 @@
-"""Whether a text may name boxes or points, in its answer or elsewhere. It errs on the side of yes."""
+"""Whether a text may name boxes or points, in its answer or elsewhere. In doubt, the result is yes."""
 
 from __future__ import annotations
 

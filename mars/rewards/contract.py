@@ -96,7 +96,7 @@ class BuiltInReward:
 class PartsScorer:
     """A `RewardScorer` whose results fail unless each named part is there and within -MAX_SCORE to MAX_SCORE.
 
-    parts: those of `algorithm.part_weights`, from which advantages are computed instead of the score.
+    parts: the names in `algorithm.part_weights`: advantages are computed from these parts instead of the score.
     """
 
     def __init__(self, scorer: RewardScorer, parts: Collection[str]) -> None:

@@ -1,4 +1,4 @@
-"""Finds the reward function a config names: a built-in one, or a function in a user's own file."""
+"""Finds the reward function that a configuration names: a built-in reward, or a function in a user's file."""
 
 from __future__ import annotations
 

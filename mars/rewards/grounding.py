@@ -67,8 +67,8 @@ def score_grounding(item: RewardInput) -> RewardResult:
 def score_grounding_compat(item: RewardInput) -> RewardResult:
     """score = format (0 to 0.75) + the part `compat` (at least 0, at most 1 + 0.3 ln n_gt). The `compat` scorer.
 
-    compat: the arithmetic of the paper's public code, see `compat_reward`. Accuracy, parts and errors are those of
-    `score_grounding`, so that evaluations under the two scorers can be compared.
+    compat: the arithmetic of the paper's public code, see `compat_reward`. Accuracy, parts and errors are the same as
+    in `score_grounding`, so that evaluations under the two scorers can be compared.
     """
     parts = _parts(item)
     return RewardResult(score=parts["format"] + parts["compat"], accuracy=parts["accuracy"], parts=parts)

@@ -50,8 +50,8 @@ def without_secrets(text: str, key: str | None) -> str:
 def _of_proxies() -> set[str]:
     """Logins and passwords of the environment's proxies, and pieces of them.
 
-    If a password has a "/", "?", "#", "@" or ":", code that parses the url of the proxy may mistake a piece of it for
-    the host or the port, and quote that piece in a message.
+    A password may have a "/", "?", "#", "@" or ":". Code that parses the proxy's url may then mistake a piece of the
+    password for the host or the port, and quote it in a message.
     """
     found: set[str] = set()
     for proxy in getproxies_environment().values():

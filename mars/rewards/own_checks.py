@@ -24,7 +24,7 @@ _LOCK = threading.RLock()
 def load_check(spec: str) -> CheckTruth | None:
     """The function `check_NAME` of the file of a resolved reward "file.py:NAME"; None without one.
 
-    It checks the truths of rows. Several threads may call it; this process runs only one check at a time.
+    The function checks the truths of rows. Several threads may call it; this process runs only one check at a time.
     The text that the function returns says what is wrong with a truth, and so does the text of a DataError that it
     raises. A file that never gives the name a value, and has no `import *`, is not run.
     Raises ConfigError if the file cannot be loaded, or if this name is not a plain function. The result of `load_check`

@@ -29,13 +29,15 @@ _NO_BRACKETS = bytes(set(range(256)) - set(_STEP))
 
 @dataclass(frozen=True)
 class ParsedResponse:
-    """The parts of one response. A part is None if there is none or more than one.
+    """The parts of one response. A part is None unless the response has it exactly once.
 
     think, answer: the text between the tags.
     fence: the text of the answer's only ```json fence.
-    boxes_text: the text of the boxes. If the answer has a ```json fence: `fence`. If it has other fences only: the text
-        of the single fence, if its language is left out or is "JSON" with capital letters; None for another language,
-        and for several fences, because the scorer must not choose. If it has no fence: the whole answer.
+    boxes_text: the text of the boxes.
+        If the answer has a ```json fence: `fence`.
+        If it has only other fences: the text of the single fence, if its language is left out or is "JSON" with capital
+        letters. None for another language, and for several fences, because the scorer must not choose.
+        If it has no fence: the whole answer.
     fenced: whether boxes_text stood in a fence.
     """
 

@@ -1,7 +1,7 @@
 """Scores answers in worker processes. Scoring an answer has a deadline; a worker that misses it is killed and replaced.
 
 Workers are new interpreters, each in its own process group. They are not forked, because the driver may hold CUDA or
-threads, and they do not import its main module. Only one thread at a time may use a pool; any may close it.
+threads. They do not import the driver's main module. Only one thread at a time may use a pool; any may close it.
 """
 
 from __future__ import annotations

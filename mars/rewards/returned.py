@@ -18,8 +18,8 @@ def as_result(value: Any) -> RewardResult:
 
     - a number (int, float, NumPy's, an array or tensor without dimensions): the score; accuracy is the score clipped
       to [0, 1];
-    - a mapping with "score": the score; "accuracy" or, if that is none, "acc" is the accuracy (else as above), other
-      numbers are parts, everything else is ignored;
+    - a mapping with "score": "score" is the score. "accuracy" or, if that is missing, "acc" is the accuracy; without
+      both it is the clipped score. Other numbers are parts, and everything else is ignored;
     - a RewardResult: itself, if its numbers are finite and its accuracy is in [0, 1].
 
     An accuracy and a part may be True or False, which count 1 and 0. A score that is Python's True or False is refused:
@@ -71,9 +71,8 @@ def as_results(values: Any, count: int) -> list[RewardResult]:
 def _plain(value: Any) -> Any:
     """The number in a scalar of NumPy, or in an array or tensor without dimensions; any other value unchanged.
 
-    NumPy's True and False become 1.0 and 0.0. Values that are not numbers stay unchanged: a masked value, although its
-    `item()` is 0.0; a date or duration of NumPy, although `item()` gives a number for some; and a tensor on the
-    device "meta", which has no value.
+    NumPy's True and False become 1.0 and 0.0. Values that are not numbers stay unchanged, even if `item()` gives a
+    number for them: a masked value; a date or duration of NumPy; a tensor on the device "meta", which has no value.
     """
     if _shape(value) != () or not callable(getattr(value, "item", None)) or bool(getattr(value, "mask", False)):
         return value
@@ -103,7 +102,8 @@ def _part_name(key: Any) -> str:
 
 
 def _exact(text: str) -> str:
-    """`text` as a plain str. It may be a member of an enumeration of a user's file, which the driver cannot load."""
+    """`text` as a plain str. `text` may be a member of an enumeration in a user's file, which the driver cannot
+    load."""
     return str.__str__(text)
 
 

@@ -19,8 +19,7 @@ class CallThreads:
     """Runs each call that arrives in a thread of its own, and reports a call that misses its deadline.
 
     Python cannot end a thread. So the pool sends no more calls to a process with a late call, and ends the process
-    after
-    its other calls.
+    after its other calls.
     """
 
     def __init__(

@@ -65,8 +65,8 @@ def run_trials(
 ) -> Iterator[Trial]:
     """Scores rows of (name, item) in order, each when the caller asks for its result.
 
-    Built-in rewards run in this process; a user's function runs in a worker that is killed if one answer takes longer
-    than `timeout_s` seconds, as in a run. by_prompt: the function takes lists; each answer is a list of one.
+    Built-in rewards run in this process. A user's function runs in a worker, as in a run: the worker is killed if an
+    answer takes longer than `timeout_s` seconds. by_prompt: the function takes lists; each answer is a list of one.
     Raises, before the first answer is scored, ConfigError for a reward that cannot be loaded and DataError with all
     truths that the reward cannot use.
     """

@@ -100,8 +100,8 @@ class _Choices:
     def find(self, text: str, *, letters: bool = False) -> int | None:
         """Position of the option that `text` names: its letter, its text, or its letter and its text.
 
-        letters: read a bare letter as the letter of an option, even if it is also the text of one ("A" among the blood
-            types O, A, B).
+        letters: read a bare letter as the letter of an option, even if another option's text is this letter ("A" among
+            the blood types O, A, B).
         """
         found = (self._find(reading, letters) for reading in readings(text))
         return next((index for index in found if index is not None), self._agreed(text, letters))

@@ -1,8 +1,8 @@
 """Caption swaps (ViCrit): one word of a true description is replaced by a wrong word; the task is to find it.
 
-The paper lets a language model choose the replaced span. Here a table of kinds does: a word is replaced by another word
-of its kind that the description does not have. `--swaps FILE.json` gives another table, {kind: [words]}; its entries
-may be phrases.
+The paper lets a language model choose the replaced span. Here a table of kinds chooses: a word is replaced by another
+word of its kind that the description does not have. `--swaps FILE.json` gives another table, {kind: [words]}; its
+entries may be phrases.
 """
 
 from __future__ import annotations

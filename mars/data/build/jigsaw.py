@@ -1,8 +1,8 @@
 """Jigsaw puzzles (Jigsaw-R1): an image is cut into a grid of pieces, which are shuffled; the task is to put them back.
 
 The pieces are numbered from 1 in the order in which they are shown. The truth is the grid of the original image: at
-each place, the number
-of the shown piece that belongs there. In the example the shown piece 1 is the original's lower right one:
+each place, the number of the shown piece that belongs there. In the example the shown piece 1 is the original's lower
+right one:
 
     original  a b    shown  d a    truth  2 4
               c d           c b           3 1

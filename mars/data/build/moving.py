@@ -43,7 +43,7 @@ def has_boxes(truth: str) -> bool:
 
 
 def moved_fields(prompt: Prompt, move: Move) -> dict[str, Any]:
-    """The fields of extra_info that only a reward reads: those of BOXES are moved, the others stay.
+    """The fields of extra_info that only a reward reads. Fields in BOXES are moved; other fields stay.
 
     Boxes are in pixels of the first image. Raises RowError for malformed boxes, for a field of PLACES (points, masks …)
     that would have to be moved, and for a value that JSON cannot hold.
@@ -76,8 +76,7 @@ def moved_boxes(truth: str, move: Move, size: Size, frame: Size) -> str:
 
     size: of the image, in pixels. frame: the (width, height) to which the boxes of `truth` refer. The result is in
     pixels of the changed image, rounded to two decimals; whole numbers are written as integers. Raises RowError for a
-    truth that the
-    rewards would refuse.
+    truth that the rewards would refuse.
 
     >>> moved_boxes('[{"bbox_2d": [0, 0, 500, 200], "label": "car"}]', lambda box: box, (40, 20), (1000, 1000))
     '[{"bbox_2d": [0, 0, 20, 4], "label": "car"}]'

@@ -222,8 +222,9 @@ def is_elsewhere(image: Image.Image, box: tuple[int, int, int, int]) -> bool:
 def view_of(image: Image.Image, start: float, side: int, chance: Generator) -> Image.Image:
     """A square part of an image, scaled to `side` x `side` pixels.
 
-    The part is inside a square of the image whose side is the image's shorter side. Its own side is 60 to 90 % of that,
-    so that two parts of one square overlap. start: where the square is, from 0 (left or top) to 1 (right or bottom).
+    The part is inside a square of the image whose side is the image's shorter side. The part's side is 60 to 90 % of
+    that side, so that two parts of one square overlap. start: where the square is, from 0 (left or top) to 1 (right or
+    bottom).
     """
     short = min(image.size)
     size = round((SMALLEST + (LARGEST - SMALLEST) * float(chance.random())) * short)

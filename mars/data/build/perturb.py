@@ -34,7 +34,8 @@ class Perturb:
         mixup: mixed with an image of another row, with the same share. The other row is the same for all images.
     sources: which images are chosen, see `chosen`; the others stay as they are.
     side: of the distractor; "random" is drawn. size: sides of a mixture in pixels (256 in the paper's code); None: the
-    image keeps its size and the other one is fitted into it. right_angles: rotations by 90, 180 or 270 degrees alone.
+    image keeps its size, and the image of the other row is fitted into it. right_angles: rotations by 90, 180 or 270
+    degrees alone.
     """
 
     change: Literal["distractor", "mixup", "rotation"]
@@ -91,8 +92,8 @@ def _stay(box: Box) -> Box:
 def beside(image: Image.Image, other: Image.Image, *, left: bool) -> tuple[Image.Image, Move]:
     """The image with another one on its left or right side, scaled to the image's height.
 
-    If the other image would then be wider than the image, it is scaled to the image's width, and put in the middle of a
-    white area. Raises RowError if the result is too large.
+    If the other image would then be wider than the image, it is scaled to the image's width instead, and centred on
+    white. Raises RowError if the result is too large.
     """
     from PIL import Image
 

@@ -133,7 +133,8 @@ class Scenes:
         self._apart_from: dict[frozenset[bytes], list[Scene]] = {}
 
     def chance(self, scene: Scene, copy: int) -> Generator:
-        """A generator of its own for each row that is made: the same in every process and order."""
+        """The random generator for one new row. It does not depend on the process, or on the order in which rows are
+        made."""
         import numpy as np
 
         text = f"{self._seed}/{self._task}/{scene.number}/{copy}"

@@ -26,7 +26,7 @@ CHOICES = ("choice_list", "choices", "options")
 
 @dataclass(frozen=True)
 class Question:
-    """One question of a record. Its image tags and image paths are those of the file, unchanged.
+    """One question of a record. Image tags and image paths are unchanged.
 
     turns: (role, text) of the conversation; the question is the last. answer: text, number or list of boxes.
     instruction: DEMON's text before the question; None if the record has the id of an instruction, but its
@@ -245,9 +245,8 @@ def _verl(record: Mapping[str, Any]) -> Question:
 
 def _instruction(record: Mapping[str, Any], metadata: Mapping[str, Any]) -> str | None:
     """The task instruction of a record. If the metadata has a single text, it is this text, also for a record
-    without an id. Otherwise it is the text with the record's task_instruction_id: "" if the record has no id, None if
-    it has one but
-    the metadata has no instructions. Raises RowError if no instruction has this id.
+    without an id. Otherwise it is the text with the record's task_instruction_id; "" for a record without an id; None
+    if the record has an id, but the metadata has no instructions. Raises RowError if no instruction has this id.
     """
     known, number = metadata.get("task_instruction"), record.get("task_instruction_id")
     if isinstance(known, str):

@@ -82,8 +82,8 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
 def with_earlier_splits(metadata: Mapping[str, Any], earlier: Mapping[str, Any] | None, folder: Path) -> dict[str, Any]:
     """The metadata of this conversion, plus the other splits of the same set in the metadata of an earlier conversion.
 
-    A split of `earlier` is kept if its file is still in `folder`, so that training and test rows may be converted one
-    after the other.
+    A split of `earlier` is kept if its file is still in `folder`. So training and test rows may be converted by two
+    commands.
     """
     if earlier is None or any(earlier[key] != metadata[key] for key in ("data_source", "converter", _PATHS)):
         return dict(metadata)

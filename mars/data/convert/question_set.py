@@ -39,8 +39,8 @@ class SetRules:
     """The rules of one set.
 
     sources: image paths, in the order of the record -> source names.
-    all_images: image paths of the record -> these and paths that the record does not list (SpatialBench's depth);
-        called if the text does not have as many image tags as the record has images.
+    all_images: adds image paths that the record does not list (SpatialBench's depth) to those that it lists. Called
+        only if the numbers of image tags and of images differ.
     depth: encoding of the source "depth" if its file has more than 8 bits per channel.
     truth: answer -> ground truth, for questions without choices.
     keep_file_names: name a split after its file; otherwise it is train or test, as the run scripts expect.

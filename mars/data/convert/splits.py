@@ -30,7 +30,8 @@ def split_of(record: Any, file: RecordFile, name: str) -> str:
     """The split of a record: `name`, the split of its file, unless the record's own metadata (M4-Instruct) says
     another.
 
-    Then it is the split of the metadata if `name` is "train" or "test", else `<name>_<split of the metadata>`.
+    If the metadata says another split, the result is that split if `name` is "train" or "test", else
+    `<name>_<split of the metadata>`.
     """
     declared = _declared(_metadata(record).get("split"))
     if declared is None or declared == _train_or_test(file):
@@ -41,8 +42,8 @@ def split_of(record: Any, file: RecordFile, name: str) -> str:
 def belongs(file: RecordFile, name: str) -> Callable[[Any], bool]:
     """A function that says whether a record belongs to the set `name`. A file of M4-Instruct has records of many sets.
 
-    A record may name its set. It belongs if this name contains `name`; only letters and digits are compared ("OCR-VQA"
-    is ocr_vqa). A record that names no set belongs. If no record of the file names this set, all belong.
+    A record may name its set. The record belongs if this name contains `name`; only letters and digits are compared
+    ("OCR-VQA" is ocr_vqa). A record that names no set belongs. If no record of the file names this set, all belong.
     """
     own = _plain(name)
     named = {_plain(_metadata(record).get("dataset", "")) for record in file.records} - {""}

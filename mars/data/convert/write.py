@@ -71,8 +71,8 @@ def write_set(public: PublicSet, out: Path, options: WriteOptions) -> dict[str, 
     Image paths are relative to `out` if the image root is inside it (then data.image_root is not needed), else to the
     image root. Items keep their order; the same set gives the same bytes. The result also has "problems": (label,
     reason, detail) of each bad item.
-    Raises DataError if a split has no usable item, or has a bad one and `on_bad_sample` is "error", and
-    SetupError where `out` cannot be written.
+    Raises DataError if a split has no usable item, or if it has a bad item and `on_bad_sample` is "error". Raises
+    SetupError if `out` cannot be written.
     """
     check_unicode({"--name": public.name, "--licence": public.licence, "OUT": str(out)})
     check_unicode({f"split {name!r}": name for name in public.splits})

@@ -24,10 +24,9 @@ def refuse_repeats(num_prompts: int, prompts_per_step: int) -> None:
 class PromptStream:
     """An endless sequence of batches, one epoch after the other.
 
-    Each epoch has every prompt once, and no batch has a prompt twice: a batch that crosses the end of an epoch is
+    Each epoch has every prompt once, and no batch has a prompt twice. A batch that crosses the end of an epoch is
     filled up with prompts of the next epoch that it does not have yet. Batch i depends on (seed, i) alone, so nothing
-    has to be stored to
-    resume a run.
+    has to be stored to resume a run.
 
     Raises ConfigError if there are fewer prompts than prompts_per_step.
     """
@@ -87,8 +86,7 @@ class PromptStream:
 
         If a batch crosses into an epoch, the epoch's first prompts depend on the order of the previous epoch. Every
             `cycle` epochs, an epoch starts together with a batch and depends on no other epoch. The computation starts
-            at
-            the last such epoch.
+            at the last such epoch.
         """
         size, batch = len(self._prompts), self.prompts_per_step
         cycle = batch // math.gcd(size, batch)

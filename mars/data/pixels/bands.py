@@ -1,4 +1,4 @@
-"""Split an image into bands of rows, so that work on it needs extra memory for one band, not for the whole image."""
+"""Split an image into bands of rows, so that a decoder needs extra memory only for one band."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PIXELS = 2**18
 
 
 def bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """Yield every band from top to bottom: the index of its first row, and an image that is a copy of its rows."""
+    """(index of the first row, copy of the rows as an image) of each band, from top to bottom."""
     rows = max(1, _PIXELS // image.width)
     for top in range(0, image.height, rows):
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))

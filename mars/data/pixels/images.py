@@ -79,7 +79,7 @@ def probe_size(source: str | bytes, encoding: str, name: str) -> tuple[int, int]
     """(width, height) after EXIF rotation, from the header of a file (path) or of encoded bytes.
 
     What decode_image would refuse because of the header is refused here too. A file that does not end as its format
-    should is decoded in full, so that truncated files are found without decoding the others.
+    requires is decoded in full, because it may be truncated.
     name: what messages call the image. Raises BadImage.
     """
     with _opened(source, encoding, name) as image:

@@ -68,10 +68,12 @@ class _Scan:
 def load_jpeg(data: bytes) -> Image.Image:
     """Decode the (first) image of a JPEG file. Raises ValueError or OSError where pixels are missing.
 
-    A file of one scan is decoded without its end marker, so that the decoder fails for lack of data if more than the
-    last block or two are missing. A file of several scans (progressive), or of few blocks, is decoded twice, once with
-    noise after each scan. After a complete scan, the decoder skips the noise. After a truncated scan, it decodes the
-    noise as the missing blocks. So the two results are equal only if every scan is complete.
+    A file of one scan is decoded without its end marker. So the decoder fails for lack of data if more than the last
+    one or two blocks are missing.
+
+    A file of several scans (progressive), or of few blocks, is decoded twice, once with noise after each scan. After a
+    complete scan, the decoder skips the noise. After a truncated scan, it decodes the noise as the missing blocks. So
+    the two results are equal only if every scan is complete.
     """
     frame, scans = _structure(data)
     for scan in scans:

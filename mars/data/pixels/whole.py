@@ -28,7 +28,7 @@ _FEW_LINES = 16
 def load_whole(image: ImageFile) -> Image.Image:
     """The opened image, or a copy of it, with its pixels loaded.
 
-    Raises what a decoder raises, ValueError and OSError among others, for a file that is damaged or lacks pixels.
+    For a file that is damaged or lacks pixels, raises the decoder's exception, such as ValueError or OSError.
     """
     if image.format != "PNG":  # its signature shows it
         _check_line_ends(_content(image))

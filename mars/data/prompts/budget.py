@@ -160,7 +160,7 @@ def warn_of_smaller_images(settings: Mapping[str, Any], max_pixels: int, file: s
 
 
 def _limit(settings: Mapping[str, Any], name: str, edge: str) -> tuple[int, str]:
-    """A limit of the model's own file in pixels, and as it is written there; (0, "") if there is none.
+    """(limit of the model's own file in pixels, the limit as the file writes it); (0, "") if there is none.
 
     name: the limit's key, at the top level or, in files of 2024, in `size`. edge: its key in `size` in newer files.
     InternVL's limits are numbers of tiles. There a minimum of one tile counts as no limit: every image has one tile.
@@ -217,8 +217,8 @@ def num_image_tokens(size: tuple[int, int], budget: ImageBudget) -> int:
 def source_budgets(source_pixels: SourcePixels, budget: ImageBudget) -> dict[str, ImageBudget]:
     """Source name -> budget with the limits of that source and the patch sizes of `budget`.
 
-    Raises ConfigError for a model that cuts every image into tiles by one limit, because its image processor would
-    resize the images again, and for an image processor with another filter than bicubic.
+    Raises ConfigError for a model that cuts every image into tiles by one limit: its image processor would resize the
+    images again. Also raises it for an image processor with another filter than bicubic.
     """
     if source_pixels and not budget.sizing.takes_resized:
         raise ConfigError(
@@ -238,7 +238,7 @@ def limit_images(prompt: Prompt, budgets: Mapping[str, ImageBudget]) -> tuple[Pr
     """Set `resized` in the images of sources in `budgets`; also returns a problem for each image that gets too narrow.
 
     The model's image processor has the limits for every image, `data.min_image_pixels` and `data.max_image_pixels`. It
-    does not resize these images again: their sides are multiples of its patches, and their pixels within its limits.
+    does not resize these images again: their sides are multiples of its patches, and their sizes within its limits.
     Example: with [3136, 200704] for "infrared" and patches of 14, merge 2, an infrared image of 1280x1024 becomes
     476x392, 238 tokens, whatever the budget of the other sources.
     """

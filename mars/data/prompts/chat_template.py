@@ -43,8 +43,9 @@ def refuse_lost_images(tokenizer: Any, turns: Sequence[Mapping[str, Any]], made:
 
 
 def opening_of(generation_prompt: str) -> str:
-    """The beginning of a response that the template of a thinking model writes itself: an open "<think>" at the end of
-    the generation prompt, with what follows it; "" for other templates.
+    """The text from an unclosed "<think>" to the end of the generation prompt; "" if there is none.
+
+    The templates of some thinking models write this beginning of every response themselves.
 
     >>> opening_of("<|im_start|>assistant\\n<think>\\n")
     '<think>\\n'

@@ -98,8 +98,8 @@ def name_pattern(source: str) -> str:
 def _gaps_of_lines(pieces: Sequence[str]) -> list[Gap] | None:
     """The gaps of a message whose labels show by their place alone, in any language; None for other messages.
 
-    Each image must end a line. Labels are short texts in front of each image on its line; or short lines, all alike,
-    one above each image or one below each (see `_are_captions`). Each column shows lines of a different message:
+    Each image must end a line. Labels are short texts in front of each image on its line, or short lines above or below
+    each image, all alike (see `_are_captions`). Each column shows lines of a different message:
 
         in front            above                  below
         📷 <image>          View 1: front          <image>
@@ -233,8 +233,10 @@ def _colon_label(body: str, names: _Names) -> int | None:
 
 
 def _label_without_colon(piece: str, names: _Names) -> tuple[int | None, bool]:
-    """The start of a label without a colon in front of a marker, such as "(a)", "the infrared image" or "### Infrared",
-    or None; and whether the label may be a word of a sentence instead ("Is it visible <image>")."""
+    """(start of the label or None, whether it may be a word of a sentence instead, as in "Is it visible <image>").
+
+    Finds a label without a colon in front of a marker, such as "(a)", "the infrared image" or "### Infrared".
+    """
     body = piece.rstrip()
     bracketed = re.search(rf"{_IN_BRACKETS}$", body)
     if bracketed:

@@ -40,9 +40,10 @@ def without_labels(text: str, sources: Sequence[str], keep: Sequence[bool], firs
 def unlabelled(text: str, sources: Sequence[str], first_number: int) -> list[str]:
     """The texts before the first marker, between two markers and behind the last marker, without labels and separators.
 
-    The first text is "", unless other images have labels in front of them and the first image has none. Then it is the
-    text after the last line break or sentence, which may be a label that no rule recognised. Likewise the last text is
-    "", unless other images have labels behind them and the last image has none. Then it is that text's first line.
+    The first text is "", unless other images have labels in front of them and the first image has none. Then it is
+    what follows the last line break or sentence, which may be a label that no rule recognised. In the same way, the
+    last text is "", unless other images have labels behind them and the last image has none. Then it is only the first
+    line.
     """
     gaps = find_gaps(text, sources, first_number)
     all_heads, all_tails = _all_labelled(gaps)

@@ -91,7 +91,7 @@ class PreparedRows:
     lengths: row -> tokens of its longest view, images expanded. Rows that cannot be measured are missing.
     tried: the rows that the chat template was tried on, for `refuse_chat_template`.
     num_instructing: the number of rows whose own text says how to answer; no template is applied to them.
-    templates: of the other rows, how many have which template: name, or "none" for no template -> number of rows.
+    templates: template's name, or "none" -> number of rows. Counts the rows whose text does not say how to answer.
     num_decoded: the number of images that were decoded in full. seconds: time taken, without this decoding.
     """
 
@@ -235,7 +235,7 @@ def _prepare(row: RowReading, settings: RowSettings, views: ViewTrial) -> _Prepa
 
 
 def _refused_texts(row: str, prompt: Prompt, encoder: PromptEncoder, views: ViewTrial) -> list[RowProblem]:
-    """The problems of the prompt's messages; if there are none, those of its first view with problems.
+    """The problems of the prompt's messages or, if there are none, of its first view with problems.
 
     Raises TemplateFailure if the model's chat template does not take the messages.
     """

@@ -21,8 +21,7 @@ class TriedRow:
 
 def refuse_chat_template(tried: Iterable[TriedRow]) -> None:
     """Raises the first failure of the model's chat template if it takes no row, or no row with images: then the
-    template
-    is wrong, not the rows. tried: the rows of all files of a job."""
+    template is wrong, not the rows. tried: the rows of all files of a job."""
     rows = list(tried)
     for some in (rows, [row for row in rows if row.has_images]):
         failures = [row.failure for row in some if row.failure is not None]

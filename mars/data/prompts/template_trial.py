@@ -57,9 +57,10 @@ class WrittenByTemplate:
 def try_template(tokenizer: Any, model_path: str, arguments: Mapping[str, Any]) -> WrittenByTemplate:
     """Render some conversations in a separate process, and return what the template writes around responses.
 
-    Raises SetupError if all conversations fail, if rendering needs too much memory, if the template has no generation
-    prompt (`missing_header`) or opens a thought with another tag than <think>, or if the process ends or takes too long
-    before it has answered.
+    Raises SetupError if
+    - all conversations fail, or rendering needs too much memory;
+    - the template has no generation prompt (`missing_header`), or opens a thought with another tag than <think>;
+    - the process ends without an answer, or takes too long.
     """
     template = tokenizer.chat_template
     key = repr(sorted(template.items())) if isinstance(template, dict) else str(template)

@@ -25,9 +25,12 @@ OWN_INSTRUCTION = ("<think>", "<answer>")
 class PromptTemplate:
     """A jinja template for the last message of a prompt.
 
-    It sees: question (that message's text, with one "<image>" per image in place), choices (list of texts, may
-    be empty), box_space ("resized_pixels" or "norm_1000": the frame of the model's boxes), model_type (config.json's),
-    data_source, sources (names). It must keep the markers. Jinja code in a row's text is not run.
+    Its variables:
+        question: that message's text, with one "<image>" per image in place. The template must keep these markers.
+        choices: list of texts, may be empty.
+        box_space: the frame of the model's boxes, "resized_pixels" or "norm_1000".
+        model_type: that of config.json. data_source: the row's. sources: their names.
+    Jinja code in a row's text is not run.
     """
 
     def __init__(self, file: Path, include_folder: Path, *, box_space: str, model_type: str) -> None:

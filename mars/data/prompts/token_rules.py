@@ -74,9 +74,9 @@ def with_turn_end(rules: TokenRules, tokenizer: Any, after_response: str) -> Tok
     The cold start teaches this token, so engines must stop at it. The tokenizer's files may name another end: those of
     base models name <|endoftext|>, while their template ends turns with <|im_end|>.
 
-    after_response: see `text_after_response`. The rules are unchanged if it does not begin with an added token, if that
-        token may never be sampled, or if it is a closing tag, such as </answer>, that the tokenizer does not call
-        special: the tag is part of the response then.
+    after_response: see `text_after_response`. The rules are unchanged if it does not begin with an added token, or if
+        that token may never be sampled. They are also unchanged for a closing tag, such as </answer>, that the
+        tokenizer does not call special: it is part of the response.
     """
     ids = tokenizer(after_response.lstrip(), add_special_tokens=False)["input_ids"]
     token = tokenizer.added_tokens_decoder.get(ids[0]) if ids else None

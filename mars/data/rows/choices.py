@@ -49,10 +49,9 @@ def choices_in_text(text: str, truth: Any) -> TextChoices | None:
     - with a heading and labels: "Choice list : [A. …, B. …]", "Options: (A) … (B) …", in brackets or not;
     - with a heading and quotes: "Choice list:['…', '…']";
     - labels alone: "A. … B. …".
-    Only a bracketed "Choice list" with labels is certain. Ordinary text may look like
-    one of the other forms, so a list in such a form counts only if `truth` is a letter or one of the options. An option
-    ends where the next letter's label starts; it may contain
-    commas, brackets and initials.
+    Only a bracketed "Choice list" with labels is certain. Ordinary text may look like one of the other forms, so a list
+    in such a form counts only if `truth` is a letter or one of the options. An option ends where the next letter's
+    label starts; it may contain commas, brackets and initials.
 
     >>> choices_in_text("Who? Choice list : [A. D. H. Lawrence, B. not the same, C. Poe, Edgar].", "C").options
     ['D. H. Lawrence', 'not the same', 'Poe, Edgar']

@@ -52,7 +52,8 @@ class StoredRow:
     problem: why a record of a .json file cannot be a row.
     arrow: for a saved set, the arrow file that holds the row, and the row's position in that file.
     question: for a file of records with several questions, such as a .json file: the record's position in the file and
-        the question's number, such as "3, question 2". It differs from `number`, which counts questions, not records.
+        the question's number, such as "3, question 2". It differs from `number`, the row's position among all questions
+        of the file.
     """
 
     file: str

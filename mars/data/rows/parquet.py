@@ -204,7 +204,8 @@ def _sizes(
     """(sums, most text, most images, most in total) of a row group, in bytes.
 
     sums: of all texts, and of all images. A row's texts, or its images, are left out if they exceed the limit of a row.
-    The other three are the largest texts, images, and texts plus images of one row. Rows over a limit count here.
+    The other three numbers are the largest texts, images, and texts plus images of one row. Rows over a limit count
+    here.
 
     Columns too small to bring a row over its size limit are not read; each row gets an equal share of their bytes. The
     other columns are read in parts: sizes and texts of millions of rows would take as much memory as the rows.

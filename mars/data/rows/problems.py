@@ -1,4 +1,4 @@
-"""Problems of rows: one message for all of them, and the choice to refuse the files or to drop and count bad rows."""
+"""Problems of rows: one message for all of them; refuse the files, or drop and count the bad rows."""
 
 from __future__ import annotations
 

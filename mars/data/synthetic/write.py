@@ -38,9 +38,9 @@ def write_synthetic(out: str | Path, *, seed: int, sizes: SetSizes, bias: float)
         cold_start.parquet, cold_start/{visible,infrared}/ID.png     rows with a worked answer (column `response`)
         scenes.json                                                  per ID: light, and the decoy's box or null
 
-    The teacher of the cold start is noisy. If a row shows two images, it believes the visible one with
-    probability `bias`, whatever the light; if a row shows one image, it believes that image. It describes the images
-    but draws no conclusion from them.
+    The teacher of the cold start is noisy. If a row shows two images, the teacher believes the visible
+    one with probability `bias`, whatever the light. If a row shows one image, it believes that image. The teacher
+    describes the images but draws no conclusion from them.
     So the policy learns to read each image, but not which one to trust (bias 0.5: neutral; 1.0: always the visible).
     Raises DataError for a bias outside [0, 1] or a set of more than 100,000 scenes.
     """
