@@ -1,4 +1,4 @@
-"""The tensors of one forward, and their padded form: one row per (prompt, response). Each distinct image comes once."""
+"""The tensors of one forward, with each distinct image once; and their padded form, one row per (prompt, response)."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class ForwardBatch:
     """B rows padded on the right to L tokens, or a pack as one row (B = 1); T response tokens in all.
 
     input_ids: int64 [B, L]. position_ids: int64 [A, B, L]: A = 3 axes (time, height, width) for M-RoPE, else 1.
-    pixel_values: float32, the distinct images one after the other, and image_grid_thw: int64 [distinct images, 3]; None
-        without images.
-    image_index: for each image that the rows show, row by row, its index among the distinct images.
-    targets: int64 [T], response tokens, response by response; the hidden state at [token_rows, token_columns] predicts
-        each of them.
+    pixel_values: float32, the distinct images one after the other; None without images.
+    image_grid_thw: int64 [distinct images, 3]; None without images.
+    image_index: for each image of the rows, row by row, its index among the distinct images.
+    targets: int64 [T], response tokens, response by response. The hidden state at [token_rows, token_columns] predicts
+        each target.
     lengths: int64 [responses], tokens of each response.
-    layout: what attends to what in a pack (prefix_attention.py); None for padded rows.
+    layout: the tokens that each token of a pack attends to (prefix_attention.py); None for padded rows.
     temperatures: float32 [T], of each response token; None: all have `rollout.temperature`.
     """
 
@@ -67,7 +67,7 @@ class ForwardBatch:
 
 
 def with_temperatures(forward: ForwardBatch, batch: TrainBatch, micro: MicroBatch, usual: float) -> ForwardBatch:
-    """The forward with the temperature at which each response was sampled, where one differs from `usual`."""
+    """The forward with the temperatures at which the responses were sampled, if one of them differs from `usual`."""
     found = [batch.prompts[prompt].temperature for prompt, _ in micro.rows]
     if all(temperature == usual for temperature in found):
         return forward
@@ -126,7 +126,7 @@ def forward_batch(
 def distinct_images(prompts: Sequence[ProcessedPrompt]) -> DistinctImages:
     """Each image of the prompts once, in order of appearance.
 
-    The result's `index`: for each image that the prompts show, prompt by prompt, its index among the distinct images.
+    `index` of the result: for each image of the prompts, prompt by prompt, its index among the distinct images.
     """
     images: dict[ImageRef, tuple[Tensor, tuple[int, int, int]]] = {}
     for prompt in prompts:

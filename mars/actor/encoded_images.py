@@ -1,4 +1,4 @@
-"""Give a Hugging Face model images that are encoded already, in any supported version of transformers."""
+"""Give a Hugging Face model images that are encoded already, in every supported version of transformers."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def encoded_images(model: nn.Module, pixel_values: Tensor | None, features: Any)
     model: `backbone.model`, a model without its head. pixel_values: of the images; None if there are none.
     features: the output of `model.get_image_features`.
 
-    Versions of transformers without the argument `mm_encoder_outputs` would ignore it, and the images with it. There,
-    the model is given the pixels, and its `get_image_features` returns `features` until the block ends.
+    Some versions of transformers have no argument `mm_encoder_outputs`, and would ignore the images. With these
+    versions, the model gets the pixels, and its `get_image_features` returns `features` until the block ends.
     """
     if pixel_values is None:
         yield {}

@@ -1,4 +1,4 @@
-"""A checkpoint's weights as a Hugging Face folder, in this process, on the CPU, without a process group."""
+"""Write a checkpoint's weights as a Hugging Face folder, in this process, on the CPU, without a process group."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _BUCKET_BYTES = 256 * 2**20
 def export_policy(shards: str, model: ModelConfig, lora: LoraConfig, folder: str) -> None:
     """Write what `PolicyTrainer.save` would have written at the checkpoint's step; adapters are added to the weights.
 
-    shards: folder of the trainer's shards, of any number of ranks. model, lora: the run's; the model's weights say
-    which tensors there are, and its other files are carried over. Needs memory for the weights in float32 and in
-    model.dtype. Then the folder is loaded as transformers loads it, which needs memory for the weights in model.dtype
-    once more.
-    Raises CheckpointError for another model's shards, SetupError as `load_policy` and `save_policy`, or if a weight
-    that was loaded again is not the one that was written.
+    shards: folder of the trainer's shards, from any number of ranks. model, lora: those of the run. The weights at
+    model.path say which tensors the model has; the other files there are copied. Needs memory for the weights in
+    float32 and in model.dtype. Then transformers loads the folder, to check it, which needs memory for the weights in
+    model.dtype once more.
+    Raises CheckpointError for another model's shards. Raises SetupError as `load_policy` and `save_policy` do, or if a
+    loaded weight differs from the written one.
     """
     plain = _plain(model)
     policy = _loaded(shards, plain, lora)
@@ -100,14 +100,14 @@ def _compare(found: Mapping[str, Tensor], wanted: Iterable[tuple[str, Tensor]], 
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:
-    """Unlike with torch.equal, NaN is equal to itself."""
+    """Whether shape, dtype and all bits are equal. So NaN equals NaN, unlike with torch.equal."""
     if (one.shape, one.dtype) != (other.shape, other.dtype):
         return False
     return torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
 
 
 def _plain(model: ModelConfig) -> ModelConfig:
-    """The same model with an attention that needs no GPU. The choice of attention is not saved."""
+    """The same model with attention that needs no GPU. The kind of attention is not saved."""
     return model.model_copy(update={"attention": "sdpa"})
 
 

@@ -44,7 +44,7 @@ from mars.weights.transfer import WeightTransfer
 class FsdpTrainer:
     """A `PolicyTrainer`. process: turns prompt ids and images into tensors. transfer: sends the weights.
 
-    rule: of `recipe.tokens`; None: none.
+    rule: of `recipe.tokens`, or None.
     """
 
     def __init__(
@@ -86,8 +86,8 @@ class FsdpTrainer:
         self._publisher.changed()
         self._objective = self._objective.at(batch.settings)
         memory, compared = PeakMemory(self._device), compared_update(batch)
-        # The first update takes its old log-probs from its own forward: the weights are still the old ones, so the
-        # ratio is exactly 1.
+        # The first update takes its old log-probs from its own forward. The weights have not changed yet, so the ratio
+        # is exactly 1.
         later, measures = batch.updates[1:], self._passes is not None and self._passes.rule.measures
         passes = self._passes and self._passes.start(batch, self._reader, self._rank, self._objective)
         prompts = self._reader.start(batch, (*later, *batch.updates), self._rank)
@@ -127,15 +127,15 @@ class FsdpTrainer:
         ).score(batch, spec, spans)
 
     def publish_weights(self) -> WeightUpdate:
-        """The full weights in the engine's type. Only rank 0 has a payload; on the other ranks it is None.
+        """The full weights in the engine's dtype. Only rank 0 has a payload; on the other ranks it is None.
 
-        While the trainer is offloaded, tensors of the payload may share memory with the trainer's copies in host
-        memory. The next `offload` overwrites these.
+        While the trainer is offloaded, tensors of the payload may be the trainer's copies in host memory. The next
+        `offload` overwrites these copies.
         """
         return self._publisher.publish()
 
     def send_weights(self, version: int) -> WeightUpdate:
-        """As `WeightPublisher.send`. While the trainer is offloaded, too."""
+        """As `WeightPublisher.send`. Works also while the trainer is offloaded."""
         return self._publisher.send(version)
 
     def save(self, path: str) -> None:
@@ -226,7 +226,8 @@ class FsdpTrainer:
         return UpdatePass(batch, sums, denominator, used)
 
     def _finish(self, done: UpdatePass, number: int, unreadable: Mapping[int, str]) -> UpdateOutcome:
-        """Add up the sums of all ranks, then apply or skip the update: all ranks decide by the same sums."""
+        """Add up the sums of all ranks, then apply or skip the update. All ranks decide alike, because the sums are
+        equal."""
         totals = done.sums.all_reduce()
         scale = self._objective.kept_scale(totals, done.denominator)
         if scale is None:  # every token is masked
@@ -253,7 +254,7 @@ class FsdpTrainer:
         return UpdateOutcome(metrics, unreadable, skipped)
 
     def _check_skipped(self, updates: Sequence[UpdateOutcome]) -> None:
-        """updates: of this batch so far. Raises NumericalError after too many skipped ones in a row."""
+        """Raises NumericalError after too many skipped updates in a row. updates: those of this batch so far."""
         skipped = skipped_updates(updates)
         if self._skipped_in_a_row > self._config.actor.max_skipped_updates:
             raise NumericalError(
@@ -279,7 +280,7 @@ class FsdpTrainer:
         return {name: model for name, model in models.items() if model is not None}
 
     def _synchronize(self) -> None:
-        """Wait for the GPU, which runs asynchronously, so that its time is counted in the right stage."""
+        """Wait for the GPU, because CUDA is asynchronous, so that time is counted in the right stage."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 

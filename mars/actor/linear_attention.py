@@ -1,8 +1,8 @@
-"""Linear attention over packs: a response continues from the state that its prompt leaves.
+"""Linear attention over packs: each response starts from the state at the end of its prompt.
 
-A gated delta rule (Yang et al. 2024, arXiv 2412.06464) keeps no keys and values. A token needs
-two things of those before it: the state, which is one matrix for each head, and the last inputs of a short
-convolution. Both are computed once for a prompt and copied for each of its responses.
+A gated delta rule (Yang et al. 2024, arXiv 2412.06464) keeps no keys and values. Of the tokens before, a token needs
+only the state, one matrix for each head, and the last inputs of a short convolution. Both are computed once for a
+prompt and copied for each of its responses.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mars.actor.prefix_attention import SharedPrefixLayout
 
 
 def use_shared_prefix(layer: nn.Module) -> None:
-    """Replace the forward of a layer of a loaded model (a Qwen3_5GatedDeltaNet of transformers) by one for packs."""
+    """Replace the forward of a loaded model's layer (a Qwen3_5GatedDeltaNet of transformers) by one for packs."""
     layer.forward = partial(pack_forward, layer)
 
 
@@ -33,13 +33,13 @@ def pack_forward(
 ) -> Tensor:
     """hidden_states [1, N, hidden size] -> the same shape.
 
-    Raises NotImplementedError for what a pack cannot express: a cache, a mask.
+    Raises NotImplementedError for a cache or a mask, which a pack cannot have.
     """
     if cache_params is not None or attention_mask is not None:
         raise NotImplementedError("shared-prefix packing supports no cache and no mask in linear attention")
     mixed = layer.in_proj_qkv(hidden_states)
     beta = layer.in_proj_b(hidden_states).sigmoid()
-    # In float32, as transformers computes it: in 16 bits exp(A_log) may be infinite.
+    # In float32, as in transformers, because in 16 bits exp(A_log) may be infinite.
     decay = -layer.A_log.float().exp() * softplus(layer.in_proj_a(hidden_states).float() + layer.dt_bias)
     attended = _scan_pack(layer, (mixed[0], decay[0], beta[0]), shared_prefix)
     gate = layer.in_proj_z(hidden_states).view(-1, layer.head_v_dim)
@@ -48,7 +48,7 @@ def pack_forward(
 
 
 def _scan_pack(layer: Any, inputs: tuple[Tensor, ...], layout: SharedPrefixLayout) -> Tensor:
-    """inputs: three tensors. One holds queries, keys and values before the convolution, side by side: [N, C]. The
+    """inputs: three tensors. The first holds queries, keys and values before the convolution, side by side: [N, C]. The
     others are decay and beta, [N, heads] each.
 
     Returns [N, heads, D]. Makes one call for each prompt, and one for each batch of responses of similar length.
@@ -70,12 +70,11 @@ def _scan_pack(layer: Any, inputs: tuple[Tensor, ...], layout: SharedPrefixLayou
 
 
 def _scan(layer: Any, inputs: list[Tensor], before: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """B sequences of L tokens each.
+    """Scan B sequences of L tokens each.
 
-    inputs: [B, L, C], [B, L, heads] and [B, L, heads], as in `_scan_pack`. before: the inputs of the convolution before
-    the first token, [B, kernel - 1, C]. state: float32 [B, heads, key size, value size]; None for zeros.
-    Returns the output [B, L, heads, D], and the arguments `state` and `before` for a call that continues the sequences,
-    in this order.
+    inputs: [B, L, C], [B, L, heads] and [B, L, heads], as in `_scan_pack`. before: the last inputs of the convolution
+    before the first token, [B, kernel - 1, C]. state: float32 [B, heads, key size, value size]; None for zeros.
+    Returns the output [B, L, heads, D], and `state` and `before` for a call that continues the sequences.
     """
     from transformers.models.qwen3_5.modeling_qwen3_5 import causal_conv1d_fn, torch_chunk_gated_delta_rule
 

@@ -1,7 +1,7 @@
 """LoRA (Hu et al. 2021, arXiv 2106.09685): frozen weights W of linear layers, plus trained products s B A of low rank.
 
-Adapters have the shapes, the initial values and the scale s of peft's. There is no dropout: the trainer's log-probs
-would be those of another distribution than the one that the engine samples from.
+Shapes, initial values and scale s are those of peft. There is no dropout, because with dropout the trainer's log-probs
+would belong to another distribution than the one that the engine samples from.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SUMMED = 2**24  # values that are added up at once
 
 
 class LoraLinear(nn.Linear):
-    """x W^T + b + s (x A^T) B^T. An nn.Linear becomes one in place, so that W and b keep their names.
+    """x W^T + b + s (x A^T) B^T. An nn.Linear is turned into a LoraLinear in place, so that W and b keep their names.
 
     lora_A: [rank, inputs]. lora_B: [outputs, rank], 0 at first. scale: s. with_adapter: False leaves out the product.
     """
@@ -45,10 +45,10 @@ class LoraLinear(nn.Linear):
 
 
 def add_adapters(policy: PolicyModel, settings: LoraConfig, seed: int) -> None:
-    """Give the chosen linear layers an adapter and freeze all else; call it before `shard`.
+    """Give the chosen linear layers an adapter and freeze all other parameters. Call it before `shard`.
 
-    The adapters' initial values depend on `seed` alone; each rank makes all of them on the CPU. Once the weights are
-    read, set `policy.base_sum` to their `bit_sum`. Raises ConfigError if a target is no layer.
+    The adapters' initial values depend only on `seed`; each rank makes all of them on the CPU. When the weights are
+    read, set `policy.base_sum` to their `bit_sum`. Raises ConfigError if a target is not the name of a layer.
     """
     backbone = policy.backbone
     layers = {name: module for name, module in backbone.named_modules() if isinstance(module, nn.Linear)}
@@ -60,7 +60,7 @@ def add_adapters(policy: PolicyModel, settings: LoraConfig, seed: int) -> None:
 
 
 def make_adapter(layer: nn.Linear, settings: LoraConfig, generator: torch.Generator) -> None:
-    """A is uniform in +-1 / sqrt(inputs), and B is 0, so that the layer computes what it did."""
+    """Add an adapter with A uniform in +-1 / sqrt(inputs) and B = 0, so that the layer's output does not change yet."""
     rank, bound = settings.rank, 1 / math.sqrt(layer.in_features)
     layer.__class__ = LoraLinear
     assert isinstance(layer, LoraLinear)
@@ -71,14 +71,14 @@ def make_adapter(layer: nn.Linear, settings: LoraConfig, generator: torch.Genera
 
 
 def adapted_layers(policy: PolicyModel) -> dict[str, LoraLinear]:
-    """The layers with an adapter by their names in the Hugging Face model; none if `add_adapters` was not called."""
+    """The layers with an adapter, by their names in the Hugging Face model; {} without adapters."""
     return {name: module for name, module in policy.backbone.named_modules() if isinstance(module, LoraLinear)}
 
 
 def merged(weight: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Tensor:
     """W + s B A, computed in float64 and rounded to float32.
 
-    Of shards (rows of W and B, all of A), the same rows of the sum.
+    If the weights are sharded, each rank gathers A and computes its own rows of the sum.
     """
     if not isinstance(weight, DTensor):
         return (lora_b.double() @ lora_a.double()).mul_(scale).add_(weight).float()
@@ -91,13 +91,13 @@ def merged(weight: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Tens
 
 
 class BaseModel:
-    """The policy without its adapters: the model that the run started from, in no memory of its own."""
+    """The policy without its adapters: the model that the run started from. It needs no memory of its own."""
 
     def __init__(self, policy: PolicyModel) -> None:
         self._policy = policy
 
     def __call__(self, batch: ForwardBatch) -> tuple[Tensor, Tensor]:
-        """What the policy's forward returns."""
+        """The output of the policy's forward without adapters."""
         with _without_adapters(self._policy):
             return self._policy(batch)
 
@@ -115,12 +115,12 @@ def _without_adapters(policy: PolicyModel) -> Iterator[None]:
 
 
 def bit_sum(policy: nn.Module) -> Tensor:
-    """int64 [1]: a checksum by which all parameters except those of the adapters are recognised.
+    """int64 [1]: a checksum of all parameters except those of the adapters.
 
-    Each float32 value is read as the int32 with the same bits, and these integers are summed.
+    Each float32 value is read as the int32 with the same bits, and these integers are summed. Sums of integers are
+    exact in any order, so the checksum is the same for any number of ranks.
 
-    A collective call if the policy is sharded. Integers, so that it is exact whatever the order of addition, and equal
-    for any number of ranks.
+    A collective call if the policy is sharded.
     """
     base = [value for name, value in policy.named_parameters() if name.rpartition(".")[2] not in _ADAPTER]
     sums = torch.tensor([_sum_of_bits(value.to_local() if isinstance(value, DTensor) else value) for value in base])
@@ -131,6 +131,6 @@ def bit_sum(policy: nn.Module) -> Tensor:
 
 
 def _sum_of_bits(values: Tensor) -> int:
-    """Sums a piece at a time, because torch makes an int64 copy of the values that it sums."""
+    """Sums piece by piece, because torch makes an int64 copy of the values that it sums."""
     pieces = values.detach().reshape(-1).view(torch.int32).split(_SUMMED)
     return sum(int(piece.sum(dtype=torch.int64)) for piece in pieces)

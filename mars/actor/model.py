@@ -30,7 +30,7 @@ Offload = Literal["none", "cpu"]
 
 @dataclass(frozen=True)
 class Placement:
-    """The devices of the weights: "cpu" or "cuda". Offloaded parameters are on the CPU, beside buffers on the GPU."""
+    """Devices of the weights: "cpu" or "cuda". With offloading, parameters are on the CPU and buffers on the GPU."""
 
     parameters: str = "cpu"
     buffers: str = "cpu"
@@ -38,7 +38,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class ScoringSettings:
-    """How logits become log-probs: the distribution the engine samples from.
+    """How logits become log-probs, so that the distribution is that of the engine.
 
     temperature: divides the logits, unless a forward has temperatures of its own. blocked_ids: tokens that get
     probability 0. chunk_tokens: number of tokens whose logits are in memory at once.
@@ -102,7 +102,7 @@ class PolicyModel(nn.Module):
 
 
 class PatchConvolution(nn.Conv3d):
-    """A convolution over single patches as one matrix product, several times faster than `conv3d`."""
+    """A convolution over single patches, computed as one matrix product: several times faster than `conv3d`."""
 
     def forward(self, patches: Tensor) -> Tensor:
         """patches [N, channels, frames, height, width], each as large as the kernel; returns [N, outputs, 1, 1, 1]."""
@@ -117,8 +117,8 @@ def load_policy(
     gradient_checkpointing: bool,
     key: str = "model.path",
 ) -> PolicyModel:
-    """The whole model at `model.path` in float32 on the CPU, in this process. Arguments and errors as `empty_policy`
-    and `fill` have them."""
+    """The whole model at `model.path` in float32 on the CPU, in this process. For arguments and errors see
+    `empty_policy` and `fill`."""
     policy = empty_policy(model, scoring, packing, gradient_checkpointing, key)
     fill(policy, model, Placement(), key)
     return policy
@@ -131,10 +131,10 @@ def empty_policy(
     gradient_checkpointing: bool,
     key: str = "model.path",
 ) -> PolicyModel:
-    """The model at `model.path` in float32, with its weights on torch's meta device: they have no memory and no values
-    until `fill` reads them.
+    """The model at `model.path` in float32, with its weights on torch's meta device: they have neither memory nor
+    values until `fill` reads them.
 
-    packing: how all batches that the model will get are laid out, "padded" or "shared_prefix".
+    packing: the layout of all batches that the model will get, "padded" or "shared_prefix".
     key: the setting that holds the path, for messages.
     Raises SetupError if the model's configuration cannot be read.
     """
@@ -155,14 +155,15 @@ def empty_policy(
                 use_shared_prefix(module)
     if gradient_checkpointing:
         backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        # transformers lets the embeddings' outputs need a gradient, which only reentrant checkpointing needs. Backward
-        # would go through a frozen vision tower.
+        # transformers makes the embeddings' outputs require a gradient, which only reentrant checkpointing needs.
+        # Backward would then go through a frozen vision tower.
         backbone.disable_input_require_grads()
     return policy.train()
 
 
 def _empty_backbone(model: ModelConfig, attention: str | dict[str, str], key: str) -> Any:
-    """Buffers that are in no file, such as the frequencies of rotary embeddings, are computed on the CPU."""
+    """Build the model on the meta device. Buffers that no file has, such as rotary frequencies, are computed on the
+    CPU."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     try:
@@ -194,8 +195,8 @@ def _refuse_quantized(config: Any, where: str) -> None:
 
 
 def _compute_buffers(backbone: Any, where: str) -> None:
-    """Raises SetupError for a tensor that only `__init__` of the model's own code fills: on the meta device it got no
-    values."""
+    """Compute the buffers that no file has. Raises SetupError for a tensor that the model's code sets only in
+    `__init__`, because on the meta device this tensor got no values."""
     empty = {}
     for name, buffer in backbone.named_non_persistent_buffers():
         module, _, own = name.rpartition(".")
@@ -221,18 +222,18 @@ def _compute_buffers(backbone: Any, where: str) -> None:
 
 
 def fill(policy: PolicyModel, model: ModelConfig, placement: Placement, key: str = "model.path") -> None:
-    """Read the weights of an `empty_policy`: of a sharded policy, only the rows that this rank holds.
+    """Read the weights of an `empty_policy`. If the policy is sharded, read only the rows that this rank holds.
 
-    Raises SetupError if the files' weights are not those of the model.
+    Raises SetupError if the files do not have exactly the weights of the model.
     """
     read_weights(policy.backbone, model.path, key, placement.parameters, placement.buffers)
 
 
 def freeze(policy: PolicyModel, parts: Sequence[Part]) -> None:
-    """Keep these parts of the policy as they are; call it before `shard` and before the optimizer is made.
+    """Do not train these parts of the policy. Call it before `shard` and before the optimizer is made.
 
-    Their parameters need no gradient, so the optimizer has no state for them. Backward does not enter the first layers
-    of the forward if all their parameters are frozen. Tied weights belong to the language model.
+    Their parameters need no gradient, so the optimizer has no state for them. Backward skips the first layers of the
+    forward if all their parameters are frozen. Tied weights belong to the language model.
     """
     for name, parameter in policy.backbone.named_parameters():
         parameter.requires_grad_(part_of(name, policy.family.parts) not in parts)
@@ -241,8 +242,8 @@ def freeze(policy: PolicyModel, parts: Sequence[Part]) -> None:
 def shard(policy: PolicyModel, mesh: DeviceMesh, dtype: str, offload: Offload) -> Placement:
     """Shard with FSDP2: each vision block and decoder layer is a unit; embeddings, norms and head are in the root.
 
-    In bfloat16, FSDP2 casts what it gathers for a forward; shards, gradients and their reduction over ranks are
-    float32. Returns where the weights must be.
+    In bfloat16, FSDP2 casts the parameters that it gathers for a forward. Shards, gradients and their reduction over
+    ranks are float32. Returns the devices on which the weights must be.
     """
     precision, place = MixedPrecisionPolicy(), OffloadPolicy()
     if dtype == "bfloat16":

@@ -1,15 +1,15 @@
-"""Carry a model's tokenizer, processor and generation settings over to the folder of the policy trained from it."""
+"""Copy a model's tokenizer, processor and generation settings to the folder of the policy trained from the model."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
-# Endings of the files to copy; weights and config.json are saved from the policy. They are copied because transformers
-# would write some of them in another form, and refuses to write some that it can read, such as generation settings
-# that contradict each other.
+# Endings of the files to copy. Weights and config.json are saved from the policy. The files are copied because
+# transformers would write some of them in another form. It also refuses to write some files that it can read, such as
+# generation settings that contradict each other.
 _SUFFIXES = (".json", ".jinja", ".txt", ".model", ".py")
-# The files to copy for a hub name, whose files cannot be listed.
+# The files to copy if model.path is a hub name, whose files cannot be listed.
 _HUB_FILES = (
     "generation_config.json",
     "preprocessor_config.json",
@@ -27,10 +27,7 @@ _HUB_FILES = (
 
 
 def carry_files(model_path: str, folder: str) -> list[str]:
-    """Copy these files of the model unchanged.
-
-    A file that cannot be copied does not stop the others: returns "name (reason)" for each.
-    """
+    """Copy these files of the model unchanged. Returns "name (reason)" for each file that could not be copied."""
     failed = []
     for name, source in _carried(model_path):
         target = Path(folder) / name
@@ -59,7 +56,7 @@ def _is_carried(name: str) -> bool:
 
 
 def _hub_file(model_path: str, name: str) -> Path | None:
-    """A file of a hub repository in the local cache, downloaded if need be; None if there is no such file."""
+    """A file of a hub repository, from the local cache or downloaded; None if there is no such file."""
     from transformers.utils import cached_file
 
     found = cached_file(model_path, name, _raise_exceptions_for_missing_entries=False)

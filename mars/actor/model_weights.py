@@ -1,7 +1,7 @@
-"""Read a model's weights from its safetensors files, on each rank only the rows that it holds.
+"""Read a model's weights from its safetensors files. Each rank reads only the rows that it holds.
 
-The model is on torch's meta device at first: it has names and shapes but no memory. Names in the files are translated
-as transformers' `from_pretrained` does, and saved again under the same names.
+At first the model is on torch's meta device: it has names and shapes but no memory. Names in the files are translated
+as in transformers' `from_pretrained`. The policy is saved under the names in the files.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file. name: in the file; it may be an old name. dtype: as the format names it: F32, BF16, ..."""
+    """A tensor in a file. name: in the file; it may be an old name. dtype: in the format's notation: F32, BF16, ..."""
 
     file: str
     name: str
@@ -37,21 +37,21 @@ class StoredTensor:
     shape: tuple[int, ...]
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """These rows, in the file's type; the tensor may be the mapped file itself, so copy it."""
+        """These rows, in the file's dtype. The tensor may be the mapped file itself: copy it before changing it."""
         with safe_open(self.file, framework="pt") as opened:
             tensor = opened.get_slice(self.name)
             return tensor[start:stop] if self.shape else opened.get_tensor(self.name)
 
 
 def read_weights(backbone: Any, path: str, key: str, parameters: str, buffers: str) -> None:
-    """Give every parameter and buffer of `backbone` that is on the meta device its values, in its own type, which is
+    """Read the values of every parameter and buffer of `backbone` that is on the meta device. Dtypes stay; they are
     float32 in an `empty_policy`.
 
     parameters, buffers: the devices on which they shall be.
 
-    Parameters may be sharded: of each, only this rank's rows are read, so that loading needs the memory of the shards
-    and of one tensor more. path: the model's folder or hub name. key: the setting that holds it, for messages.
-    Raises SetupError if the files cannot be read, or if their tensors are not exactly those of the model.
+    Parameters may be sharded. Then only this rank's rows are read, so loading needs the memory of the shards and of one
+    more tensor. path: the model's folder or hub name. key: the setting that holds the path, for messages.
+    Raises SetupError if the files cannot be read, or if they do not have exactly the model's tensors.
     """
     try:
         stored = _stored(backbone, _files(path, key), f"{key}: {path}")
@@ -63,7 +63,8 @@ def read_weights(backbone: Any, path: str, key: str, parameters: str, buffers: s
 
 
 def _files(path: str, key: str) -> Sequence[str]:
-    """The safetensors files of a folder, or of a hub name in the local cache, downloaded if need be."""
+    """The safetensors files of a folder or hub name. Files of a hub name come from the local cache, or are
+    downloaded."""
     from transformers.utils import cached_file
 
     single = cached_file(path, _SINGLE, _raise_exceptions_for_missing_entries=False)
@@ -77,10 +78,10 @@ def _files(path: str, key: str) -> Sequence[str]:
 
 
 def _stored(backbone: Any, files: Iterable[str], where: str) -> dict[str, StoredTensor]:
-    """Name of a parameter or buffer of the model -> its tensor. Tied weights have all their names.
+    """Name of a parameter or buffer of the model -> its tensor in a file. Tied weights have all their names.
 
-    Raises SetupError if there are too few or too many, of other shapes, or of types that are no floating-point numbers.
-    where: of the files, for messages.
+    Raises SetupError if tensors are missing, if there are too many, or if a shape or dtype is wrong. where: names the
+    files in messages.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
@@ -105,7 +106,7 @@ def _stored(backbone: Any, files: Iterable[str], where: str) -> dict[str, Stored
             _refuse_another(found.setdefault(name, tensor), tensor, where)
         else:
             unexpected[name] = tensor.name
-    # `save_pretrained` goes by this attribute to give the weights the names that they had in the files.
+    # `save_pretrained` reads this attribute, to save the weights under the names that they had in the files.
     backbone._weight_conversions = [one for one in conversions if one.was_used()]
     _share_tied(backbone, found, where)
     info: Any = SimpleNamespace(missing_keys=set(wanted) - set(found), unexpected_keys=set(unexpected))
@@ -133,8 +134,8 @@ def _refuse_integers(tensor: StoredTensor, place: Tensor, where: str) -> None:
 
 
 def _refuse_another(first: StoredTensor, second: StoredTensor, where: str) -> None:
-    """Raises SetupError for two tensors of one weight with different values: the engine could use one, the trainer the
-    other. They have an old and a new name, or the same name in two files."""
+    """Raises SetupError if one weight is stored as two tensors with different values. They have an old and a new name,
+    or the same name in two files. The engine might use one of them, and the trainer the other."""
     if not _equal(first, second):
         raise SetupError(
             f"{where}: one weight is stored twice with different values: {first.name} in {Path(first.file).name}, "
@@ -143,9 +144,9 @@ def _refuse_another(first: StoredTensor, second: StoredTensor, where: str) -> No
 
 
 def _share_tied(backbone: Any, found: dict[str, StoredTensor], where: str) -> None:
-    """Give every name of a tied weight the tensor that is stored under one of them.
+    """Give every name of a tied weight the tensor that is stored under one of its names.
 
-    Raises SetupError if several are stored with different values: the engine would use one, the trainer another.
+    Raises SetupError if several tensors with different values are stored: engine and trainer might use different ones.
     """
     for places in _places(backbone).values():
         names, shape = [place.name for place in places], tuple(places[0].tensor.shape)
@@ -162,7 +163,7 @@ def _share_tied(backbone: Any, found: dict[str, StoredTensor], where: str) -> No
 
 
 def _equal(one: StoredTensor, other: StoredTensor) -> bool:
-    """Whether the model gets the same bits from both, in float32. So NaN equals NaN."""
+    """Whether the model gets the same float32 bits from both. So NaN equals NaN."""
     if one is other or one.shape != other.shape:
         return one is other
     if not one.shape:
@@ -207,7 +208,7 @@ def _some(names: set[str]) -> str:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a tensor of the model is. name: in the whole model; own: in `module`."""
+    """A place of a tensor in the model. name: in the whole model; own: in `module`."""
 
     module: nn.Module
     own: str
@@ -219,7 +220,8 @@ class _Place:
 
 
 def _places(backbone: nn.Module) -> dict[str, list[_Place]]:
-    """Places of each tensor on the meta device, by the name of the first; a tied weight has several."""
+    """The places of each tensor on the meta device, by the name of its first place. A tied weight has several
+    places."""
     found: dict[int, list[_Place]] = {}
     for path, module in backbone.named_modules():
         for own, tensor in (*module._parameters.items(), *module._buffers.items()):

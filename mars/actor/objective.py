@@ -1,4 +1,4 @@
-"""What one optimizer step minimises, and the sums its metrics come from. No model, no distribution of work."""
+"""The loss of one optimizer step, and the sums behind its metrics. Knows neither the model nor the other ranks."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ _NO_TERMS = TokenTerms()
 class Objective:
     """Policy loss, KL term and entropy bonus over the rows of one micro-batch.
 
-    truncation_nats: by how much the engine's log-probs may exceed the trainer's because it samples from the top_p or
-    top_k part of the distribution (from the function `truncation_nats`).
+    truncation_nats: by how much the engine's log-probs may exceed the trainer's, because the engine samples only from
+    the top_p or top_k part of the distribution (see the function `truncation_nats`).
     """
 
     def __init__(self, algorithm: AlgorithmConfig, truncation_nats: float) -> None:
@@ -52,7 +52,7 @@ class Objective:
             )
 
     def at(self, settings: Mapping[str, float]) -> Objective:
-        """The objective of a step. settings: its values of `ramps`, by key (`TrainBatch.settings`)."""
+        """The objective of a step. settings: the step's values of `ramps`, by key (`TrainBatch.settings`)."""
         changes = {f"algorithm.{name}": name for name in OF_ALGORITHM if f"algorithm.{name}" in settings}
         if not changes:
             return self
@@ -69,10 +69,11 @@ class Objective:
         return self._denominator(*loss_counts(lengths))
 
     def kept_scale(self, sums: Mapping[str, float], denominator: float) -> float | None:
-        """What the gradient of an update must be multiplied by, because some of its tokens are masked.
+        """The factor by which the gradient of an update must be multiplied, because some of its tokens are masked.
 
-        A masked token is in no denominator, but which tokens are masked is known only after the forwards of all ranks.
-        So `loss` divides by the denominator of all tokens, and this is denominator / denominator of the kept ones.
+        The denominator must not count masked tokens, but it is known only after the forwards of all ranks which tokens
+        are masked. So `loss` divides by the denominator of all tokens, and the factor is this denominator / the
+        denominator of the kept tokens.
 
         sums: over all micro-batches and ranks.
         Returns None if every token is masked, and 1 with importance_mode truncate.
@@ -109,9 +110,9 @@ class Objective:
         part in the loss; `kept_scale` corrects the denominator.
 
         logprobs, entropy, old_logprobs, ref_logprobs: float [T], the rows' response tokens one after the other.
-        old_logprobs: of the weights before the step's first update; None in the first update, where `logprobs` are the
-        old ones (ratio 1). ref_logprobs: None if the loss has no KL term. compare_rollout: whether this update is the
-        one of `compared_update`. rule: of `recipe.tokens`; w scales its terms too.
+        old_logprobs: with the weights before the step's first update; None in the first update, where `logprobs` are
+        also the old ones (ratio 1). ref_logprobs: None if the loss has no KL term. compare_rollout: whether this
+        update is `compared_update`. rule: of `recipe.tokens`; w scales its terms too.
         """
         algorithm = self._algorithm
         tokens = TokenTargets.of(rows, lengths, logprobs)
@@ -164,8 +165,8 @@ class Objective:
     def _importance_weights(self, old: Tensor, tokens: TokenTargets) -> tuple[Tensor, dict[str, Tensor], TokenTargets]:
         """The factor of each token's policy loss, sums for metrics, and the targets without masked tokens.
 
-        The factor is 1 for every token if no cap is set. With a cap, off-policy tokens still get 1, because their
-        rollout log-probs are of another prompt.
+        Without a cap, the factor of every token is 1. With a cap, the factor of off-policy tokens is still 1, because
+        their rollout log-probs belong to another prompt.
         """
         if self._importance is None:
             none = old.new_zeros(())
@@ -185,11 +186,12 @@ class Objective:
         return self._importance_weights(old, tokens)[2]
 
     def _rollout_sums(self, old: Tensor, tokens: TokenTargets, compare: bool) -> dict[str, Tensor]:
-        """How far the engine's log-probs are from the trainer's, and the sum of the trainer's over guests' tokens."""
+        """How far the engine's log-probs are from the trainer's; and the trainer's, summed over the tokens of
+        guests."""
         rollout = tokens.rollout_logprobs
         compared = replace(tokens.fresh, mask=tokens.fresh.mask & compare)
-        # Sampling with top_p renormalises the engine's probabilities: its log-probs may be higher by up to -ln(top_p).
-        # Such a difference is not a mismatch.
+        # Sampling with top_p renormalises the engine's probabilities, so its log-probs may be higher by up to
+        # -ln(top_p). Such a difference is not a mismatch.
         forgiven = rollout - (rollout - old).clamp(0.0, self._truncation_nats)
         difference = logprob_difference(old, forgiven, compared)
         return {
@@ -202,7 +204,7 @@ class Objective:
         }
 
     def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """sums: over all micro-batches and ranks of one update. Their losses are already multiplied by `kept_scale`."""
+        """sums: over all micro-batches and ranks of one update. Its losses are already multiplied by `kept_scale`."""
         algorithm = self._algorithm
         tokens = max(sums["num_tokens"], 1.0)
         on_policy = max(sums["num_on_policy"], 1.0)
@@ -221,7 +223,8 @@ class Objective:
         return metrics | mean_metrics(sums) | self.rollout_metrics(sums)
 
     def rollout_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """Those of `metrics` that compare engine and trainer. An update with all tokens masked has them too."""
+        """The part of `metrics` that compares engine and trainer. Also reported if all tokens of an update are
+        masked."""
         metrics = {}
         if self._importance is not None:
             kept, weighted = max(sums["num_weights"], 1.0), max(sums["num_weights"] + sums["num_masked"], 1.0)

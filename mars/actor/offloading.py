@@ -1,4 +1,4 @@
-"""What of the trainer is on the device, and what in host memory."""
+"""Moves the trainer's tensors between device and host memory."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from mars.offload import HostCopies
 class Offloading:
     """Moves the trainer's tensors to host memory and back.
 
-    policy: sharded. reference: the model of the KL term, None if it has no memory of its own. Gradients and activations
-    live only inside an update. on_cpu: parameters and optimizer states are in CPU memory anyway (`actor.offload=cpu`),
-    so only buffers are moved.
+    policy: sharded. reference: the model of the KL term; None if it needs no memory of its own. on_cpu: whether
+    parameters and optimizer states are always in CPU memory (`actor.offload=cpu`); then only buffers are moved.
+    Gradients and activations are not moved, because they exist only inside an update.
     """
 
     def __init__(self, policy: nn.Module, reference: nn.Module | None, optimizer: Optimizer, on_cpu: bool) -> None:
@@ -35,7 +35,8 @@ class Offloading:
             raise RuntimeError("the trainer is in host memory; call onload first")
 
     def readable(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """state: tensors of the trainer by name. Those in host memory are replaced by their copies there."""
+        """state: tensors of the trainer by name. A tensor that was moved to host memory is replaced by its copy
+        there."""
         return {name: self._copies.copy_of(value) for name, value in state.items()}
 
     def _tensors(self) -> Iterator[Tensor]:

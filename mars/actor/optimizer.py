@@ -1,4 +1,4 @@
-"""AdamW with linear warm-up, and a step that clips the gradient and is skipped if it is not finite."""
+"""AdamW with linear warm-up and gradient clipping. A step with a gradient that is not finite is skipped."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ class StepResult:
 class Optimizer:
     """AdamW. Weight decay applies to all parameters, norms and embeddings included, as in other GRPO implementations.
 
-    parameters: by name; those that need no gradient are left alone.
-    total_steps: after the warm-up the learning rate falls linearly to 0 at this step; None: it stays constant.
+    parameters: by name; those that need no gradient are not trained.
+    total_steps: step at which the learning rate reaches 0, in a straight line after the warm-up; None: it stays
+    constant.
     """
 
     def __init__(
@@ -49,13 +50,13 @@ class Optimizer:
         )
 
     def scale(self, factor: float) -> None:
-        """Multiply the gradients by `factor`. A factor of 1 does not change a single bit of them."""
+        """Multiply the gradients by `factor`. With a factor of 1, the gradients keep all their bits."""
         for parameter in self._parameters if factor != 1.0 else ():
             if parameter.grad is not None:
                 parameter.grad.mul_(factor)
 
     def step(self) -> StepResult:
-        """Clip and apply the gradients, or apply none if any is not finite; then clear them."""
+        """Clip and apply the gradients, then clear them. If one is not finite, clear them without applying any."""
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.max_grad_norm)
         grad_norm = float(_full(norm))
         learning_rate = self._learning_rate()
@@ -69,7 +70,7 @@ class Optimizer:
         return StepResult(grad_norm, learning_rate, applied)
 
     def skip(self) -> StepResult:
-        """Clear the gradients; weights and learning-rate schedule stay as they are."""
+        """Clear the gradients. Weights and learning-rate schedule do not change."""
         self.clear()
         return StepResult(float("nan"), self._learning_rate(), applied=False)
 
@@ -78,7 +79,7 @@ class Optimizer:
 
     @property
     def num_steps(self) -> int:
-        """Steps applied, over the whole run."""
+        """Number of steps applied in the whole run."""
         return self._num_steps
 
     def moments(self) -> list[Tensor]:
@@ -88,8 +89,8 @@ class Optimizer:
     def tensors(self) -> dict[str, Tensor]:
         """The state by name, for a checkpoint. AdamW's moments are float32, sharded like the weights, and not copied.
 
-        "steps": int64 [1 + parameters], the steps applied, and of these the steps of each parameter: one without a
-        gradient takes no step. A parameter that has taken no step has no moments.
+        "steps": int64 [1 + parameters]: the number of steps applied, then the number of steps of each parameter. They
+        differ, because a parameter takes no step without a gradient. A parameter that has taken no step has no moments.
         """
         counts = [int(self._adamw.state[p]["step"]) if p in self._adamw.state else 0 for p in self._parameters]
         found = {"steps": torch.tensor([self._num_steps, *counts])}
@@ -102,7 +103,7 @@ class Optimizer:
     def prepare_load(self, steps: Tensor) -> None:
         """Take over the counts of `tensors()["steps"]` and allocate AdamW's moments, which the caller then fills.
 
-        Raises ValueError for a state of other parameters.
+        Raises ValueError if the state has another number of parameters.
         """
         total, *counts = steps.tolist()
         if len(counts) != len(self._parameters):

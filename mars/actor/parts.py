@@ -1,6 +1,6 @@
 """Which part of the model a module belongs to: vision tower, projector or language model.
 
-Works on names alone, so that it serves a loaded model and the headers of its files. Imports no torch.
+Uses only names, so it works for a loaded model and for the headers of its files. Imports no torch.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ ALL_LINEAR = "all-linear"
 def part_of(name: str, parts: ModelParts) -> Part:
     """The part of a parameter or module. name: its dotted name in the model or in its files. parts: of its family.
 
-    Example: of Qwen2.5-VL, model.visual.merger.mlp.0.weight is the projector's, visual.blocks.0.norm1.weight (a name in
-    older files, which lack "model.") the vision tower's.
+    Example for Qwen2.5-VL: model.visual.merger.mlp.0.weight belongs to the projector. visual.blocks.0.norm1.weight, a
+    name in older files, which lack "model.", belongs to the vision tower.
     """
     if _is_below(name, parts.projector):
         return "projector"
@@ -32,11 +32,11 @@ def _is_below(name: str, modules: Sequence[str]) -> bool:
 
 
 def adapter_layers(layers: Iterable[str], parts: ModelParts, settings: LoraConfig, section: str = "actor") -> list[str]:
-    """Those of a model's linear layers that get a LoRA adapter, all by their dotted names.
+    """The linear layers of a model that get a LoRA adapter. layers, result: dotted names.
 
     section: of the settings, for messages.
 
-    The head never gets one, as in peft. Raises ConfigError if a target is not the name of a layer in
+    The head never gets an adapter, as in peft. Raises ConfigError if a target is not the name of a layer in
     `settings.parts`, or if one of these parts gets no adapter.
     """
     ends = {name: name.rpartition(".")[2] for name in layers if part_of(name, parts) in settings.parts}

@@ -1,4 +1,4 @@
-"""Attention over packs: each prompt comes once, then its responses; a response attends to its prompt and to itself."""
+"""Attention over packs: each prompt once, then its responses. A response attends to its prompt and to itself."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class PaddedResponses:
 
     @cached_property
     def mask(self) -> Tensor:
-        """Bool [R, P + R], what a token attends to: the whole prompt, the earlier response tokens and itself.
+        """Bool [R, P + R], the tokens that a token attends to: the whole prompt, earlier response tokens and itself.
 
-        Made on demand: variable-length attention needs no mask, and the mask of a long response is large.
+        Made on demand, because the mask of a long response is large, and variable-length attention needs no mask.
         """
         longest = len(self.tokens) // self.count
         mask = torch.ones(longest, self.prompt_tokens + longest, dtype=torch.bool, device=self.tokens.device)
@@ -54,10 +54,10 @@ class PrefixGroup:
 
 @dataclass(frozen=True)
 class SharedPrefixLayout:
-    """What attends to what in a pack of N tokens: prompt, its responses, next prompt, its responses, and so on.
+    """Which tokens attend to which in a pack of N tokens: prompt, its responses, next prompt, its responses, and so on.
 
-    Every forward gets it as an argument. It is not stored in the model, because gradient checkpointing repeats forwards
-    in backward, when another pack may be stored there.
+    Every forward gets the layout as an argument. It is not stored in the model: gradient checkpointing repeats forwards
+    in backward, and by then the model might have the layout of another pack.
     query_ends, key_ends: int32 [S + 1] for S segments: 0, then the running totals of the numbers of queries (keys).
     """
 
@@ -90,7 +90,7 @@ class SharedPrefixLayout:
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
-        """For each group, the number of its prompt tokens, then that of all its response tokens, in one flat tuple."""
+        """For each group, its number of prompt tokens, then its number of response tokens, in one flat tuple."""
         return tuple(size for group in self.groups for size in (group.prompt_tokens, sum(group.response_tokens)))
 
     @cached_property
@@ -103,9 +103,9 @@ class SharedPrefixLayout:
 
 
 def register() -> str:
-    """Register the attention with transformers, for the language model; returns its name.
+    """Register the attention with transformers, for the language model. Returns its name.
 
-    transformers builds no mask for attentions that it does not know.
+    transformers builds no mask for an attention that it does not know.
     """
     from transformers import AttentionInterface
 
@@ -126,9 +126,9 @@ def shared_prefix_attention(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """query [1, H, N, D], key and value [1, Hk, N, D], H a multiple of Hk -> [1, N, H, D], and no weights.
+    """query [1, H, N, D], key and value [1, Hk, N, D], H a multiple of Hk -> [1, N, H, D]. Gives None for the weights.
 
-    Raises NotImplementedError for what a pack cannot express: a mask, dropout, a sliding window.
+    Raises NotImplementedError for a mask, dropout or a sliding window, which a pack cannot have.
     """
     if attention_mask is not None or dropout or sliding_window:
         raise NotImplementedError("shared-prefix packing supports no mask, no attention dropout and no sliding window")
@@ -145,10 +145,10 @@ def takes_varlen(query: Tensor) -> bool:
 
 
 def grouped_varlen() -> Callable[..., Tensor]:
-    """torch's `varlen_attn`, for as many key heads as query heads or fewer.
+    """torch's `varlen_attn`, for as many key heads as query heads, or fewer.
 
-    torch 2.11 passes any number of key heads on to its kernel, which takes them. Later versions refuse fewer key heads
-    without `enable_gqa`, an argument that 2.11 does not have.
+    torch 2.11 accepts fewer key heads than query heads without an argument. Later versions need `enable_gqa`, which
+    2.11 does not have.
     """
     from torch.nn.attention.varlen import varlen_attn
 
@@ -156,10 +156,10 @@ def grouped_varlen() -> Callable[..., Tensor]:
 
 
 def attend_padded(query: Tensor, key: Tensor, value: Tensor, layout: SharedPrefixLayout, scale: float) -> Tensor:
-    """query [N, H, D], key and value [N, Hk, D] -> [N, H, D], on any device and in any type.
+    """query [N, H, D], key and value [N, Hk, D] -> [N, H, D], on any device and in any dtype.
 
     Makes one causal call for each prompt, and one for each batch of responses of similar length. The keys of a response
-    are those of its prompt followed by its own.
+    are the keys of its prompt followed by its own.
     """
     outputs = []
     # One split instead of many slices, because its backward is a single concatenation.
@@ -183,16 +183,16 @@ def attend_segments(
 ) -> Tensor:
     """`attend_padded` as one call of variable-length attention, without padding.
 
-    varlen: `grouped_varlen()`. Where a segment has more keys than queries, its causal mask must be
-    aligned at the end (bottom right), as in FlashAttention from version 2.1 on.
+    varlen: `grouped_varlen()`. If a segment has more keys than queries, its causal mask must be aligned at the end
+    (bottom right), as in FlashAttention from version 2.1 on.
     """
     queries, keys = zip(*layout.segments, strict=True)
     return varlen(
         query,
         _keys_by_segment(key, layout),
         _keys_by_segment(value, layout),
-        # Tensors of the layout, which are on the device already: tensors made here would be copied from the CPU in
-        # every layer.
+        # Tensors of the layout, because they are on the device already. Tensors made here would be copied from the CPU
+        # in every layer.
         layout.query_ends,
         layout.key_ends,
         max(queries),
@@ -205,7 +205,7 @@ def attend_segments(
 def _keys_by_segment(keys: Tensor, layout: SharedPrefixLayout) -> Tensor:
     """[N, Hk, D] -> the keys of each segment: the prompt's, then for each response the prompt's and its own.
 
-    The prompt is copied by `expand` and not by indexing, so that its gradient is one sum, in float32, in a fixed order.
+    The prompt is copied by `expand`, not by indexing, so that its gradient is one sum, in float32, in a fixed order.
     """
     parts = iter(keys.split(layout.sizes))
     rows: list[Tensor] = []
@@ -250,7 +250,7 @@ def _segments(groups: Sequence[PrefixGroup]) -> tuple[tuple[int, int], ...]:
 
 
 def _group(prompt_tokens: int, response_tokens: tuple[int, ...]) -> PrefixGroup:
-    """Puts responses whose lengths have equally many binary digits into one batch, so less than half is padding."""
+    """Batches responses whose lengths have equally many binary digits, so that less than half of a batch is padding."""
     starts = [0, *accumulate(response_tokens)]
     kept = torch.empty(starts[-1], dtype=torch.long)
     padded, first_row = [], 0

@@ -15,7 +15,7 @@ _LOOPBACK = "127.0.0.1"
 
 
 def join_group(rendezvous: Rendezvous, device: str) -> bool:
-    """Returns whether this call made the process group (an engine in this process may have made one before).
+    """Make the trainer's process group. Returns False if it exists, because an engine in this process has made it.
 
     Raises SetupError if the ranks do not find each other.
     """
@@ -43,9 +43,10 @@ def join_group(rendezvous: Rendezvous, device: str) -> bool:
 
 
 def _meeting_place(rendezvous: Rendezvous, timeout: timedelta) -> dict[str, Any]:
-    """The store or the address of the group. On one machine, the store of rank 0 listens on the loopback interface.
+    """The store or the address of the group. On one machine, the store of rank 0 listens only on the loopback
+    interface.
 
-    torch's own store listens on all interfaces, whatever address it is given.
+    torch's own store listens on all interfaces, whatever its address is.
     """
     if rendezvous.init_method is None:
         return {"store": dist.HashStore()}

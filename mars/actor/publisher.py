@@ -11,9 +11,9 @@ from mars.weights.transfer import WeightTransfer
 
 
 class WeightPublisher:
-    """Sends the weights of `policy` in the type `dtype`. All calls but `changed` are collective calls of the ranks.
+    """Sends the weights of `policy` in `dtype`. All calls except `changed` and `version` are collective.
 
-    readable: finds tensors that were moved to host memory.
+    readable: replaces tensors that were moved to host memory by their copies there.
     """
 
     def __init__(self, policy: PolicyModel, dtype: str, transfer: WeightTransfer, readable: Readable) -> None:
@@ -22,12 +22,12 @@ class WeightPublisher:
         self._version, self._is_current = 0, True
 
     def changed(self) -> None:
-        """To be called when the weights change: they are then no longer those of the last version."""
+        """Call it when the weights change: they are then no longer those of the last version."""
         self._is_current = False
 
     @property
     def version(self) -> int:
-        """Of the current weights; if they have changed since they were sent, the version that they will have."""
+        """The version of the current weights. If they have not been sent yet: the version that they will get."""
         return self._version if self._is_current else self._version + 1
 
     def publish(self) -> WeightUpdate:
@@ -37,7 +37,7 @@ class WeightPublisher:
         """Send the weights as this version.
 
         A call with the version of the previous call sends the same weights again, for an engine that replaces a lost
-        one. Raises ValueError for that version if the weights have changed since that call, and for any lower version.
+        one. Raises ValueError for this version if the weights have changed since that call, and for any lower version.
         """
         if version < self._version or (version == self._version and not self._is_current):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Reading the images of a batch beside its forwards, and agreeing on the prompts that some rank could not read."""
+"""Read the images of a batch during its forwards, and agree with other ranks on prompts that cannot be read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Process(Protocol):
 
 @dataclass(frozen=True)
 class _Read:
-    """unreadable: why `prompt` has blank images; None if it has its own."""
+    """unreadable: why `prompt` has blank images; None if it has its own images."""
 
     prompt: ProcessedPrompt
     unreadable: str | None
@@ -40,9 +40,9 @@ class _Read:
 class ReadPrompts:
     """The prompts of one rank's rows, by their index in the batch.
 
-    A thread reads them ahead; asking for a prompt waits until it is read.
-    A prompt that cannot be read gets blank images of the same sizes. It is not left out, because the ranks' forwards
-    depend on each other. `unreadable` says which prompts have blank images.
+    A thread reads the prompts ahead. Asking for a prompt waits until it is read. A prompt that cannot be read gets
+    blank images of the same sizes; `unreadable` names it. It is not left out, because all ranks must make the same
+    forwards.
     """
 
     def __init__(self, pending: Mapping[int, Future[_Read]]) -> None:
@@ -53,12 +53,12 @@ class ReadPrompts:
         return self._pending[index].result().prompt
 
     def unreadable(self, micros: Iterable[MicroBatch]) -> dict[int, str]:
-        """Index -> reason, of the prompts in these forwards that could not be read on this rank."""
+        """Index -> reason, for the prompts of these forwards that could not be read on this rank."""
         found = {index: self._reason(index) for micro in micros for index, _ in micro.rows}
         return {index: reason for index, reason in found.items() if reason is not None}
 
     def drop_prompts(self) -> None:
-        """Free the prompts, which are not asked for again. `unreadable` answers as before."""
+        """Free the prompts when they are not needed any more. `unreadable` still works."""
         self._reasons = {index: read.result().unreadable for index, read in self._pending.items()}
         self._pending = {}
 
@@ -67,7 +67,7 @@ class ReadPrompts:
 
 
 class PromptReader:
-    """Reads prompts in a thread, each once, in the order of the forwards: later images while the first forwards run."""
+    """Reads each prompt once, in a thread, in the order of the forwards, so that forwards start before all are read."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -90,14 +90,15 @@ class PromptReader:
 
 
 def agreed(mine: Mapping[int, str], device: torch.device) -> dict[int, str]:
-    """What any rank could not read, in order of the index: the same on all ranks. A collective call."""
+    """The prompts that any rank could not read, in order of index; the same on all ranks. A collective call."""
     number = torch.tensor(float(len(mine)), device=device)
     dist.all_reduce(number)
     return dict(sorted(merged_over_ranks(mine).items())) if number.item() else {}
 
 
 def merged_over_ranks(mine: Mapping[Any, Value]) -> dict[Any, Value]:
-    """The entries of all ranks; of two with the same key, that of the lower rank. A collective call, made rarely."""
+    """The entries of all ranks. If ranks share a key, the lowest rank's entry counts. A collective call, made
+    rarely."""
     parts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(parts, dict(mine))
     return {key: value for part in reversed(parts) for key, value in part.items()}
@@ -106,8 +107,8 @@ def merged_over_ranks(mine: Mapping[Any, Value]) -> dict[Any, Value]:
 def agreed_names(key: str, seen: Iterable[tuple[str, ...]]) -> None:
     """Raises ConfigError on all ranks unless all calls of a rule's method, on all ranks, gave the same names.
 
-    Otherwise the ranks would add up different numbers. key: of the method. seen: the names of each call on this rank.
-    A collective call.
+    With different names, the ranks would add up different numbers. key: names the method in the message. seen: the
+    names of each call on this rank. A collective call.
     """
     parts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(parts, sorted(set(seen)))

@@ -1,4 +1,4 @@
-"""The model that a KL term is measured against, and its updates. It has no gradient."""
+"""The reference model of the KL term, and its updates. It has no gradient."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _ADVICE = (
 def kl_reference(
     config: TrainConfig, policy: PolicyModel, scoring: ScoringSettings, mesh: DeviceMesh
 ) -> PolicyModel | BaseModel | None:
-    """The model of the KL term, sharded; None without one. The base model of LoRA adapters needs no copy of its own.
+    """The model of the KL term, sharded; None without one. With LoRA, the base model serves without a copy.
 
-    policy: sharded, before its first update. scoring: how logits become log-probs; the same settings as the
-    policy's. Raises what `load_reference` raises.
+    policy: sharded, before its first update. scoring: how logits become log-probs; the policy's settings. Raises what
+    `load_reference` raises.
     """
     algorithm, model, actor = config.algorithm, config.model, config.actor
     if not algorithm.loads_reference:
@@ -46,8 +46,8 @@ def kl_reference(
 class ReferenceUpdate:
     """Moves the reference model towards the policy: reference <- decay x reference + (1 - decay) x policy.
 
-    Shard by shard, because both models are sharded alike. decay: 0 copies the policy, to the bit. every: in optimizer
-    steps. Raises ConfigError if the models differ in their parameters.
+    Each rank updates its own shards, because both models are sharded alike. decay: with 0 the reference becomes an
+    exact copy of the policy. every: in optimizer steps. Raises ConfigError if the models differ in their parameters.
     """
 
     def __init__(self, policy: PolicyModel, reference: PolicyModel, decay: float, every: int) -> None:
@@ -63,7 +63,7 @@ class ReferenceUpdate:
 
     @torch.no_grad()
     def after(self, num_steps: int) -> None:
-        """num_steps: optimizer steps so far in the run, the last of them just now."""
+        """Update the reference if `every` divides num_steps, the number of optimizer steps so far in the run."""
         if num_steps % self._every:
             return
         for model in (self._policy, self.reference):  # else some parameters are whole ones, gathered for a forward
@@ -85,7 +85,7 @@ def reference_update(
 
 
 def updated_model(update: ReferenceUpdate | None) -> PolicyModel | None:
-    """The reference model whose weights belong into a checkpoint."""
+    """The reference model whose weights are part of a checkpoint; None if the reference is never updated."""
     return None if update is None else update.reference
 
 
@@ -110,7 +110,7 @@ def load_reference(
 
 
 def check_reference(path: str, policy_path: str, *, trust_remote_code: bool) -> None:
-    """Check that the model at `path` can score the policy's token ids and image patches; its size may differ.
+    """Check that the model at `path` can score the policy's token ids and image patches. Its size may differ.
 
     Reads configurations and tokenizers, no weights. Raises ConfigError if the model does not fit the policy, and
     SetupError if it cannot be found.
@@ -144,7 +144,7 @@ def check_reference(path: str, policy_path: str, *, trust_remote_code: bool) -> 
 
 
 def _inputs(config: Any, family: Family) -> dict[str, Any]:
-    """The settings that must be equal for two models of one family to read ids and images alike."""
+    """The settings in which two models of one family must agree, to read the same ids and images."""
     return {
         "vocab_size": config.get_text_config().vocab_size,
         "image_token_id": config.image_token_id,

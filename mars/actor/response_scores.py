@@ -1,4 +1,4 @@
-"""One number for each response of a batch, such as its KL to the reference model: no update, no gradient."""
+"""One number for each response of a batch, such as its KL to the reference model, without update and gradient."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mars.train_types import MicroBatch, TrainBatch
 
 
 class ResponseScorer:
-    """Scores batches on one rank. estimator: of a KL."""
+    """Scores batches on one rank. estimator: of the KL."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class ResponseScorer:
         )
 
     def _token_values(self, forward: ForwardBatch, spec: ScoringSpec) -> Tensor:
-        """float64 [T]."""
+        """One value for each response token: float64 [T]."""
         if spec.value != "kl":
             return self._models[spec.model](forward)[0].double()
         policy, reference = (self._models[name](forward)[0].double() for name in ("policy", "reference"))
@@ -78,7 +78,7 @@ class ResponseScorer:
 def _counted(
     layout: TokenLayout, batch: TrainBatch, micro: MicroBatch, spans: Sequence[Sequence[Span]] | None
 ) -> TokenLayout:
-    """The layout of a forward's responses with only the tokens of the spans in its mask."""
+    """The layout of a forward's responses with a mask of only the tokens in the spans."""
     if spans is None:
         return layout
     counted: list[bool] = []

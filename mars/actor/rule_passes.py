@@ -1,4 +1,4 @@
-"""The further forwards that a token rule asks for, on one rank. All ranks make the same ones, in the same order."""
+"""The further forwards of a token rule, on one rank. All ranks make equally many, in the same order."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ Scores = Mapping[MicroBatch, tuple[Tensor, Tensor]]
 
 
 class RulePasses:
-    """Makes a rule's passes for one batch after the other.
+    """Makes a rule's passes, batch by batch.
 
-    models: those of the rule's passes, at least. forward_of: makes the tensors of a forward.
+    models: at least the models of the rule's passes. forward_of: makes the tensors of a forward.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class RulePasses:
     def start(self, batch: TrainBatch, reader: PromptReader, rank: int, objective: Objective) -> BatchPasses:
         """Begin to read the changed images of this rank's rows, in the order of the forwards.
 
-        objective: that of the step.
+        objective: of the step.
         """
         read = {}
         for one in self.rule.passes:
@@ -57,9 +57,10 @@ class RulePasses:
     def totals(
         self, batch: TrainBatch, micros: Sequence[MicroBatch], old: Scores, extra: _Extra, objective: Objective
     ) -> dict[str, float]:
-        """What the rule's `measure` returns, reduced over an update's forwards on all ranks; `apply` gets these totals.
+        """The results of the rule's `measure`, reduced over an update's forwards on all ranks. `apply` gets these
+        totals.
 
-        old: log-probs and entropies of the weights before the first update.
+        old: log-probs and entropies with the weights before the first update.
         """
         measured = []
         for micro in micros:
@@ -94,9 +95,9 @@ class BatchPasses:
 
     @torch.no_grad()
     def score(self, old: Scores) -> None:
-        """The passes without gradient, before the first update. Frees their images.
+        """Make the passes without gradient, before the first update. Frees their images afterwards.
 
-        old: scores of all forwards with the weights before the update, if the rule has `measures`; else {}."""
+        old: scores of all forwards with the weights before the first update, if the rule has `measures`; else {}."""
         self._old = old
         micros = [micro for plan in self._batch.updates for micro in plan.ranks[self._rank]]
         for one in self._passes.rule.passes:
@@ -107,12 +108,13 @@ class BatchPasses:
                 read.drop_prompts()
 
     def unreadable(self, micros: Iterable[MicroBatch]) -> dict[int, str]:
-        """As that of `ReadPrompts`, for the changed images."""
+        """As `ReadPrompts.unreadable`, for the changed images."""
         micros = list(micros)
         return {index: why for read in self._read.values() for index, why in read.unreadable(micros).items()}
 
     def totals(self, batch: TrainBatch, plan: UpdatePlan) -> dict[str, float]:
-        """What the rule's `measure` gives, combined over the forwards of the update on all ranks; {} without it.
+        """The results of the rule's `measure`, combined over the forwards of the update on all ranks; {} without
+        `measures`.
 
         batch: responses to prompts that cannot be read have weight 0. A collective call if the rule measures.
         """
@@ -122,8 +124,8 @@ class BatchPasses:
 
     @torch.no_grad()
     def inputs(self, micro: MicroBatch, totals: Mapping[str, float]) -> RuleInputs:
-        """What the rule gets of a forward. Values of passes with gradient are leaves: their gradient goes to
-        `backward`."""
+        """What the rule gets for a forward. The log-probs of passes with gradient are leaves; `backward` sends their
+        gradient on."""
         own = {
             one.name: self._passes.forward(one, self._batch, micro, self._read[one.name]).requires_grad_()
             for one in self._gradient
@@ -133,7 +135,8 @@ class BatchPasses:
     def backward(self, micro: MicroBatch, inputs: RuleInputs) -> None:
         """Send the gradients of the passes' log-probs on to the weights, after the backward of the loss.
 
-        Each pass is computed again for this. So a forward and its pass never have their activations in memory at once.
+        Each pass is computed again for this, so that the activations of a forward and of its pass are never in memory
+        together.
         """
         for one in self._gradient:
             values = inputs.extra[one.name]
@@ -145,8 +148,8 @@ class BatchPasses:
 
 @dataclass(frozen=True)
 class PreparedBatch:
-    """What the updates of a batch use: its prompts, the old log-probs of all updates but the first, and a rule's
-    passes."""
+    """What the updates of a batch use: its prompts, the old log-probs of all updates but the first, and the passes of a
+    rule."""
 
     prompts: ReadPrompts
     old: Mapping[MicroBatch, Tensor]
@@ -160,7 +163,8 @@ class PreparedBatch:
 def with_transform(
     batch: TrainBatch, transform: str | None, strength: float, images: Literal["all", "one"] | int, key: tuple[Any, ...]
 ) -> TrainBatch:
-    """The batch with changed images. images: as in `ScoringPass`. key: of the random numbers, besides the prompt id."""
+    """The batch with changed images. images: as in `ScoringPass`. key: with the prompt id, the key of random
+    numbers."""
     if transform is None:
         return batch
 

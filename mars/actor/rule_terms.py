@@ -1,4 +1,4 @@
-"""A token rule's part in an objective: what it is given of a forward, and the check of what it returns."""
+"""A token rule's part in an objective: the rule's input for a forward, and the check of its output."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _REDUCED = {
 
 @dataclass(frozen=True)
 class RuleInputs:
-    """What a rule uses of one forward besides the objective's own tensors.
+    """What a rule gets for one forward besides the objective's own tensors.
 
     extra: name of a pass -> its log-probs, [T]. totals: of the update. settings: the step's scheduled values.
     """
@@ -38,9 +38,9 @@ class RuleInputs:
     def terms(
         self, logprobs: Tensor, old: Tensor, reference: Tensor | None, entropy: Tensor, tokens: TokenTargets
     ) -> TokenTerms:
-        """The rule's terms. tokens: those that are trained on.
+        """The rule's terms. tokens: those of the forward.
 
-        Raises ConfigError if `apply` fails, for a term that is not [T], and for a mean that is no pair of scalars.
+        Raises ConfigError if `apply` fails, for a term that is not [T], and for a mean that is not a pair of scalars.
         """
         facts = facts_of(logprobs, old, reference, entropy.detach(), self.extra, tokens, self.settings)
         terms = _called(self.rule, "apply", facts, self.totals)
@@ -65,7 +65,8 @@ def facts_of(
     tokens: TokenTargets,
     settings: Mapping[str, float],
 ) -> TokenFacts:
-    """Values of tokens that are not trained on become 0, so that no NaN of theirs can reach a gradient."""
+    """The rule's view of a forward. Tokens that are not trained on get the value 0, so that no NaN reaches a
+    gradient."""
     keep = tokens.trained.keep
     return TokenFacts(
         logprobs=keep(logprobs),
@@ -83,7 +84,7 @@ def facts_of(
 
 
 def measured_of(rule: TokenRule, facts: TokenFacts) -> Mapping[str, Measured]:
-    """What `measure` gives for one forward. Raises ConfigError if it fails, or for what has no total."""
+    """The result of `measure` for one forward. Raises ConfigError if the call fails, or for a value without a total."""
     found = _called(rule, "measure", facts)
     if not isinstance(found, Mapping):
         raise ConfigError(f"{_KEY}: measure must return a dictionary of Measured; got {type(found).__name__}")
@@ -95,7 +96,7 @@ def measured_of(rule: TokenRule, facts: TokenFacts) -> Mapping[str, Measured]:
 
 
 def _called(rule: TokenRule, method: str, *arguments: object) -> Any:
-    """Raises ConfigError if the method fails, but lets a GPU without free memory be reported as such."""
+    """Call a method. Raises ConfigError if it fails, except for a GPU without free memory, whose error stays."""
     try:
         return getattr(rule, method)(*arguments)
     except (MarsError, torch.OutOfMemoryError):
@@ -112,8 +113,8 @@ def _shape(value: object) -> tuple[int, ...] | str:
 def totals_of(measured: Sequence[Mapping[str, Measured]], device: torch.device) -> dict[str, float]:
     """The totals of an update over this rank's forwards and all ranks, in float64. A collective call.
 
-    measured: of each forward of this rank; a rank has one at least. Raises ConfigError on all ranks if the forwards
-    differ in names, or in how these are reduced.
+    measured: of each forward of this rank, at least one. Raises ConfigError on all ranks if the forwards differ in
+    names or in how a number is reduced.
     """
     agreed_names(
         f"{_KEY}: measure", (tuple(sorted(f"{name} ({m.reduce})" for name, m in one.items())) for one in measured)

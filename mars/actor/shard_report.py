@@ -1,6 +1,6 @@
-"""How a rank tells that its shards of a checkpoint are on the disk: a small file beside them.
+"""A small file in which a rank reports that its shards of a checkpoint are on the disk.
 
-The driver sees it while the rank trains on, so a checkpoint is complete as soon as its last shard is.
+The driver reads it while the rank goes on training, so a checkpoint is complete as soon as its last shard is.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class ShardReport:
 
 
 def write_report(folder: Path, rank: int, report: ShardReport) -> None:
-    """If the report cannot be written, as on a full disk, leave an empty file, which says that the rank failed.
+    """Write the report. If this fails, as on a full disk, leave an empty file, which says that the rank failed.
 
-    Raises OSError if the folder is gone, or if the empty file cannot be made either.
+    Raises OSError if the folder does not exist, or if the empty file cannot be made.
     """
     path = _path(folder, rank)
     if not folder.is_dir():  # the checkpoint was given up
@@ -42,7 +42,7 @@ def write_report(folder: Path, rank: int, report: ShardReport) -> None:
 
 
 def take_reports(folder: Path, num_ranks: int) -> list[ShardReport] | None:
-    """The reports of all ranks, whose files are then removed; None while one is missing. Raises OSError."""
+    """The reports of all ranks; None while one is missing. Removes their files. Raises OSError."""
     paths = [_path(folder, rank) for rank in range(num_ranks)]
     if not all(path.exists() for path in paths):
         return None

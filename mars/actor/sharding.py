@@ -1,4 +1,4 @@
-"""How parameters are spread over ranks: the mesh of ranks, and which rows of a parameter a rank holds."""
+"""How parameters are divided over ranks: the mesh of ranks, and the rows of a parameter that a rank holds."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch.distributed.tensor import DTensor, Shard
 def mesh_of_ranks(device: str, num_ranks: int, fsdp_size: int | None) -> DeviceMesh:
     """FSDP2's mesh: one axis over all ranks, or two, [copies, ranks of a copy], for groups of `fsdp_size` ranks.
 
-    Ranks that follow one another are in a group, so that a group of as many ranks as a node has GPUs is on one node. A
-    collective call of all ranks.
+    The ranks of a group are consecutive. So a group with as many ranks as a node has GPUs is on one node. A collective
+    call of all ranks.
     """
     if fsdp_size is None or fsdp_size == num_ranks:
         return init_device_mesh(device, (num_ranks,))
@@ -45,7 +45,9 @@ def local_rows(parameter: Tensor) -> tuple[int, int]:
 
 
 def rows_of(num_rows: int, place: int, places: int) -> tuple[int, int]:
-    """The rows [start, stop) at one of `places` places: FSDP2 splits as torch.chunk does, so the last may hold fewer.
+    """The rows [start, stop) of shard number `place` out of `places`.
+
+    FSDP2 splits rows as torch.chunk does, so the last shards may have fewer rows.
 
     Example: 5 rows over 4 places are (0, 2), (2, 4), (4, 5), (5, 5).
     """

@@ -1,7 +1,7 @@
 """The trainer's state in a checkpoint: each rank writes its shards as one safetensors file, in the background.
 
-torch's distributed checkpoint plans who writes what, and reads the tensors back onto any number of ranks. The files
-are safetensors, so that loading one executes nothing.
+torch's distributed checkpoint plans which rank writes what, and reads the tensors onto any number of ranks. The files
+are safetensors, so that loading them executes no code.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class ShardWriter:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
 
     def start(self, state: Mapping[str, Tensor], folder: str) -> None:
-        """Copy the state to CPU memory, and write it to `folder` and report it (shard_report.py) in a thread.
+        """Copy the state to CPU memory. Then a thread writes it to `folder` and reports it (shard_report.py).
 
-        A collective call. Raises CheckpointError on all ranks while one of them still writes the previous checkpoint.
+        A collective call. Raises CheckpointError on all ranks if one of them still writes the previous checkpoint.
         """
         if self._groups is None:  # separate groups: the threads' collectives run beside those of the training
             self._groups = dist.new_group(backend="gloo"), dist.new_group(backend="gloo")
@@ -67,9 +67,9 @@ class ShardWriter:
         folder: Path,
         rank: int,
     ) -> None:
-        """state: not read, only kept alive until the shards are written. Otherwise its tensors would be freed right
-        after `start`. torch releases the GIL for each tensor that it frees. At each of
-        these releases this busy thread would take the GIL and hold it for long, and the training thread would wait."""
+        """state: not read; the argument keeps its tensors alive until the shards are written. Otherwise they would be
+        freed right after `start`, and torch releases the GIL for each tensor that it frees. Each time, this busy
+        thread would take the GIL and hold it for long, and the training thread would wait."""
         report = _written(copies, group, folder, rank)
         self._busy = False  # before the report, after which the driver may ask for the next checkpoint
         try:
@@ -82,7 +82,8 @@ class ShardWriter:
 
 
 class _Copies:
-    """Copies tensors to CPU memory that it keeps for the next checkpoint: getting new memory takes longer than copying.
+    """Copies tensors to CPU memory. The memory is kept for the next checkpoint, because allocating takes longer than
+    copying.
 
     The next call overwrites the copies, so the previous checkpoint must be written by then.
     """
@@ -92,7 +93,7 @@ class _Copies:
 
     @torch.no_grad()
     def of(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The copies are complete on return, also those from a GPU: the next update changes the tensors."""
+        """The copies, complete on return, also those from a GPU, because the next update changes the tensors."""
         kept, self._kept = self._kept, {}
         for name, value in state.items():
             copy = kept.get(name)
@@ -111,9 +112,9 @@ def _local(value: Tensor) -> Tensor:
 def trainer_state(
     policy: PolicyModel, optimizer: Optimizer, skipped_in_a_row: int, rank: int, reference: PolicyModel | None = None
 ) -> dict[str, Tensor]:
-    """All tensors of a trainer by name. reference: a reference model that is updated; else it is read from its folder.
+    """All tensors of a trainer by name. reference: a reference model that is updated; None if it stays as loaded.
 
-    Parameters and AdamW's moments are the trainer's own tensors, so loading fills them in place.
+    Parameters and AdamW's moments are the trainer's own tensors, so that loading fills them in place.
     """
     state = model_state(policy)
     state |= {f"optimizer.{name}": value for name, value in optimizer.tensors().items()}
@@ -127,10 +128,9 @@ def trainer_state(
 
 
 def model_state(policy: PolicyModel) -> dict[str, Tensor]:
-    """The part of `trainer_state` that is the model's: parameters and persistent buffers, each once.
+    """The model's part of `trainer_state`: parameters and persistent buffers, each once.
 
-    Of a policy with LoRA adapters: only the adapters, and the checksum (`bit_sum`) of all other weights, which are
-    those of model.path.
+    With LoRA: only the adapters, and the checksum (`bit_sum`) of all other weights, which are those of model.path.
     """
     owned = {name for name, _ in (*policy.named_parameters(), *policy.named_buffers())}  # tied ones have two names
     base = {}
@@ -144,9 +144,9 @@ def model_state(policy: PolicyModel) -> dict[str, Tensor]:
 def load_trainer_state(
     policy: PolicyModel, optimizer: Optimizer, rank: int, folder: str, reference: PolicyModel | None = None
 ) -> int:
-    """Read a checkpoint into the policy and the optimizer, on any number of ranks; returns skipped_in_a_row.
+    """Read a checkpoint into the policy and the optimizer, on any number of ranks. Returns skipped_in_a_row.
 
-    Raises CheckpointError if the checkpoint is of another model.
+    Raises CheckpointError if the checkpoint belongs to another model.
     """
     reader = HuggingFaceStorageReader(folder)
     try:
@@ -155,7 +155,7 @@ def load_trainer_state(
         load(steps, storage_reader=reader)
         optimizer.prepare_load(steps["optimizer.steps"])
         state = trainer_state(policy, optimizer, skipped_in_a_row=0, rank=rank, reference=reference)
-        # Ranks that the saved run did not have keep the random numbers of their seed.
+        # A rank that the saved run did not have keeps the random state that its seed gave it.
         state = {name: value for name, value in state.items() if not name.startswith(_RANDOM) or name in stored}
         load(state, storage_reader=reader)
     except (CheckpointException, KeyError, ValueError, RuntimeError, OSError) as error:
@@ -171,7 +171,7 @@ def load_trainer_state(
 
 
 def check_base(policy: PolicyModel, state: Mapping[str, Tensor], folder: str) -> None:
-    """state: of `model_state`, as loaded. Raises CheckpointError if its adapters were trained for other weights."""
+    """state: a loaded `model_state`. Raises CheckpointError if its adapters were trained for other weights."""
     if policy.base_sum is not None and not torch.equal(state[_BASE_SUM], policy.base_sum):
         raise CheckpointError(
             f"{folder}: its adapters belong to other weights than those of model.path; "
@@ -184,7 +184,7 @@ def _set_cuda_rng_state(state: Tensor) -> None:
 
 
 def _written(state: dict[str, Tensor], group: dist.ProcessGroup, folder: Path, rank: int) -> ShardReport:
-    """Write the shards of this rank. Returns their digests, or why there are none."""
+    """Write the shards of this rank. Returns their digests, or why they could not be written."""
     try:
         writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
         save(state, storage_writer=writer, process_group=group)
@@ -200,7 +200,7 @@ def _written(state: dict[str, Tensor], group: dist.ProcessGroup, folder: Path, r
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what went wrong on a rank; torch wraps it in a text with tracebacks."""
+    """The first line of an error. torch wraps the error of a rank in a text with tracebacks."""
     if isinstance(error, CheckpointException) and error.failures:
         rank, (failure, *_) = next(iter(error.failures.items()))
         return f"rank {rank}: {type(failure).__name__}: {str(failure).splitlines()[0] if str(failure) else ''}"

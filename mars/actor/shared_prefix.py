@@ -17,8 +17,8 @@ def pack_groups(groups: Sequence[Group], positions_of: PositionsOf) -> ForwardBa
     """One row: a prompt, its responses, the next prompt, its responses, ...
 
     Log-probs and entropies equal those of `forward_batch` over the same (prompt, response) pairs, in this order. A
-    prompt may be in several groups, of one pack or of several.
-    Positions: each response continues at its prompt's largest position + 1, as if it were the only one.
+    prompt may be in several groups, in one pack or in several.
+    Positions: each response continues at its prompt's largest position + 1, as if it were the only response.
 
     Example: prompt (7, 8) with responses (1, 2) and (3,) is the row 7 8 1 2 3 at positions 0 1 2 3 2; its targets
     1, 2 and 3 are predicted at columns 1, 2 and 1.
@@ -35,7 +35,8 @@ def pack_groups(groups: Sequence[Group], positions_of: PositionsOf) -> ForwardBa
             places = torch.arange(len(response))
             input_ids.append(torch.tensor(response, dtype=torch.long))
             position_ids.append((positions.max() + 1 + places).expand(len(positions), -1))
-            # A token is predicted one column before it; a response's first token at the last token of its prompt.
+            # A token is predicted at the column before it, the first token of a response at the last token of its
+            # prompt.
             columns.append(torch.where(places == 0, last, start + places - 1))
             start += len(response)
     rows = [(prompt, response) for prompt, responses in groups for response in responses]
@@ -56,6 +57,6 @@ def pack_groups(groups: Sequence[Group], positions_of: PositionsOf) -> ForwardBa
 
 
 def group_rows(rows: Iterable[tuple[ProcessedPrompt, ResponseIds]]) -> list[Group]:
-    """Neighbouring rows of the same prompt object form a group."""
+    """Groups of neighbouring rows with the same prompt object."""
     neighbours = (list(members) for _, members in groupby(rows, key=lambda row: id(row[0])))
     return [(members[0][0], [response for _, response in members]) for members in neighbours]

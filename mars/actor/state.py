@@ -34,10 +34,10 @@ Readable = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 def weight_buckets(
     policy: PolicyModel, dtype: torch.dtype, bucket_bytes: int, readable: Readable = dict
 ) -> list[Bucket]:
-    """All weights in this type under their Hugging Face names, tied ones included, in buckets of about bucket_bytes.
+    """All weights in `dtype` under their Hugging Face names, tied names included, in buckets of about bucket_bytes.
 
-    LoRA adapters are added to the weights that they belong to, bucket by bucket. Shards are gathered in buckets too,
-    because a call for each tensor costs about a millisecond.
+    LoRA adapters are added to their weights bucket by bucket. Shards are gathered in buckets, because a collective call
+    for each tensor would cost about a millisecond.
     readable: replaces the tensors of an offloaded trainer by their copies in host memory.
     """
     state = {name.removeprefix("backbone."): value.detach() for name, value in readable(policy.state_dict()).items()}
@@ -61,7 +61,7 @@ def weight_buckets(
 
 
 def full_state(policy: PolicyModel, dtype: torch.dtype) -> dict[str, Tensor]:
-    """All weights on the CPU, as `weight_buckets`; a collective call. Complete on rank 0, empty on the others."""
+    """All weights on the CPU, named as in `weight_buckets`. On rank 0; {} on the others. A collective call."""
     buckets = weight_buckets(policy, dtype, _SAVE_BUCKET_BYTES)
     return {name: value.cpu() for bucket in buckets for name, value in bucket.full().items()}
 
@@ -73,8 +73,8 @@ def _gathered(
 
     adapters: name of the adapted weight -> its adapter.
 
-    Of several copies of the weights only the ranks of the first one have something to do, unless `on_all_ranks`.
-    Each rank's memory holds its shards of the bucket, joined. A rank that receives the bucket holds all of it too.
+    If there are several copies of the weights, only the ranks of the first copy gather, unless `on_all_ranks`. Each of
+    these ranks joins its shards of the bucket in new memory. A rank that receives the bucket also holds all of it.
     """
     mesh = next((value.device_mesh for value in bucket.values() if isinstance(value, DTensor)), None)
     if mesh is not None and not on_all_ranks and not is_in_first_copy(mesh):
@@ -84,7 +84,7 @@ def _gathered(
         return {name: [_local(value, adapters.get(name)).to(place, dtype)] for name, value in bucket.items()}
     ranks, group = mesh.size(shard_axis(mesh)), mesh.get_group(shard_axis(mesh))
     sizes = [[_shard_elements(value, rank, ranks) for value in bucket.values()] for rank in range(ranks)]
-    # All ranks must give equally many values, so those with fewer have zeros at the end. NCCL gathers from GPU memory;
+    # All ranks must give equally many values, so shorter ones get zeros at the end. NCCL gathers from GPU memory, so
     # offloaded shards are copied there.
     mine = torch.zeros(max(map(sum, sizes)), dtype=dtype, device=mesh.device_type)
     own_sizes = sizes[dist.get_rank(group)]
@@ -93,14 +93,14 @@ def _gathered(
     whole = mine.new_empty(ranks * len(mine)) if on_all_ranks or dist.get_rank() == 0 else None
     parts = None if whole is None else list(whole.split(len(mine)))
     if on_all_ranks:
-        # If the output were a list of tensors, NCCL would need one more buffer of the size of `whole`.
+        # With a list of tensors as output, NCCL would need one more buffer of the size of `whole`.
         dist.all_gather_single(whole, mine, group=group)
     else:
         dist.gather(mine, parts, dst=0, group=group)
     if parts is None:
         return {}
     shards = [part[: sum(own)].split(own) for part, own in zip(parts, sizes, strict=True)]
-    # Every rank has the whole of a value that is not sharded.
+    # A value that is not sharded is complete on every rank, so the first rank's is used.
     return {
         name: [shard[i] for shard in (shards if isinstance(value, DTensor) else shards[:1])]
         for i, (name, value) in enumerate(bucket.items())
@@ -114,7 +114,7 @@ def _local(weight: Tensor, adapter: _Adapter | None) -> Tensor:
 
 
 def _merged(weight: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Tensor:
-    """As `merged`, on the device of the mesh, where float64 is quick."""
+    """As `merged`, but on the device of the mesh, where float64 is faster."""
     return merged(_on_mesh(weight), _on_mesh(lora_a), _on_mesh(lora_b), scale)
 
 
@@ -125,7 +125,7 @@ def _on_mesh(value: Tensor) -> Tensor:
 
 
 def _shard_elements(value: Tensor, rank: int, ranks: int) -> int:
-    """Elements of a tensor that a rank of the first copy holds."""
+    """Number of elements of a tensor that a rank of the first copy holds."""
     if not isinstance(value, DTensor):
         return value.numel()
     start, stop = rows_of(value.shape[0], rank, ranks)
@@ -133,9 +133,9 @@ def _shard_elements(value: Tensor, rank: int, ranks: int) -> int:
 
 
 def save_policy(policy: PolicyModel, model: ModelConfig, path: str, is_writer: bool) -> None:
-    """Write weights and config.json, then carry over the other files of the model's folder; a collective call.
+    """Write weights and config.json, then copy the other files of the model's folder. A collective call.
 
-    Raises SetupError if a file cannot be written. Even then the weights are saved, if that is possible.
+    Raises SetupError if a file cannot be written. If possible, the weights are saved even then.
     """
     state = full_state(policy, getattr(torch, model.dtype))
     if not is_writer:
@@ -144,7 +144,7 @@ def save_policy(policy: PolicyModel, model: ModelConfig, path: str, is_writer: b
 
     backbone, generation = policy.backbone, policy.backbone.generation_config
     backbone.config.dtype = model.dtype  # config.json names the dtype that the weights are saved in
-    # transformers refuses to write generation settings that it does not use; the model's own file is carried over.
+    # transformers refuses to write generation settings that it would not use. The model's own file is copied instead.
     backbone.generation_config = GenerationConfig()
     try:
         Path(path).mkdir(parents=True, exist_ok=True)

@@ -102,7 +102,7 @@ class FsdpSupervisedTrainer:
             dist.destroy_process_group()
 
     def _logprobs(self, batch: TrainBatch, micro: MicroBatch, prompts: ReadPrompts) -> tuple[Tensor, Tensor]:
-        """Log-probs of the response tokens of a forward, and the lengths of the responses; fillers are left out."""
+        """Log-probs of a forward's response tokens, and the lengths of the responses, both without fillers."""
         forward = self._forward_of(batch, micro, prompts)
         logprobs, _ = self._policy(forward)
         counted = _rows(micro)
@@ -116,7 +116,7 @@ class FsdpSupervisedTrainer:
         return forward_batch(rows, self._policy.positions, self._rules.pad_id).to(self._device)
 
     def _refuse_unreadable(self, plan: UpdatePlan, prompts: ReadPrompts) -> None:
-        """Raises DataError on all ranks if one of them could not read an image. Leaves no gradient then."""
+        """Raises DataError on all ranks if a rank could not read an image, and clears the gradients before."""
         unreadable = agreed(prompts.unreadable(plan.ranks[self._rank]), self._device)
         if unreadable:
             self._optimizer.clear()
@@ -125,5 +125,5 @@ class FsdpSupervisedTrainer:
 
 
 def _rows(micro: MicroBatch) -> tuple[tuple[int, int], ...]:
-    """The rows of a forward that count, which are the first."""
+    """The rows of a forward without its fillers, which are the last rows."""
     return micro.rows[: len(micro.rows) - micro.num_fillers]

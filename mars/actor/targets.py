@@ -13,7 +13,7 @@ from mars.train_types import MicroBatch, TrainBatch, TrainResponse
 
 @dataclass(frozen=True)
 class RowTarget:
-    """One row of a micro-batch. weight: that of the response; 0 for a filler. carried: sampled in the previous step.
+    """One row of a micro-batch. weight: of the response; 0 for a filler. carried: sampled in an earlier step.
 
     with_images: whether its prompt has an image.
     """
@@ -36,7 +36,7 @@ def row_targets(batch: TrainBatch, micro: MicroBatch) -> list[RowTarget]:
 
 
 def compared_update(batch: TrainBatch) -> int | None:
-    """The update whose tokens are compared with the engine: the first that trains on rows sampled in this step."""
+    """Number of the update whose tokens are compared with the engine: the first that trains on rows of this step."""
 
     def is_fresh(p: int, k: int) -> bool:
         response = batch.prompts[p].responses[k]
@@ -50,8 +50,8 @@ def compared_update(batch: TrainBatch) -> int | None:
 class TokenTargets:
     """The rows of one micro-batch token by token; every field has shape [T].
 
-    trained: tokens of rows with a weight above 0. on_policy: trained tokens that were sampled from their own prompt,
-    in this step or an earlier one. fresh: those of them that were sampled in this step. unbounded: bool, tokens of
+    trained: tokens of rows with a weight above 0. on_policy: trained tokens that were sampled from their own prompt, in
+    this step or an earlier one. fresh: on-policy tokens that were sampled in this step. unbounded: bool, tokens of
     off-policy rows whose ratio is not bounded. guests: bool, trained tokens of guests of `anchor.guide`.
     with_images: bool, tokens of rows whose prompt has an image.
     weights: the weight of the token's row, which multiplies the token's loss. advantages: that of the token's row.
@@ -94,6 +94,6 @@ class TokenTargets:
         )
 
     def without(self, masked: Tensor) -> TokenTargets:
-        """The same rows, with the tokens of `masked` (bool [T]) not trained on. `fresh` keeps them."""
+        """The same rows, where the tokens of `masked` (bool [T]) are not trained on. `fresh` still has them."""
         trained, on_policy = (replace(layout, mask=layout.mask & ~masked) for layout in (self.trained, self.on_policy))
         return replace(self, trained=trained, on_policy=on_policy)

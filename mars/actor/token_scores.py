@@ -32,12 +32,12 @@ def token_scores(
 
     The logits of only `chunk_tokens` tokens are in memory, in at most two float32 buffers [chunk, V]. Backward computes
     the logits again instead of keeping them. Forward and backward together take four products of size T x H x V: the
-    logits, the logits again, and one for each gradient.
+    logits twice, and one for each gradient.
 
-    The gradient of `weight` is added up over chunks in float32 at least. With a 16-bit head and several chunks this
-    takes 4 V H bytes. They are freed before the backward of any layer starts. The sum's error is then 1.4 times that of
-    rounding the exact sum once, for 16 and for 64 chunks. Added up in bfloat16 it would be 2.8 and 5.5 times (measured
-    on a CPU).
+    The gradient of `weight` is added up over chunks in float32 or wider. With a 16-bit head and several chunks this
+    takes 4 V H bytes, which are freed before the backward of any layer starts. The error of this sum is 1.4 times that
+    of rounding the exact sum once, for 16 and for 64 chunks. In bfloat16 it would be 2.8 and 5.5 times (measured on a
+    CPU).
 
     >>> hidden, head, none = torch.tensor([[0.0]]), torch.tensor([[1.0], [2.0]]), torch.tensor([], dtype=torch.long)
     >>> token_scores(hidden, head, torch.tensor([1]), blocked=none, temperature=1.0, chunk_tokens=8,
@@ -101,7 +101,7 @@ class _TokenScores(Function):
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Adds left @ right to `total`, which may be of a wider type."""
+    """Adds left @ right to `total`, whose dtype may be wider."""
     if total.dtype == right.dtype:
         total.addmm_(left, right)
     else:

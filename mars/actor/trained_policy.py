@@ -1,4 +1,4 @@
-"""Build the policy that a rank trains: freeze parts of it, add LoRA adapters, shard it, read this rank's weights."""
+"""Build the policy that a rank trains: freeze parts, add LoRA adapters, shard, and read this rank's weights."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """How the ranks find each other. init_method: torch's, e.g. "tcp://host:port"; None for a single rank."""
+    """How the ranks find each other. init_method: torch's, such as "tcp://host:port"; None for a single rank."""
 
     rank: int
     world_size: int
@@ -29,7 +29,7 @@ class SkippedUpdate:
     """An update that changed no weight, because its loss or its gradient was not finite.
 
     update: its number in the batch, from 0. grad_norm: NaN if the loss was not finite.
-    old_logprobs: (index of the prompt, index of its response) -> old log-probs, of every row that had a weight above 0.
+    old_logprobs: (index of the prompt, index of the response) -> old log-probs, for every row with a weight above 0.
     """
 
     update: int
@@ -53,8 +53,8 @@ class UpdateStats:
     """What one `PolicyTrainer.update` did.
 
     metrics: reduced over all ranks. old_logprob_seconds: time spent on old log-probs.
-    unreadable: prompt id -> reason, of prompts that were not trained on because an image cannot be read any more.
-    version: of the weights that the update began with, as `WeightUpdate.version`.
+    unreadable: prompt id -> reason, for prompts that were not trained on because an image cannot be read any more.
+    version: of the weights with which the update began, as `WeightUpdate.version`.
     """
 
     metrics: Mapping[str, float]
@@ -66,16 +66,17 @@ class UpdateStats:
 
 @dataclass(frozen=True)
 class ResponseScores:
-    """What a `ScoringSpec` asks for, of each response: one tuple per prompt of the batch. A mean of no tokens is NaN.
+    """The numbers that a `ScoringSpec` asks for: for each prompt of the batch, a tuple with one number per response.
 
-    unreadable: prompt id -> reason, of prompts with an image that cannot be read any more; their values are NaN.
+    A mean over no token is NaN. unreadable: prompt id -> reason, for prompts with an image that cannot be read any
+    more. Their values are NaN.
     """
 
     values: Sequence[tuple[float, ...]]
     unreadable: Mapping[str, str] = field(default_factory=dict)
 
     def readable(self, batch: TrainBatch) -> list[tuple[float, ...]]:
-        """The values of the prompts that could be read. batch: the one that was scored."""
+        """The values of the prompts that could be read. batch: the scored batch."""
         pairs = zip(batch.prompts, self.values, strict=True)
         return [values for prompt, values in pairs if prompt.prompt_id not in self.unreadable]
 
@@ -90,15 +91,15 @@ class CheckpointedTrainer(Protocol):
     def start_checkpoint(self, folder: str) -> None:
         """Copy weights, optimizer and random state to CPU memory and write them to `folder` in the background.
 
-        Every rank reports there when its files are on the disk (shard_report.py), also if they could not be written.
-        All ranks must have reported the previous checkpoint.
+        Every rank reports in `folder` when its files are on the disk, or if they could not be written
+        (shard_report.py). All ranks must have reported the previous checkpoint before.
         """
         ...
 
     def load_checkpoint(self, folder: str) -> None:
-        """Take over the state that `start_checkpoint` wrote, on any number of ranks.
+        """Read the state that `start_checkpoint` wrote, on any number of ranks.
 
-        Raises CheckpointError if it is the state of another model.
+        Raises CheckpointError for the state of another model.
         """
         ...
 
@@ -113,13 +114,14 @@ class SupervisedTrainer(CheckpointedTrainer, Protocol):
     def update(self, batch: TrainBatch) -> Mapping[str, float]:
         """One optimizer step on the mean cross-entropy of all response tokens of the batch. The batch has one update.
 
-        Returns metrics, the same for any number of ranks up to rounding. Raises NumericalError for a gradient that is
-        not finite, and DataError for images that cannot be read any more; then no weight has changed.
+        Returns metrics, which are the same for any number of ranks up to rounding. Raises NumericalError for a
+        gradient that is not finite, and DataError for images that cannot be read any more. In both cases no weight has
+        changed.
         """
         ...
 
     def losses(self, batch: TrainBatch) -> Sequence[float]:
-        """The cross-entropy of each prompt's response in nats, summed over its tokens. Trains nothing.
+        """The cross-entropy of each prompt's response in nats, summed over its tokens. Does not train.
 
         Raises DataError for images that cannot be read any more.
         """
@@ -130,11 +132,11 @@ class PolicyTrainer(CheckpointedTrainer, Protocol):
     """Trains the policy by reinforcement learning."""
 
     def update(self, batch: TrainBatch) -> UpdateStats:
-        """Do one optimizer step for each of the batch's updates, in order. Computes old and reference log-probs too.
+        """Make one optimizer step for each of the batch's updates, in order. Computes old and reference log-probs too.
 
-        Uses the batch's advantages and weights as they are, but a prompt with an image that cannot be read any more has
-        weight 0 on all ranks. Metrics are those of docs/metrics.md, reduced over all ranks. Raises NumericalError after
-        too many updates in a row whose loss or gradient is not finite.
+        Uses the batch's advantages and weights. Exception: a prompt with an image that cannot be read any more has
+        weight 0 on all ranks. Metrics are those of docs/metrics.md, reduced over all ranks. Raises NumericalError
+        after too many updates in a row whose loss or gradient is not finite.
         """
         ...
 
@@ -143,9 +145,9 @@ class PolicyTrainer(CheckpointedTrainer, Protocol):
     ) -> ResponseScores:
         """One number for each response, such as its KL to the reference model (mars/algorithms/scoring.py).
 
-        Uses the current weights. Trains nothing and ignores advantages and weights. spans: of each prompt's responses,
-        the tokens that count; None: all. The batch's plans must hold every row once. Raises ConfigError if `spec` needs
-        a reference model and there is none.
+        Uses the current weights. Does not train, and ignores advantages and weights. spans: for each prompt, for each
+        of its responses, the tokens that count; None: all. The batch's plans must hold every row once. Raises
+        ConfigError if `spec` needs a reference model and there is none.
         """
         ...
 
@@ -154,24 +156,25 @@ class PolicyTrainer(CheckpointedTrainer, Protocol):
         ...
 
     def offload(self) -> None:
-        """Move everything on the device to host memory: weights, optimizer states, reference model.
+        """Move weights, optimizer states and reference model from the device to host memory.
 
-        `publish_weights` and `start_checkpoint` read them there. All else raises RuntimeError until `onload`. Does
-        nothing if it is done already.
+        `publish_weights` and `start_checkpoint` read them there. All other calls raise RuntimeError until `onload`.
+        Does nothing if the trainer is offloaded.
         """
         ...
 
     def onload(self) -> None:
-        """Move everything back. Does nothing if it is done already."""
+        """Move everything back to the device. Does nothing if the trainer is not offloaded."""
         ...
 
 
 class RankTrainer(PolicyTrainer, Protocol):
-    """One rank's trainer. `send_weights` sends the weights under the caller's version number, and `publish_weights`
-    under one that the rank counts itself."""
+    """One rank's trainer. The caller of `send_weights` gives the version number; for `publish_weights` the rank counts
+    versions itself."""
 
     def send_weights(self, version: int) -> WeightUpdate:
-        """Send the current weights under this version number. Weights that have not changed may be sent again under it.
+        """Send the current weights under this version number. Unchanged weights may be sent again under the same
+        number.
 
         Raises ValueError if the number is lower than the last one, or if the weights have changed since it was used.
         """
@@ -180,10 +183,10 @@ class RankTrainer(PolicyTrainer, Protocol):
 
 @runtime_checkable
 class RestartableTrainer(CheckpointedTrainer, Protocol):
-    """A trainer whose processes may be lost (WorkerLost) while the run goes on."""
+    """A trainer that can go on after its processes were lost (WorkerLost)."""
 
     def restart(self) -> None:
-        """End what is left of its processes and build it again with the weights of model.path.
+        """End its remaining processes and build it again with the weights of model.path.
 
         Raises WorkerError if that fails.
         """

@@ -1,4 +1,4 @@
-"""Data of one update: what its forwards and backwards on a rank use and add up, and its outcome."""
+"""Data of one update: what a rank's forwards and backwards use and add up, and the outcome of the update."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class UpdatePass:
 
 @dataclass(frozen=True)
 class UpdateOutcome:
-    """What became of one update; the same on all ranks. unreadable: index of a prompt -> why it was not trained on."""
+    """The outcome of one update; the same on all ranks. unreadable: index of a prompt -> why it was not trained on."""
 
     metrics: Mapping[str, float]
     unreadable: Mapping[int, str]

@@ -1,6 +1,6 @@
 """The sums behind an update's metrics.
 
-The totals over micro-batches and ranks do not depend on how the work is split.
+Their totals over micro-batches and ranks do not depend on how the work is divided.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ _OF_RULE = ("means", "named")
 class UpdateSums:
     """Scalars of one update, added up over micro-batches and ranks; of `difference_max` the maximum is taken.
 
-    loss: what is minimised. pg_loss, kl_loss: its terms without their coefficients. rule_loss: that of a token rule.
-    num_tokens, num_sequences: what is
-    trained on, masked tokens left out. importance_weight: over `num_weights` tokens or responses; num_capped of these
-    were cut to the cap, num_masked others are masked (`ImportanceWeights`). difference, rollout_kl: over the
-    `num_compared` tokens compared with the engine. guest_logprob: old log-probs of the `num_guest_tokens` tokens of
-    guests of `anchor.guide`. means: those of a token rule, name -> [sum, count]. named: for
-    each call of the rule, the sorted names of its means; empty without a rule.
+    loss: the loss. pg_loss, kl_loss: its terms without their coefficients. rule_loss: the term of a token rule.
+    num_tokens, num_sequences: those that are trained on, without masked tokens.
+    importance_weight: sum over `num_weights` tokens or responses. num_capped: how many of these were cut to the cap.
+    num_masked: how many others are masked (`ImportanceWeights`).
+    difference, rollout_kl: sums over the `num_compared` tokens that are compared with the engine.
+    guest_logprob: old log-probs, summed over the `num_guest_tokens` tokens of guests of `anchor.guide`.
+    means: of a token rule, name -> [sum, count]. named: for each call of the rule, the sorted names of its means; empty
+        without a rule.
     """
 
     loss: Tensor
@@ -70,7 +71,7 @@ class UpdateSums:
         return UpdateSums(**merged, means=_added(self.means, other.means), named=self.named | other.named)
 
     def all_reduce(self) -> dict[str, float]:
-        """The totals over all ranks in float64, by name; of each mean "<name>:sum" and "<name>:count".
+        """The totals over all ranks in float64, by name; for each mean "<name>:sum" and "<name>:count".
 
         A collective call. Raises ConfigError on all ranks if a rule's calls differ in the names of their means.
         """
@@ -98,7 +99,7 @@ def mean_metrics(totals: Mapping[str, float]) -> dict[str, float]:
 
 
 def _added(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Names that only one of them has are refused later, on all ranks at once (`UpdateSums.all_reduce`)."""
+    """The sums by name. A name that only one side has is refused later, on all ranks (`UpdateSums.all_reduce`)."""
     both = {name: one[name] + other[name] for name in one.keys() & other.keys()}
     return {**one, **other, **both}
 

@@ -1,7 +1,7 @@
-"""Attention of the vision towers over a sequence of segments (windows or whole images). Each attends only to itself.
+"""Attention of vision towers over a sequence of segments (windows or whole images). Each attends only to itself.
 
-With "sdpa", transformers makes one call per window: 160 calls in every layer for two images of 1280 x 1024. Launching
-these calls on a GPU would take longer than all of the model's arithmetic.
+With "sdpa", transformers makes one call per window: 160 calls in every layer for two images of 1280 x 1024. On a GPU,
+launching these calls would take longer than all of the model's arithmetic.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from mars.actor.prefix_attention import takes_varlen
 
-# transformers passes the segments' ends only to attentions with "flash" in their name; it calls all others
-# once for each segment.
+# transformers passes the segments' ends only to attentions with "flash" in their name. It calls all others once for
+# each segment.
 SEGMENTS = "mars_flash_segments"
 
 
 def use_segments(visual: nn.Module) -> None:
     """Let the vision tower of a loaded model use this attention.
 
-    Sets a private attribute, because transformers' public setter would try to import a package for the name.
+    Sets a private attribute, because transformers' public setter would try to import a package of this name.
     """
     from transformers import AttentionInterface
 
@@ -44,7 +44,7 @@ def segment_attention(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """query, key and value [1, H, N, D] -> [1, N, H, D], and no weights.
+    """query, key and value [1, H, N, D] -> [1, N, H, D]. Gives None for the weights.
 
     cu_seq_lens_q: int32 [segments + 1], cumulative lengths from 0; max_length_q: tokens of the longest segment.
     Raises NotImplementedError for a mask or dropout, which these towers do not use.

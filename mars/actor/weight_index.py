@@ -15,7 +15,7 @@ _MAX_BYTES = 10**8
 def read_weight_map(index: Path, key: str) -> Mapping[str, str]:
     """Tensor name -> its file. index: model.safetensors.index.json. key: the setting that holds the model.
 
-    Raises SetupError.
+    Raises SetupError if the index cannot be read.
     """
     try:
         shard_of = json.loads(read_regular(index, _MAX_BYTES))["weight_map"]

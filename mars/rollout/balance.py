@@ -1,4 +1,4 @@
-"""Dividing the requests of a call over several engines, so that all end at about the same time."""
+"""Divide the requests of a call over several engines, so that all engines end at about the same time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from the call alone: a resumed run divides as an uninterrupted run does, and its
 
 
 class Balancer:
-    """Divides requests by the tokens that they are expected to take: the prompt once, for all its samples share it, and
-    the responses.
+    """Divides requests by their expected tokens: the tokens of the prompt, once for all samples, and of the responses.
 
-    Which engine answers changes no response: each request has its own seed.
+    The responses do not depend on the division: each request has its own seed.
     """
 
     def __init__(self, prompt_length: PromptLength, num_engines: int) -> None:
@@ -40,9 +39,10 @@ class Balancer:
 def split_by_tokens(requests: Sequence[RolloutRequest], tokens: Sequence[float], num_engines: int) -> list[list[int]]:
     """Indices of the requests of each engine, in order. tokens: of each request.
 
-    All views of a prompt go to one engine, whose encoder and prefix caches then serve them. Prompts go, the
-    largest first, to the engine with the fewest tokens so far. The fullest engine then has at most
-    4/3 - 1/(3 num_engines) times what the best division would give it (Graham 1969, "longest processing time first").
+    All views of a prompt go to one engine, so that its encoder and prefix caches serve them all. The prompts are taken
+    in order of size, the largest first. Each goes to the engine with the fewest tokens so far. The fullest engine then
+    has at most 4/3 - 1/(3 num_engines) times the tokens that it has in the best division (Graham 1969, "longest
+    processing time first").
     Example: prompts of 5, 4, 3, 3 and 3 tokens on two engines -> loads of 8 and 10, where 9 and 9 are the best.
     """
     prompts: dict[str, list[int]] = {}

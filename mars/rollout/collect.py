@@ -42,7 +42,7 @@ class ScoredSample:
 
 @dataclass(frozen=True)
 class ScoredStream:
-    """samples: all that the engine has finished. unreadable: prompt id -> why one of its images cannot be read."""
+    """samples: all samples that the engine has finished. unreadable: prompt id -> why an image cannot be read."""
 
     samples: Sequence[ScoredSample]
     unreadable: Mapping[str, str]
@@ -62,8 +62,8 @@ def score_stream(
     """Decode and score the engine's stream `finished`. Each sample goes to the scorer as soon as it is generated.
 
     by_prompt: all samples of a prompt go together, as soon as the last one is generated, in the order of `requests`.
-    step: training step, which reward functions see. An extra request's samples are scored against its own truth. Those
-    of an extra request without a truth, or of a given text with a score, do not go to the scorer.
+    step: training step, for reward functions. The samples of an extra request are scored against its own truth. Two
+    kinds do not go to the scorer: samples of an extra request without a truth, and a given text with a score.
     """
     by_id = {prompt.prompt_id: prompt for prompt in prompts}
     frames = _once_per_view(frames)
@@ -102,7 +102,7 @@ def score_stream(
 def _whole_prompts(
     samples: Iterable[FinishedSample], requests: Sequence[RolloutRequest]
 ) -> Iterator[list[FinishedSample]]:
-    """The samples of each prompt, in the order of the requests, when the last one has come."""
+    """The samples of each prompt, in the order of the requests. Yields them when the prompt's last sample has come."""
     missing: Counter[str] = Counter()
     for request in requests:
         missing[request.prompt_id] += request.num_samples
@@ -116,14 +116,14 @@ def _whole_prompts(
 
 
 def _given_reward(extra: ExtraFacts) -> RewardResult | None:
-    """The result of a sample that no reward function scores, None for the others."""
+    """The result of a sample that no reward function scores; None if a reward function scores it."""
     if extra.score is not None:
         return RewardResult(extra.score, 0.0, {})
     return RewardResult(0.0, 0.0, {}, failed=NOT_SCORED) if extra.truth is None else None
 
 
 def _once_per_view(frames: BoxFrames) -> BoxFrames:
-    """The same function, which computes the sizes of a view for its first sample and remembers them."""
+    """The same function with a cache: it computes the sizes of a view only for the view's first sample."""
     known: dict[tuple[str, View, tuple[Source, ...]], tuple[Size | None, Size | None]] = {}
 
     def remembered(prompt: Prompt, view: View) -> tuple[Size | None, Size | None]:
@@ -141,11 +141,11 @@ def collect(
     scored: Iterable[ScoredSample],
     unreadable: Collection[str] = (),
 ) -> list[PromptRollouts]:
-    """All rollouts of each prompt, in the order of `prompts`; `requests` and `scored` may come in any order.
+    """All rollouts of each prompt, in the order of `prompts`; `requests` and `scored` may be in any order.
 
-    unreadable: ids of prompts that are left out with all their views, whatever was sampled of them.
+    unreadable: ids of prompts that are left out with all their views, even if some samples exist.
     Raises ValueError if a sample of a request is missing, unexpected or there twice, if two requests have the same key,
-    or a prompt has no multi request.
+    or if a prompt has no multi request.
     """
     groups = _groups(requests, scored, unreadable)
     readable = (prompt for prompt in prompts if prompt.prompt_id not in unreadable)
@@ -158,9 +158,9 @@ def with_further(
     scored: Iterable[ScoredSample],
     unreadable: Collection[str],
 ) -> list[PromptRollouts]:
-    """The rollouts with further samples of multi views, in the same multi group and numbered on.
+    """The rollouts with further samples of multi views, which join the multi group and continue its numbers.
 
-    requests: at most one for each prompt (`RolloutPlan.further`). Other arguments and errors as of `collect`.
+    requests: at most one for each prompt (`RolloutPlan.further`). Other arguments and errors as for `collect`.
     """
     groups = _groups(requests, scored, unreadable)
     readable = (item for item in rollouts if item.prompt.prompt_id not in unreadable)
@@ -179,7 +179,8 @@ def with_following(
     scored: Iterable[ScoredSample],
     unreadable: Collection[str],
 ) -> list[PromptRollouts]:
-    """The rollouts with the groups of extra requests that followed them. Arguments and errors as of `collect`."""
+    """The rollouts with the groups of the extra requests that came after them. Arguments and errors as for
+    `collect`."""
     groups = _groups(requests, scored, unreadable)
     readable = (item for item in rollouts if item.prompt.prompt_id not in unreadable)
     return [

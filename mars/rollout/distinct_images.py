@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DistinctImages:
-    """The images of a batch, each once. index: for each image that the rows show, in their order, its place here."""
+    """The images of a batch, each once. index: for each image in the rows, in order, its place among these images."""
 
     pixel_values: Sequence[Tensor]
     grids: Sequence[Grid]
@@ -34,7 +34,7 @@ class DistinctImages:
 
     @contextmanager
     def encoded_once(self, forward: ModelForward, model: Any) -> Iterator[None]:
-        """Until the block ends, a forward of `model` with these `pixel_values` repeats their features for the rows.
+        """During the block, a forward of `model` with these `pixel_values` gets the features repeated for the rows.
 
         model: `backbone.model`, a model without its head.
         """

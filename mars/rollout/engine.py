@@ -23,7 +23,8 @@ class FinishedSample:
 
 @dataclass(frozen=True)
 class UnreadableRequest:
-    """Request number `request` of the call, which is not answered: an image cannot be read. reason: names the image."""
+    """Request number `request` of the call has an image that cannot be read, so it has no answer. reason: names the
+    image."""
 
     request: int
     reason: str
@@ -31,14 +32,14 @@ class UnreadableRequest:
 
 @dataclass(frozen=True)
 class EngineCounts:
-    """Work of the engine since it was built. Counts only grow; subtract two to get the work between them.
+    """Work of the engine since it was built. Counts only grow; the difference of two is the work between them.
 
     images: distinct images of the requests that a call has taken, summed over calls and engines.
     encoder_runs: images that passed the vision encoder; equal to `images` if each passed once per call.
     prompt_tokens: prompt tokens of all samples, including image tokens.
     cached_tokens: prompt tokens that came from the prefix cache instead of being computed.
-    restarts: engines that were lost and replaced.
-    absences: how many lost engines each call of `generate` had to do without, summed over calls.
+    restarts: number of engines that were lost and replaced.
+    absences: number of lost engines that were missing in a call of `generate`, summed over calls.
     """
 
     images: int = 0
@@ -59,24 +60,26 @@ class RolloutEngine(Protocol):
     """Generates responses with the weights of the last `load_weights`."""
 
     def generate(self, requests: Iterable[RolloutRequest | None]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
-        """Yield samples as they finish; samples that finish together are in one list, and a list may be empty.
+        """Yield samples as they finish. Samples that finish together are in one list; a list may be empty.
 
-        requests: taken one by one, as there is room for their samples (mars/rollout/window.py). None instead of a
-            request: the next one has not come yet. The engine then yields an empty list. When it is
-            asked for more samples, it first asks for the request again, and only then goes on with those that it has.
+        requests: taken one by one, as soon as there is room for their samples (mars/rollout/window.py). None instead
+        of a
+            request means that the next one has not come yet. The engine then yields an empty list. When the caller
+            asks for more samples, the engine first asks `requests` again, and then goes on with the requests that it
+            has.
 
-        Yields each of the `num_samples` samples of every request exactly once, or raises. If the images
-        of a request cannot be read, the engine yields an `UnreadableRequest` for it and may leave out its samples. The
-        other requests are answered as usual. Only one call may run at a time. Closing the iterator ends the call: the
-        engine may go on until its next answer, and is free for the next call then. See `ended`.
+        Yields each of the `num_samples` samples of every request exactly once, or raises. If the images of a request
+        cannot be read, the engine yields an `UnreadableRequest` and may leave out samples of this request. It answers
+        the other requests as usual. Only one call may run at a time. Closing the iterator ends the call: the engine
+        may go on until its next answer, and is then free for the next call. See `ended`.
         """
         ...
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
-        """A hint that these requests come next, so that the engine can read and process their images in advance.
+        """Tell the engine which requests come next, so that it can read and process their images in advance.
 
-        It changes no result. A new hint replaces the last one. An image that cannot be read is reported by the
-        `generate` that needs it, not here.
+        This changes no result. A new call replaces the previous one. An image that cannot be read is not reported
+        here, but by the `generate` that needs it.
         """
         ...
 
@@ -93,10 +96,10 @@ class RolloutEngine(Protocol):
         ...
 
     def wake(self) -> None:
-        """After `sleep` and `load_weights`: get memory for the KV cache again.
+        """After `sleep` and `load_weights`: allocate memory for the KV cache again.
 
         `load_weights` and `wake` are two calls, so that loading can use the memory that the KV cache takes afterwards.
-        Raises RuntimeError if no weights were loaded since `sleep`. Does nothing if the engine does not sleep.
+        Raises RuntimeError if no weights were loaded since `sleep`. Does nothing if the engine is awake.
         """
         ...
 
@@ -109,8 +112,8 @@ class RolloutEngine(Protocol):
 def ended(call: Iterator[T]) -> Iterator[Iterator[T]]:
     """Gives the iterator of a `generate`, and closes it at the end of the block.
 
-    An exception that leaves the block keeps the iterator alive. Without `ended` the engine would go on as long as the
-    exception lives.
+    Without `ended`, an exception that leaves the block would keep the iterator alive, and the engine would go on as
+    long as the exception exists.
     """
     try:
         yield call
@@ -126,7 +129,7 @@ class CallImages:
         self._seen: set[ImageRef] = set()
 
     def of(self, request: RolloutRequest) -> EngineCounts:
-        """Those that no request before this one has shown."""
+        """The images of the request that no earlier request has shown."""
         before = len(self._seen)
         self._seen.update(request.images)
         return EngineCounts(images=len(self._seen) - before)

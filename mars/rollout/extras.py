@@ -1,4 +1,4 @@
-"""Turns what a recipe asks besides the views of a prompt into engine requests (mars/hooks/requests.py)."""
+"""Turns the extra requests of a recipe (mars/hooks/requests.py) into engine requests."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ _ROLES = ("signal", "own_group", "guest")
 
 @dataclass(frozen=True)
 class PlannedRequests:
-    """What a step asks. requests: for the engine. given: responses that no engine samples, each with its request.
+    """The requests of a step. requests: for the engine. given: given responses, each with its request.
 
-    left_out: requests of no samples, because they cannot be asked.
+    left_out: requests that cannot be asked. They have no samples.
     """
 
     requests: tuple[RolloutRequest, ...] = ()
@@ -49,11 +49,11 @@ class PlannedRequests:
 
     @property
     def all(self) -> list[RolloutRequest]:
-        """The engine's requests first, so that they have the same numbers as in its call."""
+        """All requests. Those of the engine come first, so that their numbers are those of the engine call."""
         return [*self.requests, *(request for request, _ in self.given), *self.left_out]
 
     def given_samples(self) -> list[FinishedSample]:
-        """The given responses, numbered as `all`."""
+        """The given responses, with the numbers of their requests in `all`."""
         start = len(self.requests)
         return [FinishedSample(start + i, 0, completion) for i, (_, completion) in enumerate(self.given)]
 
@@ -68,12 +68,14 @@ class PlannedRequests:
 
 @dataclass(frozen=True)
 class ExtraPlan:
-    """before, after: what the hook asks of a prompt, and of its scored rollouts; both also get the step's number.
+    """before: the hook's requests for a prompt, before sampling. after: those for its scored rollouts. Both get the
+    step.
 
-    encode: (messages, number of images) -> prompt ids. encode_response: text -> ids, the last ends the response. Both
+    encode: (messages, number of images) -> prompt ids. encode_response: text -> ids; the last id ends the response.
+    Both
         raise DataError for a text that would become a special token.
-    sampling: of multi responses in the step. max_response_tokens: `rollout.max_response_tokens`, whatever `ramps` do.
-    max_prompt_tokens: `data.max_prompt_tokens`. max_images: in one prompt of the run.
+    sampling: of multi responses in the step. max_response_tokens: `rollout.max_response_tokens`, without `ramps`.
+    max_prompt_tokens: `data.max_prompt_tokens`. max_images: the largest number of images in one prompt of the run.
     part_weights: whether advantages are computed from parts of the reward (`algorithm.part_weights`).
     seed: of the run.
     """
@@ -106,7 +108,7 @@ class ExtraPlan:
         step: int,
         item: PromptRollouts | None,
     ) -> PlannedRequests:
-        """item: what was sampled of the prompt; None before it is."""
+        """item: the sampled rollouts of the prompt; None before sampling."""
         views, earlier = ((item.multi, *item.anchors), item.extras) if item else ((), ())
         sizes = {group.request.view: len(group.rollouts) for group in views}
         parts = []
@@ -180,7 +182,7 @@ class ExtraPlan:
         return PlannedRequests(left_out=(replace(request, num_samples=0),))
 
     def _check(self, extra: Extra, prompt: Prompt, sizes: Mapping[View, int]) -> None:
-        """sizes: number of rollouts of each view, the bound of `about`; {} before they are sampled."""
+        """sizes: number of rollouts of each view, the bound of `about`; {} before sampling."""
         self._check_name(extra.name, prompt)
         wrong, sampling, own = None, extra.sampling, self.sampling
         names = {source.name for source in prompt.sources}
@@ -209,7 +211,7 @@ class ExtraPlan:
             raise self._wrong(f"{extra.name} has {wrong[0]}", prompt, wrong[1])
 
     def _check_messages(self, extra: Extra, prompt: Prompt, written: bool) -> None:
-        """written: whether the hook alone wrote the messages. Otherwise a response in them may add image markers."""
+        """written: whether the hook alone wrote the messages. If not, a response in them may contain image markers."""
         roles = [message.role for message in extra.messages if message.role not in MESSAGE_ROLES]
         if roles:
             raise self._wrong(f"{extra.name} has message role {roles[0]!r}", prompt, f"use {', '.join(MESSAGE_ROLES)}")
@@ -229,7 +231,7 @@ class ExtraPlan:
 
 
 def impossible_sampling(sampling: Sampling) -> tuple[str, str] | None:
-    """(the value that engines would refuse or replace, what to give); None if there is none."""
+    """(the value that engines would refuse or replace, what to give instead); None if every value is possible."""
     temperature, top_p, top_k = sampling.temperature, sampling.top_p, sampling.top_k
     if not (temperature == 0 or (LEAST_TEMPERATURE <= temperature < math.inf)):  # nor NaN
         return f"temperature={temperature}", f"give 0, which is greedy, or {LEAST_TEMPERATURE} or more, as vLLM takes"

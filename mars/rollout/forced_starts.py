@@ -27,8 +27,8 @@ class StartOfSource:
         self._known: dict[str, tuple[int, ...]] = {}
 
     def __call__(self, source: str) -> tuple[int, ...]:
-        """Raises ConfigError for a text that would become a special token, is too long, or lacks the beginning that the
-        chat template gives to every response."""
+        """Raises ConfigError for a text that would become a special token or is too long. Also raises it for a text
+        that lacks the beginning that the chat template gives to every response."""
         if source not in self._known:
             text = self._text.replace(PLACE, source)
             try:
@@ -43,7 +43,7 @@ class StartOfSource:
 def start_of_sources(
     text: str | None, encode: Callable[[str], tuple[int, ...]], sampling: Sampling, prompts: Iterable[Prompt]
 ) -> StartOfSource | None:
-    """None without a text. Tries the sources of all prompts, so that an error comes before the run starts."""
+    """None if `text` is None. Encodes the start for the sources of all prompts, so that errors come before the run."""
     if text is None:
         return None
     start = StartOfSource(text, encode, sampling.max_response_tokens)
@@ -53,8 +53,8 @@ def start_of_sources(
 
 
 class ForcedStarts:
-    """A `RolloutEngine` that continues `RolloutRequest.response_start`: it asks `engine` to go on behind it, and yields
-    whole responses. The given tokens have log-prob 0, and count in `Sampling.max_response_tokens`."""
+    """A `RolloutEngine` that lets `engine` continue `RolloutRequest.response_start`, and yields whole responses. The
+    given tokens have log-prob 0, and count in `Sampling.max_response_tokens`."""
 
     def __init__(self, engine: RolloutEngine) -> None:
         self._engine = engine

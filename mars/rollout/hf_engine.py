@@ -26,7 +26,7 @@ _Row = tuple[int, RolloutRequest, int]
 class HfEngine:
     """A `RolloutEngine` in this process.
 
-    Every sample has its own seeded noise, so a response depends on its request alone, not on the batch around it.
+    Every sample has its own seeded noise, so a response depends only on its request, not on the rest of the batch.
 
     process: turns prompt ids and images into tensors. fetch: turns a weight update's payload into (name, tensor) pairs.
     """
@@ -52,7 +52,7 @@ class HfEngine:
             )
         self._family = family_of(self._model.config.model_type, f"model.path: {model.path}/config.json")
         self._model = self._model.to(config.cluster.device).eval()
-        # Discard the model's own generation settings: many have a repetition penalty, which `generate` would apply.
+        # Replace the model's generation settings: many have a repetition penalty, which `generate` would apply.
         self._model.generation_config = GenerationConfig()
         self._config, self._rules = config, rules
         self._process, self._fetch = process, fetch
@@ -66,7 +66,8 @@ class HfEngine:
             raise RuntimeError("the engine sleeps; load weights, and wake it")
         images, number, size = CallImages(), 0, self._config.rollout.max_num_seqs
         unreadable: set[int] = set()
-        # A batch of `generate` has one set of sampling parameters, so greedy and sampled rollouts are apart.
+        # A batch of `generate` has one set of sampling parameters, so greedy and sampled rollouts are in separate
+        # batches.
         waiting: dict[Sampling, list[_Row]] = {}
         for request in requests:
             if request is None:
@@ -86,7 +87,7 @@ class HfEngine:
     def _finished(
         self, rows: Sequence[_Row], unreadable: set[int]
     ) -> Iterator[list[FinishedSample | UnreadableRequest]]:
-        """One batch. unreadable: numbers of the requests that were found unreadable; updated in place."""
+        """One batch. unreadable: numbers of the requests that cannot be read; updated in place."""
         prompts, refused = self._read({i: request for i, request, _ in rows if i not in unreadable})
         if refused:
             unreadable.update(refused)
@@ -105,7 +106,7 @@ class HfEngine:
     def load_weights(self, update: WeightUpdate) -> None:
         """Copies tensor by tensor, so that an update that arrives in pieces is never in memory as a whole.
 
-        Raises RuntimeError if a weight is missing (tied ones included), of another size, or not one of the model.
+        Raises RuntimeError if a weight is missing (tied names included), has another size, or is not in the model.
         """
         if self._state == "asleep":
             restore(self._freed)
@@ -135,7 +136,7 @@ class HfEngine:
         self._buffers.take(self._model.buffers())
 
     def wake(self) -> None:
-        """Gets no memory back: this engine has no KV cache between two calls of `generate`.
+        """Allocates nothing: this engine has no KV cache between two calls of `generate`.
 
         Raises RuntimeError if no weights were loaded since `sleep`.
         """
@@ -147,7 +148,7 @@ class HfEngine:
         self._model = None
 
     def _read(self, requests: Mapping[int, RolloutRequest]) -> tuple[dict[int, Any], dict[int, str]]:
-        """requests: by number. Returns number -> prompt as tensors, and number -> why it cannot be read."""
+        """requests: by number. Returns number -> prompt as tensors, and number -> why the request cannot be read."""
         prompts: dict[int, Any] = {}
         unreadable: dict[int, str] = {}
         for i, request in requests.items():
@@ -186,7 +187,7 @@ class HfEngine:
         return self._completions(responses.tolist(), process_logits.chosen_logprobs())
 
     def _inputs(self, prompts: Sequence[Any]) -> dict[str, Tensor]:
-        """The model's inputs beside the pixels: left-padded prompts, which are computed for every row, and grids."""
+        """The model's inputs besides the pixels: left-padded prompts, one for each row, their mask, and image grids."""
         import torch
 
         self._counts += EngineCounts(prompt_tokens=sum(len(prompt.input_ids) for prompt in prompts))
@@ -233,8 +234,8 @@ class _SeededNoise:
 class _Sampler:
     """A logits processor that makes greedy decoding sample: it adds Gumbel noise to the log-probs.
 
-    The largest of log-probs plus Gumbel noise is an exact sample of the distribution (Gumbel 1954; the Gumbel-max
-    trick). Keeps the log-prob of each sampled token under that distribution. noise: None for greedy decoding.
+    The token with the largest sum of log-prob and Gumbel noise is an exact sample of the distribution (Gumbel 1954; the
+    Gumbel-max trick). Keeps the log-prob of each sampled token in that distribution. noise: None for greedy decoding.
     """
 
     def __init__(
@@ -259,7 +260,7 @@ class _Sampler:
         return keys
 
     def chosen_logprobs(self) -> list[list[float]]:
-        """Log-probs of the sampled tokens, [rows][steps]. Values after the end of a response are meaningless."""
+        """Log-probs of the sampled tokens, [rows][steps]. Values after the end of a response have no meaning."""
         import torch
 
         return torch.cat(self._chosen, dim=1).tolist()

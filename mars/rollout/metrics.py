@@ -15,8 +15,8 @@ from mars.types import PromptRollouts, Rollout, RolloutGroup, RolloutRequest
 def rollout_metrics(
     prompts: Sequence[PromptRollouts], prompt_length: Callable[[RolloutRequest], int]
 ) -> dict[str, float]:
-    """Lengths and reward parts over the multi rollouts, failures over multi and anchors, responses and tokens over all
-    that an engine sampled.
+    """Lengths and reward parts over the multi rollouts; failures over multi and anchor rollouts; numbers of responses
+    and tokens over all responses that an engine sampled.
 
     prompt_length: number of tokens in a request's prompt, including image tokens. Returns {} without prompts.
     """
@@ -46,9 +46,10 @@ def rollout_metrics(
 
 
 def extra_metrics(prompts: Sequence[PromptRollouts]) -> dict[str, float]:
-    """For each name of a recipe's extra requests: how many responses, their scores and lengths, what is left out.
+    """For each name of a recipe's extra requests: number of responses, scores, lengths, and number of requests left
+    out.
 
-    Means are over the responses that were scored; a key without any is left out. {} without extra requests.
+    Means are over the responses that were scored; a mean over no response is left out. {} without extra requests.
     """
     by_name: dict[str, list[RolloutGroup]] = defaultdict(list)
     for item in prompts:
@@ -74,7 +75,7 @@ def extra_metrics(prompts: Sequence[PromptRollouts]) -> dict[str, float]:
 
 
 def engine_metrics(counts: EngineCounts) -> dict[str, float]:
-    """Metrics of the engine's caches. The hit rate is missing if no prompt was computed (the scripted engine).
+    """Metrics of the engine's caches. The hit rate is left out if no prompt was computed (the scripted engine).
 
     Example: 3 images, 3 encoder runs, 400 prompt tokens of which 300 came from the cache: 3, 3 and 0.75.
     """

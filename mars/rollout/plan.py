@@ -1,4 +1,4 @@
-"""Make the requests of a step: for every prompt one multi request, its anchor requests, and what a recipe adds."""
+"""Make the requests of a step: for every prompt one multi request, its anchor requests, and a recipe's requests."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ class RolloutPlan:
 
     multi_samples: responses to the multi view (G). anchor_samples: responses to each anchor view (m).
     anchor_views: prompt -> its anchor views. encode: (prompt, view) -> prompt ids and images.
-    seed: seed of the run. A request's seed is a hash of it with step, prompt and view.
-    extras: what a recipe asks besides; None for nothing.
+    seed: of the run. A request's seed is a hash of run seed, step, prompt and view.
+    extras: the extra requests of a recipe; None for none.
     allocation: `anchor.allocation`. Unless it is "even", `requests` ask for the first half of the multi responses, and
-        `further` for the second.
-    start_of_source: source -> first tokens of an anchor's responses (`anchor.kind=forced_source`); None: it has none.
+        `further` for the second half.
+    start_of_source: source -> first tokens of the responses to its anchor view (`anchor.kind=forced_source`); None:
+        responses have no given start.
     """
 
     multi_samples: int
@@ -45,11 +46,12 @@ class RolloutPlan:
         return self.multi_samples - (0 if self.allocation == "even" else self.multi_samples // 2)
 
     def requests(self, prompts: Sequence[Prompt], step: int) -> list[RolloutRequest]:
-        """The engine's requests of all prompts in order: each prompt's multi view, its anchor views, and extra ones."""
+        """The engine's requests of all prompts in order: each prompt's multi view, its anchor views, its extra
+        requests."""
         return list(self.planned(prompts, step).requests)
 
     def planned(self, prompts: Sequence[Prompt], step: int) -> PlannedRequests:
-        """`requests`, and what a recipe adds without the engine: given texts, and requests that cannot be asked."""
+        """`requests`, and a recipe's requests that no engine gets: given texts, and requests that cannot be asked."""
         of_views = [self._prompt_requests(prompt, step) for prompt in prompts]
         parts = []
         for prompt, requests in zip(prompts, of_views, strict=True):
@@ -59,9 +61,9 @@ class RolloutPlan:
         return PlannedRequests.joined(parts)
 
     def further(self, rollouts: Sequence[PromptRollouts], counts: Sequence[int]) -> PlannedRequests:
-        """Ask for more multi responses, which continue the numbers and seeds of those in `rollouts`.
+        """Requests for more multi responses, which continue the numbers and seeds of the responses in `rollouts`.
 
-        counts: how many to each prompt of `rollouts`. Sample k of a prompt is drawn with seed + k in either call.
+        counts: how many for each prompt of `rollouts`. Sample k of a prompt is drawn with seed + k in both calls.
         """
         requests = [
             replace(item.multi.request, num_samples=count, seed=item.multi.request.seed + len(item.multi.rollouts))
@@ -71,15 +73,15 @@ class RolloutPlan:
         return PlannedRequests(tuple(requests))
 
     def following(self, rollouts: Sequence[PromptRollouts], step: int) -> PlannedRequests:
-        """What a recipe asks when the responses to the views are there."""
+        """A recipe's requests about the scored responses to the views."""
         if self.extras is None:
             return PlannedRequests()
         return PlannedRequests.joined([self.extras.asked_after(item, step) for item in rollouts])
 
     def at(self, settings: Mapping[str, float]) -> RolloutPlan:
-        """The plan of a step. settings: its values of `ramps`, by key; other keys are left alone.
+        """The plan of a step. settings: the step's values of `ramps`, by key; keys of other settings have no effect.
 
-        Greedy anchors, of temperature 0, stay greedy."""
+        Greedy anchors (temperature 0) stay greedy."""
         plan = self
         if (temperature := settings.get("rollout.temperature")) is not None:
             plan = plan._sampled_with(
@@ -97,9 +99,9 @@ class RolloutPlan:
         return replace(self, multi_sampling=multi, anchor_sampling=anchor, extras=extras)
 
     def of_probes(self) -> RolloutPlan:
-        """The plan of probes: multi views alone, in one engine call, without extra requests.
+        """The plan of probes: only multi views, in one engine call, without extra requests.
 
-        Their seeds differ from those of the same prompts in the same step.
+        The seeds differ from those that the same prompts have in the same step.
         """
         seed = int.from_bytes(blake2b(f"probes:{self.seed}".encode(), digest_size=6).digest(), "big")
         return replace(self, anchor_views=_no_views, seed=seed, extras=None, allocation="even")

@@ -1,4 +1,4 @@
-"""A rollout engine without a model: a function gives the responses. For tests and benchmarks of all but the engine."""
+"""A rollout engine without a model: a function gives the responses. For tests and benchmarks that need no model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Script = Callable[[RolloutRequest, int], Sequence[int]]
 
 
 class ScriptedEngine:
-    """A `RolloutEngine` that keeps only its counts and the version of its weights between two calls.
+    """A `RolloutEngine` whose only state is its counts and the version of its weights.
 
     The finish reason is "stop" for a response that ends with one of `eos_ids`, else "length".
     """
@@ -36,11 +36,11 @@ class ScriptedEngine:
         """Does nothing: images are not read."""
 
     def counts(self) -> EngineCounts:
-        """Only `images` grows: there is no encoder, and no prompt is computed."""
+        """Only `images` grows, because there is no encoder, and no prompt is computed."""
         return self._counts
 
     def load_weights(self, update: WeightUpdate) -> None:
-        """Only notes the version: the script is the policy."""
+        """Only notes the version: the script does not depend on weights."""
         self._version = update.version
 
     def sleep(self) -> None:
@@ -59,7 +59,7 @@ class ScriptedEngine:
 
 
 def random_script(vocabulary: Sequence[int], eos_id: int) -> Script:
-    """Random responses of random length, the same for the same request seed."""
+    """Random responses of random length. They depend only on the sample's seed."""
     from random import Random
 
     def script(request: RolloutRequest, index: int) -> Sequence[int]:
@@ -71,7 +71,7 @@ def random_script(vocabulary: Sequence[int], eos_id: int) -> Script:
 
 
 def full_length_script(vocabulary: Sequence[int]) -> Script:
-    """Random responses of `max_response_tokens` tokens, the same for the same request seed."""
+    """Random responses of `max_response_tokens` tokens. They depend only on the sample's seed."""
     from random import Random
 
     def script(request: RolloutRequest, index: int) -> Sequence[int]:

@@ -13,7 +13,7 @@ def request_seed(
     """48-bit seed of a request. Sample k uses seed + k.
 
     extra: only for an extra request: its name, and the number of the rollout that it is about.
-    All samples of a step get different seeds in practice: with a million samples, two are equal with probability 0.2 %.
+    With a million samples in a step, the probability that two have the same seed is 0.2 %.
     """
     key = repr((run_seed, step, prompt_id, view, *(extra or ()))).encode()
     return int.from_bytes(blake2b(key, digest_size=6).digest(), "big")

@@ -1,4 +1,4 @@
-"""Weights for an engine. If one does not arrive, the iterator ends, so that no error interrupts the loading."""
+"""Weights for an engine. If a weight does not arrive, the iterator just ends, so that no error interrupts loading."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from mars.errors import TransferError
 
 
 class UntilFailure:
-    """Yields the items of `items`. If these raise TransferError, it ends without an error, and `check` raises that one.
+    """Yields the items of `items`. If `items` raises TransferError, the iterator ends, and `check` raises the error.
 
-    If an error interrupts a reload of weights in vLLM, its layers keep the weights received so far. The next reload
-    then mixes them with its own. If the items only end early, without an error, the next reload starts from nothing.
+    If an error interrupted a reload of weights in vLLM, its layers would keep the weights received so far, and the next
+    reload would mix them with its own. If the iterator ends early without an error, the next reload starts from
+    nothing.
     """
 
     def __init__(self, items: Iterable[tuple[str, Any]]) -> None:
@@ -34,7 +35,7 @@ class UntilFailure:
         raise StopIteration
 
     def check(self) -> None:
-        """Raises what the items raised, and RuntimeError if they were not all taken."""
+        """Raises the error of `items`, or RuntimeError if the engine did not take all items."""
         if self._error is not None:
             raise self._error
         if not self._is_over:

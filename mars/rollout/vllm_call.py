@@ -1,4 +1,4 @@
-"""One call of `VllmEngine.generate`: takes requests, gives vLLM as many as it can run at once, yields what finishes."""
+"""One call of `VllmEngine.generate`: takes requests, gives vLLM what it can run at once, yields finished samples."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class VllmParts:
     """What a call uses of its engine.
 
     engine: vLLM's LLMEngine. max_num_seqs: samples that it generates at once. names: unique names for its requests.
-    render: starts to read and process a request's images; the future gives its prompt in vLLM's form.
-    sampling_params: those of a request, as vLLM's. count: adds to the engine's counts. version: of its weights.
+    render: starts to read and process a request's images; the future gives the prompt in vLLM's form.
+    sampling_params: request -> vLLM's sampling parameters. count: adds to the engine's counts. version: of its weights.
     """
 
     engine: Any
@@ -37,7 +37,7 @@ class VllmParts:
 
 @dataclass
 class _Taken:
-    """number: of the request in the call. unfinished: its samples that vLLM has still to draw."""
+    """number: of the request in the call. unfinished: number of samples that vLLM has not finished."""
 
     number: int
     request: RolloutRequest
@@ -46,10 +46,10 @@ class _Taken:
 
 
 class VllmCall:
-    """vLLM has the samples that it can run at once; the images of the next ones are read meanwhile.
+    """Gives vLLM as many samples as it can run at once. The images of the next requests are read meanwhile.
 
-    vLLM starts requests in the order in which it gets them. So it computes the same together, and its caches save the
-    same, as if it had all requests of the call from the start.
+    vLLM starts requests in the order in which it gets them. So its batches and its cache hits are the same as if it had
+    all requests of the call from the start.
     """
 
     def __init__(self, parts: VllmParts, requests: Iterable[RolloutRequest | None]) -> None:
@@ -87,7 +87,7 @@ class VllmCall:
             self._ahead.append(_Taken(number, request, self._parts.render(request), num_drawn(request)))
 
     def _schedule(self) -> list[FinishedSample | UnreadableRequest]:
-        """Give vLLM requests until it has enough; returns those that cannot be read."""
+        """Give vLLM requests until it has enough samples. Returns the requests that cannot be read."""
         refused: list[FinishedSample | UnreadableRequest] = []
         while self._ahead and self._num_running < self._parts.max_num_seqs:
             taken = self._ahead.popleft()
@@ -120,14 +120,14 @@ class VllmCall:
 
 
 def num_drawn(request: RolloutRequest) -> int:
-    """How many samples vLLM draws: one if greedy, because all are equal and vLLM refuses n > 1."""
+    """How many samples vLLM draws: one for a greedy request, because all samples are equal and vLLM refuses n > 1."""
     return 1 if request.sampling.temperature == 0 else request.num_samples
 
 
 def ended(outputs: Iterable[Any], begun: Begun) -> Iterator[tuple[Any, list[Any]]]:
     """Yield (output, parts in order) for each sample that finishes in these outputs of vLLM.
 
-    vLLM returns a sample in parts, each with the tokens since the part before.
+    vLLM returns a sample in parts; each part has the tokens since the previous part.
     begun: the parts of each unfinished sample so far; updated in place.
     """
     for output in outputs:
@@ -139,7 +139,7 @@ def ended(outputs: Iterable[Any], begun: Begun) -> Iterator[tuple[Any, list[Any]
 
 
 def samples(number: int, request: RolloutRequest, parts: Sequence[Any], version: int) -> list[FinishedSample]:
-    """One sample of vLLM as `FinishedSample`s. A greedy sample is repeated for every sample of the request.
+    """One sample of vLLM as `FinishedSample`s. A greedy sample is repeated for all samples of its request.
 
     number: of the request in the call. version: of the weights.
     """

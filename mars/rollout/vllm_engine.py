@@ -27,20 +27,20 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-# Tokens per engine step: vLLM's default on most GPUs, twice its default on CPUs. It is also the size of the encoder
-# cache, which must hold all images of a prompt until its last view is prefilled.
+# Tokens per engine step: vLLM's default on most GPUs, twice vLLM's default on CPUs. It is also the size of the encoder
+# cache, which must hold all images of a prompt until the prompt's last view is prefilled.
 _BATCH_TOKENS = 8192
 # The views of a prompt are neighbours, so caching the images of two prompts is enough.
 _CACHED_PROMPTS = 2
 
 
 class VllmEngine:
-    """A `RolloutEngine` over vLLM's `LLM`.
+    """A `RolloutEngine` with vLLM's `LLM`.
 
     Log-probs are those of the sampled distribution: after blocked ids, temperature, top_p and top_k.
 
-    max_images: most images in one prompt. processor_settings: arguments of the model's image processor. image_bytes: of
-    the largest image that it makes. decode: turns an image reference into an RGB image.
+    max_images: largest number of images in one prompt. processor_settings: arguments of the model's image processor.
+    image_bytes: size of the largest processed image. decode: turns an image reference into an RGB image.
     fetch: turns a weight update's payload into (name, tensor) pairs.
     """
 
@@ -98,8 +98,8 @@ class VllmEngine:
         self._blocked = dict.fromkeys(rules.blocked_ids, -math.inf)
         # The multi view and the mono views right after it use the same images.
         self._decode = lru_cache(maxsize=_CACHED_PROMPTS * max_images)(decode)
-        # In one process with the trainer, reading ahead would compete with the update for the interpreter lock, and
-        # slow the update down by more than it saves in generation.
+        # In one process with the trainer, reading ahead would compete with the update for the GIL. The update would
+        # lose more time than generation would gain.
         self._reads_ahead = cluster.kind == "ray"
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="images")
         self._ahead: dict[Any, Future[Any]] = {}
@@ -151,7 +151,8 @@ class VllmEngine:
             self._state = "loaded"
 
     def sleep(self) -> None:
-        """Discard the weights: new ones come before the engine generates again. vLLM can do this on GPUs only."""
+        """Discard the weights, because new ones come before the engine generates again. vLLM can do this only on
+        GPUs."""
         if self._state == "asleep":
             return
         self._llm.collective_rpc("keep_plain_tensors")
@@ -189,7 +190,8 @@ class VllmEngine:
             logit_bias=self._blocked,
             logprobs=0,
             detokenize=False,
-            # Return each sample when it finishes, not when its whole request does: its first token, then the rest.
+            # Return a sample when it finishes, not when its request finishes: first its first token, then the other
+            # tokens.
             output_kind=RequestOutputKind.DELTA,
             stream_interval=sys.maxsize,
             skip_clone=True,  # safe, because this object is used for one request only

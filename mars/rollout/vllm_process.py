@@ -1,4 +1,4 @@
-"""Set up the process that vLLM runs in: environment variables that it reads, and choices that it would make itself."""
+"""Set up the process that vLLM runs in: environment variables that vLLM reads, and choices that it would make."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 
 
 def prepare(num_processes: int, device: str) -> None:
-    """To be called before vLLM is imported. num_processes: of the engine, by tensor parallelism."""
+    """Call it before vLLM is imported. num_processes: of the engine, by tensor parallelism."""
     _make_quiet()
     if num_processes == 1:
         _be_alone(device)
@@ -25,10 +25,10 @@ def executor(num_processes: int) -> str | None:
 
 
 def _leave_cores_open() -> None:
-    """Let the operating system choose the cores of each of an engine's processes on a CPU, unless the user has.
+    """Let the operating system choose the cores of an engine's processes on a CPU, unless the user has set them.
 
-    vLLM would bind each process to a NUMA node of its own, and refuse more processes than nodes. The variable can also
-    list cores, but then all engines on the machine would use the same ones.
+    vLLM would bind each process to its own NUMA node, and refuse more processes than nodes. The variable can also list
+    cores, but then all engines on the machine would use the same cores.
     """
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
@@ -46,7 +46,7 @@ def _make_quiet() -> None:
 def _be_alone(device: str) -> None:
     """Make the torch.distributed group that vLLM needs, with this process as the only member.
 
-    vLLM would make it with a store that listens on all network interfaces.
+    vLLM would make the group with a store that listens on all network interfaces.
     """
     import torch.distributed as dist
 

@@ -1,6 +1,6 @@
-"""What vLLM's workers do for mars besides generating.
+"""The methods that mars adds to vLLM's workers.
 
-vLLM loads this module in its worker processes. They need nothing else of mars, so it imports no other module of mars.
+vLLM loads this module in its worker processes. It imports no other module of mars, because they need nothing else.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ class WorkerExtension:
 
     @torch.no_grad()
     def keep_plain_tensors(self) -> None:
-        """Keep what a sleep would lose: tensors of the model that are neither parameters nor buffers.
+        """Keep tensors that a sleep would lose: tensors of the model that are neither parameters nor buffers.
 
         vLLM restores only buffers. Qwen3-VL, for example, adds zeros from such a tensor to every token of text.
         """
-        # Most are all zero, and some are large: those are not copied.
+        # Most of these tensors are all zero, and some are large. Those that are all zero are not copied.
         tensors = plain_tensors(self.model_runner.model)
         self._kept = [tensor.cpu().clone() if tensor.any() else None for tensor in tensors]
 
     @torch.no_grad()
     def restore_plain_tensors(self) -> None:
-        """Write the kept tensors back. To be called when the weights' memory is there again."""
+        """Write the kept tensors back. Call it when the weights have memory again."""
         for tensor, kept in zip(plain_tensors(self.model_runner.model), self._kept, strict=True):
             if kept is None:
                 tensor.zero_()
@@ -56,7 +56,7 @@ class WorkerExtension:
 def plain_tensors(model: nn.Module) -> Iterator[Tensor]:
     """Tensors in attributes of the modules, also in lists, tuples and dictionaries there, each storage once.
 
-    Left out are those that share the storage of a parameter or buffer, and the KV cache, which is not there yet when
+    Leaves out tensors that share the storage of a parameter or buffer, and the KV cache, which does not exist yet when
     the weights come.
     """
     seen = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}

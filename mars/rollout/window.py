@@ -1,12 +1,12 @@
-"""The window: an engine takes the requests of a call one by one, and has only so many samples at once.
+"""The window: an engine takes the requests of a call one by one, and has a limited number of samples at once.
 
     driver ── part 3 ──> waits at the worker ── part 2 ──> Feed ── request by request ──> Intake ── window ──> engine
 
-A share of a thousand prompts would otherwise hold the images of all of them in the engine's memory. There is no barrier
-between parts: an engine gets the next request while it generates the ones before.
+Without a window, an engine with a thousand prompts would hold the images of all of them in memory. An engine does not
+wait between parts: it gets the next request while it generates the earlier ones.
 
-An engine never goes on without a request that it has room for. If the request has not come yet, the engine waits. So
-what it computes together, and what its caches save, do not depend on when requests arrive.
+If an engine has room for the next request but the request has not come yet, the engine waits. So its batches and its
+cache hits do not depend on when requests arrive.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from mars.types import RolloutRequest
 
 
 def samples_in_window(max_num_seqs: int) -> int:
-    """How many samples an engine may have taken and not finished: twice what it can generate at once.
+    """How many samples an engine may have taken and not finished: twice the number that it can generate at once.
 
-    While it generates one half of them, it reads the images of the other half. So it has `max_num_seqs`
-    samples to generate as long as requests are left.
+    While it generates one half of them, it reads the images of the other half. So it always has `max_num_seqs` samples
+    to generate, until there are no more requests.
     """
     return 2 * max_num_seqs
 
 
 @dataclass(frozen=True)
 class Part:
-    """Requests of one call that are sent together. is_first, is_last: whether others come before or after it.
+    """Requests of one call that are sent together. is_first, is_last: whether it is the first or the last part.
 
-    message_gap_s: least seconds between two messages with samples that come back.
+    message_gap_s: least number of seconds between two messages with samples from the engine.
     """
 
     requests: Sequence[RolloutRequest]
@@ -43,7 +43,7 @@ class Part:
 def in_parts(requests: Sequence[RolloutRequest], window: int, message_gap_s: float = 0.0) -> list[Part]:
     """The requests in parts of at most half a window of samples each, in order; one part if all fit into the window.
 
-    A request with more samples than that is a part of its own. Without requests there is one empty part.
+    A request with more samples than half a window is a part of its own. Without requests there is one empty part.
 
     Example: five requests of 4 samples, window 16 -> parts of 2, 2 and 1 requests.
     """
@@ -63,7 +63,7 @@ def in_parts(requests: Sequence[RolloutRequest], window: int, message_gap_s: flo
 
 
 def first_window(requests: Iterable[RolloutRequest], window: int) -> list[RolloutRequest]:
-    """The first requests, as many as have at most `window` samples together."""
+    """The first requests whose samples together fit into `window`."""
     found, samples = [], 0
     for request in requests:
         samples += request.num_samples
@@ -74,7 +74,7 @@ def first_window(requests: Iterable[RolloutRequest], window: int) -> list[Rollou
 
 
 class Feed:
-    """The requests of one call of an engine, which come in parts. Gives None while the next part has not come."""
+    """The requests of one call of an engine, which come in parts. Yields None while the next part has not come."""
 
     def __init__(self) -> None:
         self._requests: deque[RolloutRequest] = deque()
@@ -98,12 +98,12 @@ class Feed:
 
 
 class Intake:
-    """Takes the requests of a call that fit into the window together with the samples that are unfinished.
+    """Takes the requests of a call as long as they and the unfinished samples fit into the window.
 
-    requests: may give None, see `RolloutEngine.generate`. size: a request's number of samples. If fewer samples than
-    half the window are unfinished, the next request is taken whatever its size, so that the engine has enough to do.
+    requests: may yield None (`RolloutEngine.generate`). size: a request's number of samples. If fewer samples than half
+    the window are unfinished, the next request is taken whatever its size, so that the engine has enough to do.
 
-    unfinished: samples of the requests taken so far. Whoever takes requests subtracts the samples that have ended.
+    unfinished: unfinished samples of the requests taken so far. The caller subtracts the samples that have ended.
     is_over: whether all requests of the call are taken.
     """
 

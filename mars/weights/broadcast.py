@@ -19,10 +19,10 @@ from mars.weights.transfer import Bucket
 class BroadcastTransfer(MeetingTransfer):
     """A `WeightTransfer`. All ranks call `meet` before each `send`.
 
-    In memory, rank 0 has two buckets: the one that it gathers, and the one before as a message. It also has its own
-    shards of the bucket that it gathers. An engine has two messages, the one that it loads and the next one, and
-    whatever it keeps of earlier ones: vLLM keeps a layer's tensors until the layer is complete. A tensor of more than
-    `bucket_bytes` is a bucket, so a bucket may be as large as the largest tensor.
+    Memory of rank 0: the bucket that it gathers, its own shards of this bucket, and the previous bucket as a message.
+    Memory of an engine: the message that it loads, the next message, and the tensors of earlier messages that it keeps
+    (vLLM keeps a layer's tensors until the layer is complete). A tensor of more than `bucket_bytes` is a bucket, so a
+    bucket may be as large as the largest tensor.
 
     name: of this worker. device: "cuda" or "cpu". timeout_s: of a whole send.
     """
@@ -37,7 +37,8 @@ class BroadcastTransfer(MeetingTransfer):
         self._send(self._join(meeting, place=0), version, buckets, left)
 
     def _send(self, group: SendGroup, version: int, buckets: Sequence[Bucket], left: Iterator[Bucket]) -> None:
-        """Gather each bucket while the previous one is on its way. left: an iterator over `buckets`: those to send."""
+        """Gather each bucket while the previous one is being sent. left: an iterator over `buckets`, for those to
+        send."""
         plan.announce(group.store, "plan", version, buckets)
         dtype = buckets[0].dtype
         message = torch.empty(max(bucket.num_values for bucket in buckets), dtype=dtype, device=self._device)
@@ -56,7 +57,7 @@ class BroadcastTransfer(MeetingTransfer):
     def receive(self, payload: Meeting) -> Iterator[tuple[str, Tensor]]:
         """Calls `leave` on an error, or if the caller stops early.
 
-        Otherwise the other members would go on waiting for this one.
+        Without `leave`, the other members would wait for this one.
         """
         try:
             group = self._join(payload, place=1 + payload.engines.index(self._name))
@@ -80,7 +81,7 @@ class BroadcastTransfer(MeetingTransfer):
             group.leave()
 
     def _join(self, meeting: Meeting, place: int) -> SendGroup:
-        """Join the meeting's group. The current group is used again if it has the name that the meeting gives."""
+        """Join the meeting's group. If the current group has the meeting's name, it is used again."""
         if self._group is not None and self._group.store.group == meeting.group:
             self._group.store.begin(meeting)
         else:
@@ -91,7 +92,7 @@ class BroadcastTransfer(MeetingTransfer):
         return self._group
 
     def _start(self, group: SendGroup, coming: plan.Plan, number: int) -> Tensor:
-        """Start receiving a bucket. A new tensor for each: the engine may still hold tensors of earlier ones."""
+        """Start receiving a bucket, in a new tensor, because the engine may still hold tensors of earlier buckets."""
         values = torch.empty(plan.num_values(coming.buckets[number]), dtype=coming.dtype, device=self._device)
         group.start(values)
         return values

@@ -13,13 +13,13 @@ from torch import Tensor
 
 
 class CudaIpcMemory:
-    """Both processes have the same current device: it is the GPU that they share."""
+    """Both processes must have the same GPU as their current device."""
 
     def new(self, num_bytes: int) -> tuple[Tensor, Any]:
         torch.cuda.ipc_collect()  # memory of earlier sends, which the engines have closed since
         values = torch.empty(num_bytes, dtype=torch.uint8, device="cuda")
-        # What torch.multiprocessing.reductions.reduce_tensor calls. The device is left out: it is a number of this
-        # process, and the other one may have another number for the same GPU.
+        # What torch.multiprocessing.reductions.reduce_tensor calls, but without the device's number, because the other
+        # process may have another number for the same GPU.
         _, *handle = values.untyped_storage()._share_cuda_()
         return values, [_to_text(part) for part in handle]
 
@@ -33,7 +33,7 @@ class CudaIpcMemory:
 
 
 def _to_text(part: Any) -> Any:
-    """JSON has no bytes."""
+    """Bytes as text, because JSON has no bytes."""
     return {"bytes": b64encode(part).decode()} if isinstance(part, bytes) else part
 
 

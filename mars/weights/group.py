@@ -1,4 +1,4 @@
-"""A process group of its own for rank 0 and the engines, beside those that torch and vLLM have made."""
+"""A process group for rank 0 and the engines, separate from the groups that torch and vLLM have made."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NCCL_SLACK_S = 60.0
 
 
 class SendGroup:
-    """This process's place in the group of a send. A failure is a TransferError; the group is of no use then.
+    """This process's place in the group of a send. Failures raise TransferError; the group cannot be used afterwards.
 
     place: 0 for rank 0, then the engines. size: number of members.
     """
@@ -30,13 +30,13 @@ class SendGroup:
         self._running: tuple[Any, Tensor] | None = None
 
     def connect(self) -> None:
-        """Wait for the other members. A group that is connected has nothing to wait for."""
+        """Wait for the other members and connect. Returns at once if the group is connected."""
         _free_ended()
         if self._group is not None:
             return
-        # Connected before this member says that it is there: looking up names may take seconds, more than gloo waits.
+        # Before this member says that it is there, because looking up names may take seconds, longer than gloo waits.
         of_group = self.store.for_process_group()
-        # gloo would wait for a member that has died until its own deadline, whatever the driver knows.
+        # gloo would wait until its own deadline for a member that has died, even if the driver knows of the death.
         self.store.set(f"joined/{self._place}")
         self.store.wait_for([f"joined/{i}" for i in range(self._size)])
         with self.store.named_errors():
@@ -47,13 +47,13 @@ class SendGroup:
                 self._group = _gloo(of_group, self._place, self._size)
 
     def start(self, values: Tensor) -> None:
-        """Start the broadcast of rank 0's values into those of the engines. `wait` before the next one."""
+        """Start to broadcast rank 0's values to the engines. Call `wait` before the next `start`."""
         self.store.check()
         with self.store.named_errors():
             self._running = (self._broadcast(values), values)
 
     def wait(self) -> None:
-        """Until the broadcast is over. Does nothing if none was started."""
+        """Wait until the broadcast is over. Does nothing if none was started."""
         if self._running is None:
             return
         work, _ = self._running
@@ -69,12 +69,12 @@ class SendGroup:
             work.wait()  # raises what went wrong
 
     def leave(self) -> None:
-        """End the last send for all members, unless it is over, and break the connections.
+        """Break the connections. Unless the last send is over, it ends for all members.
 
-        The members are told through the store too, because gloo does not always notice that a connection is broken.
-        gloo cannot end an operation before its deadline either, and freeing the group would wait for the operation. So
-        a gloo group with an operation in progress is kept, and so is the tensor that the operation may still write to,
-        until the first send after that deadline.
+        The members are also told through the store, because gloo does not always notice a broken connection. gloo
+        cannot end an operation before its deadline either, and freeing the group would wait for the operation. So a
+        gloo group with an operation in progress is kept, with the tensor that the operation may still write to. Both
+        are freed at the first send after the deadline.
         """
         self.store.leave()
         if self._group is not None and self._device.type == "cuda":
@@ -92,9 +92,9 @@ class SendGroup:
         return self._group.broadcast([values], options)
 
     def _connect_nccl(self) -> None:
-        """NCCL connects inside the first operation, which blocks until all are connected. So that one runs in a thread.
+        """NCCL connects inside the first operation, which blocks until all are connected. So it runs in a thread.
 
-        If the send is aborted, the thread is left behind; `leave` ends what it waits for.
+        If the send is aborted, the thread is left behind. It ends when `leave` aborts the group.
         """
         errors: list[RuntimeError] = []
 
@@ -125,8 +125,8 @@ def _free_ended() -> None:
 
 
 def _gloo(store: dist.Store, place: int, size: int) -> Any:
-    """The members connect inside the first operation ("lazy"). Otherwise they would connect in this function, and no
-    other Python code of the process could run meanwhile, because torch would hold the GIL."""
+    """The members connect inside the first operation ("lazy"). If they connected in this function, torch would hold the
+    GIL, and no other Python code of the process could run meanwhile."""
     options = dist.ProcessGroupGloo._Options()
     options._timeout = timedelta(seconds=_CONNECT_S)
     interfaces = os.environ.get("GLOO_SOCKET_IFNAME", "")
@@ -139,7 +139,7 @@ def _gloo(store: dist.Store, place: int, size: int) -> Any:
 
 def _nccl(store: dist.Store, place: int, size: int, timeout_s: float) -> Any:
     options = dist.ProcessGroupNCCL.Options()
-    # At this deadline torch ends the process, so the send must have failed before.
+    # torch ends the process at this deadline, so it comes later than the deadline of the send.
     options._timeout = timedelta(seconds=timeout_s + _NCCL_SLACK_S)
     options.config.blocking = 0  # so that `abort` can end connecting
     return dist.ProcessGroupNCCL(store, place, size, options)

@@ -17,29 +17,29 @@ from mars.weights.transfer import Bucket
 
 
 class SharedBytes(Protocol):
-    """Memory of one process that another one can open."""
+    """Memory of one process that another process can open."""
 
     def new(self, num_bytes: int) -> tuple[Tensor, Any]:
-        """New memory as a uint8 tensor, and a handle for `open` in the other process. The handle can become JSON."""
+        """New memory as a uint8 tensor, and a handle for `open` in the other process. The handle can be written as
+        JSON."""
         ...
 
     def open(self, handle: Any) -> Tensor:
-        """The same memory, for as long as the tensor lives."""
+        """The same memory as a tensor. The memory stays open as long as this tensor exists."""
         ...
 
     def settle(self) -> None:
-        """Wait until what this process has started to read or write there is done."""
+        """Wait until all reads and writes of this memory that this process has started are done."""
         ...
 
 
 class IpcTransfer(MeetingTransfer):
     """A `WeightTransfer` between ranks and engines on the same GPUs. All ranks call `meet` before each `send`.
 
-    All ranks gather each bucket. Rank i writes it to memory that engine i reads (`Meeting.senders` and
-    `Meeting.engines`), and waits until it was copied before it writes the next one there. So a rank has
-    two buckets: the one that it gathers, and the one before in that memory. It also has its own shards of the bucket
-    that it gathers. An engine has a copy of one bucket and whatever it keeps of earlier ones. A bucket may be as large
-    as the largest tensor.
+    All ranks gather each bucket. Rank i (`Meeting.senders`) writes it to memory that engine i (`Meeting.engines`)
+    reads. It writes the next bucket there when the engine has copied this one. Memory of a rank: the bucket that it
+    gathers, its own shards of this bucket, and the previous bucket in the shared memory. Memory of an engine: a copy
+    of one bucket, and the tensors of earlier buckets that it keeps. A bucket may be as large as the largest tensor.
 
     name: of this worker. timeout_s: of a whole send.
     """
@@ -58,7 +58,7 @@ class IpcTransfer(MeetingTransfer):
     def _send(
         self, store: MemberStore, engine: str, version: int, buckets: Sequence[Bucket], left: Iterator[Bucket]
     ) -> None:
-        """left: an iterator over `buckets`: those still to send."""
+        """left: an iterator over `buckets`, for those to send."""
         plan.announce(store, f"{engine}/plan", version, buckets)
         dtype = buckets[0].dtype
         memory, handle = self._memory.new(max(bucket.num_values for bucket in buckets) * dtype.itemsize)
@@ -81,7 +81,7 @@ class IpcTransfer(MeetingTransfer):
     def receive(self, payload: Meeting) -> Iterator[tuple[str, Tensor]]:
         """Calls `leave` on an error, or if the caller stops early.
 
-        Otherwise the rank would go on waiting for this engine.
+        Without `leave`, the rank would wait for this engine.
         """
         try:
             store = self._join(payload)

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 class Meeting:
     """One send of the weights from ranks of the trainer to some engines.
 
-    host, port: of the driver's store. group: the members keep what they have set up for a group (connections, memory)
-    until they get a meeting of another group.
+    host, port: of the driver's store. group: members keep connections and memory for sends with the same group.
     senders: names of the ranks that send. engines: names of the receivers.
-    send: number of this send in the store.
+    send: number of this send in the store. version: of the weights.
     """
 
     host: str

@@ -1,4 +1,4 @@
-"""Common to all transfers with a `Meeting`: before each send, the driver names its members."""
+"""The common part of all transfers with a `Meeting`: before each send, the driver names the members."""
 
 from __future__ import annotations
 
@@ -48,4 +48,5 @@ class MeetingTransfer(ABC):
 
     @abstractmethod
     def _send_to(self, meeting: Meeting, version: int, buckets: Sequence[Bucket], left: Iterator[Bucket]) -> None:
-        """Gather and send each bucket, as one of `meeting.senders`. left: an iterator over `buckets`: those to send."""
+        """Gather and send each bucket, as one of `meeting.senders`. left: an iterator over `buckets`, for those to
+        send."""

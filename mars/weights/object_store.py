@@ -1,4 +1,4 @@
-"""Weights through a store of objects, in one piece: rank 0 puts them there, and every engine gets them."""
+"""Weights through a store of objects, all at once: rank 0 puts them there, and every engine gets them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mars.weights.transfer import Bucket
 class ObjectStoreTransfer:
     """A `WeightTransfer` by copies in CPU memory. put, get: of the store, such as `ray.put` and `ray.get`."""
 
-    # Large enough that latency does not matter, and small compared with a model of several buckets.
+    # Large enough that latency does not matter, but smaller than most models, so that these have several buckets.
     bucket_bytes = 256 * 2**20
 
     def __init__(self, put: Callable[[Mapping[str, Tensor]], Any], get: Callable[[Any], Mapping[str, Tensor]]) -> None:
@@ -28,7 +28,7 @@ class ObjectStoreTransfer:
         return iter(self._get(payload).items())
 
     def leave(self) -> None:
-        """Does nothing: nobody waits for this process."""
+        """Does nothing, because no process waits for this one."""
 
 
 def in_memory() -> ObjectStoreTransfer:

@@ -1,4 +1,4 @@
-"""What a send brings: names and shapes of the tensors in each bucket, and their type."""
+"""What a send consists of: names and shapes of the tensors in each bucket, and their dtype."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Plan:
 
 
 def announce(store: MemberStore, what: str, version: int, buckets: Sequence[Bucket]) -> None:
-    """By a sender: write the plan of this send under the name `what`."""
+    """Called by a sender: write the plan of this send under the name `what`."""
     plan = {
         "version": version,
         "dtype": str(buckets[0].dtype).removeprefix("torch."),
@@ -34,7 +34,8 @@ def announce(store: MemberStore, what: str, version: int, buckets: Sequence[Buck
 
 
 def announced(store: MemberStore, what: str) -> Plan:
-    """By an engine: waits for the plan. Raises TransferError if it is of another version than the engine waits for."""
+    """Called by an engine: wait for the plan. Raises TransferError if it has another version than the engine
+    expects."""
     plan = json.loads(store.get(what))
     wanted = store.meeting.version
     if plan["version"] != wanted:
@@ -47,12 +48,13 @@ def num_values(shapes: Shapes) -> int:
 
 
 def join(gathered: Iterable[Sequence[Tensor]], out: Tensor) -> None:
-    """Write the values of all tensors, one after another. gathered: the pieces of each, as `Gather` returns them."""
+    """Write the values of all tensors to `out`, in order. gathered: the pieces of each tensor, as `Gather` returns
+    them."""
     torch.cat([piece.reshape(-1) for pieces in gathered for piece in pieces], out=out)
 
 
 def tensors(values: Tensor, shapes: Shapes) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of each tensor in `values`, which `join` has written. They share its memory."""
+    """(name, tensor) of each tensor in `values`, which `join` has written. The tensors share its memory."""
     parts = values.split([math.prod(shape) for shape in shapes.values()])
     for (name, shape), part in zip(shapes.items(), parts, strict=True):
         yield name, part.view(tuple(shape))

@@ -1,5 +1,5 @@
-"""The store in the driver's process in which the ranks and engines of one sending of weights, its members, say how far
-they are. It also says whether the sending has failed."""
+"""The store of one send of weights, in the driver's process. The members of the send, ranks and engines, write there
+how far they are. It also says whether the send has failed."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _CONNECT_S = 30.0  # for connections to the store, and its answers
 
 
 class DriverStore:
-    """The driver's end. It listens on a free port of this address only; torch's own store listens on all addresses.
+    """The driver's store. It listens on a free port of this address only; torch's own store listens on all addresses.
 
-    Its calls cannot block: the store is in the same process.
+    Its calls cannot block, because the store is in the same process.
     """
 
     def __init__(self, host: str) -> None:
@@ -39,11 +39,10 @@ class DriverStore:
 
 
 class MemberStore:
-    """The store as a rank or an engine uses it. Every failure raises TransferError.
+    """The store as a rank or an engine uses it. Every failure raises TransferError. After an abort, so does every call
+    that waits.
 
-    After an abort, every call that waits raises TransferError too.
-
-    timeout_s: how long a send may take in all.
+    timeout_s: how long a whole send may take.
     """
 
     def __init__(self, meeting: Meeting, timeout_s: float) -> None:
@@ -51,13 +50,13 @@ class MemberStore:
         self._old: list[str] = []
         self.meeting, self._is_over = meeting, False
         self._end = time.monotonic() + timeout_s
-        # A part of the deadline, so that this member fails in time even if the driver cannot be reached.
+        # Shorter than the whole deadline, so that this member fails in time even if the driver cannot be reached.
         connect_s = timedelta(seconds=min(_CONNECT_S, timeout_s / 2))
         with self.named_errors():
             self._store = dist.TCPStore(meeting.host, meeting.port, None, False, connect_s, wait_for_workers=False)
 
     def begin(self, meeting: Meeting) -> None:
-        """Start the clock of the next send of this group: the send before is over for all members."""
+        """Start the clock of the group's next send. The previous send must be over for all members."""
         self.meeting, self._is_over = meeting, False
         self._end = time.monotonic() + self._timeout_s
         while self._old:
@@ -78,7 +77,7 @@ class MemberStore:
         return value
 
     def get(self, what: str) -> str:
-        """Waits until it is set."""
+        """The value of `what`. Waits until it is set."""
         self.wait_for([what])
         with self.named_errors():
             return self._store.get(_key(self.meeting, what)).decode()
@@ -88,7 +87,7 @@ class MemberStore:
             self._store.delete_key(_key(self.meeting, what))
 
     def forget_later(self, what: str) -> None:
-        """Remove it when the next send begins: other members may still read it when this member's part is over."""
+        """Remove `what` when the next send begins, because other members may still have to read it."""
         self._old.append(_key(self.meeting, what))
 
     def wait_for(self, whats: Sequence[str]) -> None:
@@ -112,17 +111,18 @@ class MemberStore:
                 raise self.failed(self._store.get(key).decode())
 
     def finish(self) -> None:
-        """Note that this member's part of the send is complete. `leave` then does not end the send for the others."""
+        """Note that this member's part of the send is complete, so that `leave` does not end the send for the
+        others."""
         self._is_over = True
 
     def leave(self) -> None:
-        """Make the send fail for all members, unless this member's part of it is complete (`finish`)."""
+        """Make the send fail for all members, unless this member's part is complete (`finish`)."""
         if not self._is_over:
             with suppress(RuntimeError):  # the driver is gone, and with it all others
                 self._store.set(_key(self.meeting, "aborted"), "another member has left")
 
     def for_process_group(self) -> dist.Store:
-        """With a connection of its own: a call that waits there does not block the calls here."""
+        """The store with a separate connection, so that a call that waits there does not block the calls here."""
         with self.named_errors():
             return dist.PrefixStore(self.group, self._store.clone())
 
@@ -135,7 +135,7 @@ class MemberStore:
             raise self.failed(error) from error
 
     def failed(self, reason: object) -> TransferError:
-        # gloo's have its file and line in front, and advice behind.
+        # gloo's messages have a file and line in front, and advice at the end.
         line = re.sub(r"^\[\S*/\S*\] ", "", str(reason)).partition(". This is typically")[0].partition("\n")[0]
         to = ", ".join(self.meeting.engines)
         return TransferError(f"weights: sending version {self.meeting.version} to {to} failed: {line}")

@@ -16,7 +16,7 @@ class Gather(Protocol):
     """A collective call of all ranks."""
 
     def __call__(self, on_all_ranks: bool = False) -> Mapping[str, Sequence[Tensor]]:
-        """Name -> the pieces of the full tensor: joined in order, their values are those of the tensor.
+        """Name -> the pieces of the full tensor. Joined in order, they have the values of the tensor.
 
         On rank 0; {} on the other ranks unless `on_all_ranks`.
         """
@@ -27,7 +27,7 @@ class Gather(Protocol):
 class Bucket:
     """Some of the policy's weights, which are gathered and sent together.
 
-    shapes: Hugging Face name -> shape of the full tensor. dtype: of all of them. gather: gives them in this order.
+    shapes: Hugging Face name -> shape of the full tensor. dtype: of all tensors. gather: gives them in this order.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -39,13 +39,13 @@ class Bucket:
         return sum(map(math.prod, self.shapes.values()))
 
     def full(self) -> dict[str, Tensor]:
-        """The full tensors on rank 0, {} on the others; a collective call of all ranks. On the CPU with one rank they
-        may share memory with the model."""
+        """The full tensors on rank 0, {} on the others; a collective call of all ranks. With one rank on the CPU, the
+        tensors may share memory with the model."""
         return {name: _joined(pieces, self.shapes[name]) for name, pieces in self.gather().items()}
 
 
 def gather_all(buckets: Iterable[Bucket], on_all_ranks: bool = False) -> None:
-    """Gather each bucket without sending it: the ranks that send need all other ranks in this collective call."""
+    """Gather each bucket without sending it, because gathering is a collective call that the sending ranks make too."""
     for bucket in buckets:
         bucket.gather(on_all_ranks)
 
@@ -63,22 +63,22 @@ class WeightTransfer(Protocol):
     """The size of the buckets that `send` wants. A larger tensor is a bucket of its own."""
 
     def send(self, version: int, buckets: Sequence[Bucket]) -> Any:
-        """Send all weights; a collective call of all ranks. All of them gather all buckets, in order.
+        """Send all weights. A collective call of all ranks, which gather all buckets in order.
 
-        Returns what `receive` needs in the engines (`WeightUpdate.payload`) on rank 0, None on the other ranks.
+        Returns on rank 0 what `receive` needs in the engines (`WeightUpdate.payload`), and None on the other ranks.
         Raises TransferError if the weights could not be sent because an engine failed.
         """
         ...
 
     def receive(self, payload: Any) -> Iterator[tuple[str, Tensor]]:
-        """Yield (name, tensor) of every weight, tied ones under each name. The tensors must not be changed.
+        """Yield (name, tensor) of every weight, tied weights under each name. The tensors must not be changed.
 
-        Raises TransferError if another process of the transfer failed; what was yielded is then not all.
+        Raises TransferError if another process of the transfer failed. Then some weights were not yielded.
         """
         ...
 
     def leave(self) -> None:
-        """End this process's part, even during a transfer: whoever then waits for this process sees it fail.
+        """End this process's part, even during a transfer. A process that waits for this one then gets an error.
 
         A later call of `send` or `receive` takes part again.
         """
