@@ -1,4 +1,4 @@
-"""The engines that are lost and not back yet: how long a call waits for them, and what the others take over.
+"""Engines that are lost and not back yet: how long a call waits for them, and when other engines take over their work.
 
 process lost, node fine  another process takes the engine's place; a call waits for it
 node lost                a call waits for `cluster.replace_timeout_s`, then does without all engines of the node
@@ -24,8 +24,8 @@ MAX_TRIES = 3
 class AbsentEngines:
     """The successors of absent engines, by the engines' numbers.
 
-    replace_timeout_s: how long a call waits because of a lost node, counted from the first loss there.
-    last_wait_s: how long it waits for an engine whose node is fine, and for any engine if none is left.
+    replace_timeout_s: how long a call waits because of a lost node, counted from the first loss on this node.
+    last_wait_s: how long a call waits for an engine whose node is fine, and for any engine if none is left.
     """
 
     def __init__(self, num_engines: int, replace_timeout_s: float, now: Callable[[], float] = time.monotonic) -> None:
@@ -44,7 +44,7 @@ class AbsentEngines:
         return len(self._successors)
 
     def to_take_in(self) -> list[tuple[int, Successor]]:
-        """Those that are to be started again while steps go on."""
+        """The absent engines that are to be started again while steps go on."""
         return [(engine, each) for engine, each in self._successors.items() if engine not in self._left_alone]
 
     def others(self) -> list[int]:
@@ -57,7 +57,7 @@ class AbsentEngines:
         return successor
 
     def node(self, engine: int) -> str | None:
-        """Where its old process was."""
+        """The node of the engine's old process; None if unknown."""
         return self._successors[engine].node
 
     def note(self, engine: int) -> bool:
@@ -67,7 +67,7 @@ class AbsentEngines:
         return is_new
 
     def has_failed(self, engine: int) -> bool:
-        """Count a start that has failed while steps went on. Returns whether the engine is to be started once more."""
+        """Count a start that has failed while steps went on. Returns whether to start the engine once more."""
         self._tries[engine] += 1
         return self._tries[engine] < MAX_TRIES
 
@@ -75,7 +75,7 @@ class AbsentEngines:
         self._left_alone.add(engine)
 
     def remove(self, engine: int) -> None:
-        """It is back."""
+        """Note that the engine is back."""
         del self._successors[engine], self._tries[engine]
         self._noted.discard(engine)
         self._left_alone.discard(engine)
@@ -83,7 +83,7 @@ class AbsentEngines:
         self._lost_nodes = {node: since for node, since in self._lost_nodes.items() if node in nodes}
 
     def is_new_loss(self, engine: int) -> bool:
-        """False if another engine was lost with the same node. Otherwise notes when the node was lost."""
+        """False if another engine was lost with the same node before. Otherwise notes the time of the node's loss."""
         node = self._lost_node(engine)
         if node is None:
             return True
@@ -92,8 +92,8 @@ class AbsentEngines:
         return is_new
 
     def wait_for(self, engine: int) -> tuple[float, dict[int, Successor]]:
-        """When to give up waiting for this absent engine, as a time of the clock `now`, and which engines end the wait
-        by being back: this one alone, or any absent one if no engine works. Call `is_new_loss` first."""
+        """The time (of the clock `now`) at which a wait for this absent engine ends, and the engines whose return ends
+        it: this one, or any absent one if no engine works. Call `is_new_loss` first."""
         if not self.others():
             return self._now() + self.last_wait_s, dict(self._successors)
         node = self._lost_node(engine)
@@ -101,20 +101,21 @@ class AbsentEngines:
         return until, {engine: self._successors[engine]}
 
     def _lost_node(self, engine: int) -> str | None:
-        """The node with which the engine was lost. Asks a node only once: one that is lost takes long to answer."""
+        """The node with which the engine was lost, or None. Asks a node only once, because a lost one is slow to
+        answer."""
         successor = self._successors[engine]
         return successor.node if successor.node in self._lost_nodes or successor.is_node_lost() else None
 
 
 def place(item: FinishedSample | UnreadableRequest) -> tuple[int, int | None]:
-    """(number of its request, number of the sample); the latter is None if the request cannot be read."""
+    """(number of its request, number of the sample). The second is None if the request cannot be read."""
     return item.request, item.index if isinstance(item, FinishedSample) else None
 
 
 def unfinished(
     requests: Sequence[RolloutRequest], some: Iterable[int], given_out: Iterable[tuple[int, int | None]]
 ) -> list[int]:
-    """Which of `some` requests still lack samples, in order. given_out: `place` of each item that has come."""
+    """Those of the requests `some` that still lack samples, in order. given_out: `place` of each item that has come."""
     given_out = set(given_out)
     numbers = Counter(request for request, sample in given_out if sample is not None)
     return [i for i in sorted(some) if numbers[i] < requests[i].num_samples and (i, None) not in given_out]

@@ -1,4 +1,4 @@
-"""Do the nodes agree with the driver in packages, code, model files and images? The comparison, and its message."""
+"""Compares packages, code, model files and images of the nodes with those of the driver. Writes the error message."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class Difference:
 def differences(
     driver: Mapping[str, Facts], node: Mapping[str, Facts], runs_vllm: bool, num_images: int
 ) -> list[Difference]:
-    """How a node differs from the driver, if it does. driver, node: what `node_facts` has found there.
+    """The differences between a node and the driver. driver, node: the results of `node_facts` there.
 
-    runs_vllm: whether the node has engines of vLLM. Then it needs the package; the driver does not. num_images: of the
-    run; the facts may be of some of them only.
+    runs_vllm: whether the node has engines of vLLM, which need the package; the driver does not need it. num_images:
+    all images of the run; the facts may have only some of them.
     """
     found = _packages(driver["packages"], node["packages"], runs_vllm)
     found += _files("code", "mars' code", driver["code"], node["code"])
     found += _files("model", "model files", driver["model"], node["model"])
-    # An image that only the node has is one that the run leaves out.
+    # If only the node has an image, the driver could not read it, and the run leaves it out.
     images = {name: size for name, size in node["images"].items() if name in driver["images"]}
     return found + _files("images", "image files", driver["images"], images, num_images)
 
@@ -61,7 +61,7 @@ def _packages(driver: Facts, node: Facts, runs_vllm: bool) -> list[Difference]:
 
 
 def _files(kind: str, what: str, driver: Facts, node: Facts, number: int = 0) -> list[Difference]:
-    """At most one difference. Files that only the node has count too: Python or transformers may load them.
+    """At most one difference. Files that only the node has count too, because Python or transformers may load them.
 
     number: how many such files there are in all; may be 0 if `driver` has all of them.
     """

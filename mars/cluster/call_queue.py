@@ -1,4 +1,4 @@
-"""The calls of a generator method of one worker, one after the other; the worker always has the next one already."""
+"""The calls of a worker's generator method, one after the other. The worker always has its next call in its queue."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _UNDER_WAY = 2
 
 
 class CallQueue:
-    """Ray's streams of the calls of one worker. A Ray actor answers its calls one by one, in their order.
+    """Ray's streams of the calls of one worker. A Ray actor answers its calls one by one, in order.
 
-    call: makes a call with one of `arguments`; returns its stream.
+    call: makes a call with one of `arguments`, and returns its stream.
     """
 
     def __init__(self, call: Callable[[Any], Any], arguments: Iterable[Any]) -> None:
@@ -24,11 +24,11 @@ class CallQueue:
 
     @property
     def stream(self) -> Any | None:
-        """That of the first call that has not ended; None if all have."""
+        """The stream of the first call that has not ended; None if all have ended."""
         return self._streams[0] if self._streams else None
 
     def ended(self) -> None:
-        """To be called when the first stream has no more items: the next calls move up."""
+        """Call it when the first stream has no more items: the next calls move up."""
         self._streams.popleft()
         self._fill()
 
@@ -46,7 +46,8 @@ class CallQueue:
 
 @contextmanager
 def left_by_none(queues: Sequence[CallQueue], cancel: Callable[[int, list[Any]], None]) -> Iterator[None]:
-    """No call outlives the block. cancel: called for each queue with streams that have not ended: (its number, these).
+    """At the end of the block, cancel all calls that have not ended. cancel: called with (number of the queue,
+    streams).
 
     queues: read at the end of the block, so the block may replace queues in this sequence.
     """
@@ -61,8 +62,8 @@ def left_by_none(queues: Sequence[CallQueue], cancel: Callable[[int, list[Any]],
 class Deadlines:
     """When the next answer of each worker is due: `timeout_s` after its last one.
 
-    Only time in which the driver waits for answers counts. While the driver does something else, such as building a
-    lost worker anew, no worker can be late.
+    Only time in which the driver waits for answers counts. So no worker is late because the driver did something else,
+    such as rebuilding a lost worker.
     """
 
     def __init__(self, num_workers: int, timeout_s: float, now: Callable[[], float] = time.monotonic) -> None:
@@ -73,13 +74,13 @@ class Deadlines:
         self._answered[worker] = self._now() - self._elsewhere_s
 
     def first(self, workers: Iterable[int]) -> tuple[int, float]:
-        """Which of these workers is the first that is late, and when (by `now`)."""
+        """The first of these workers that will be late, and when that is (by `now`)."""
         worker = min(workers, key=self._answered.__getitem__)
         return worker, self._answered[worker] + self._elsewhere_s + self._timeout_s
 
     @contextmanager
     def elsewhere(self) -> Iterator[None]:
-        """The time in the block does not count."""
+        """The time that the block takes does not count."""
         began = self._now()
         yield
         self._elsewhere_s += self._now() - began

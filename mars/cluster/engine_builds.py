@@ -1,4 +1,4 @@
-"""Building the engines in their worker processes, and again in those of their successors."""
+"""Builds the engines in their worker processes, and rebuilds lost engines in new processes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ FAILED_BUILD = (WorkerError, SetupError, DataError, ConfigError)
 
 
 class EngineBuilds:
-    """The first build of all engines, and the builds of absent engines that are under way.
+    """The first build of all engines, and the builds of absent engines that are in progress.
 
-    gpus: returns the GPUs of each engine, if the engines run on GPUs of trainer ranks; else None.
+    gpus: returns the GPUs of each engine if they belong to trainer ranks; else None.
     """
 
     timeout_s = 0.0  # until `finish_all`
@@ -47,7 +47,7 @@ class EngineBuilds:
         return engine in self._under_way
 
     def start(self, engine: int) -> None:
-        """Does nothing if it has been started."""
+        """Start to build an engine. Does nothing if its build has started already."""
         if engine not in self._under_way:
             self._under_way[engine] = self._start(engine)
 

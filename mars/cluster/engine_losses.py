@@ -1,4 +1,4 @@
-"""What is said and counted when engines are lost, are back, or are left out."""
+"""Reports and counts engines that are lost, back, or left out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class EngineLosses:
         self.restarts = RestartBudget()
 
     def note(self, engine: int, error: WorkerError) -> None:
-        """Count the loss of an absent engine, once. Engines of one node that is lost count as one loss.
+        """Count the loss of an absent engine, once. All engines lost with one node count as one loss.
 
         Raises WorkerError if too many were lost in a row.
         """
@@ -51,7 +51,7 @@ class EngineLosses:
         logger.warning("%s; engines that go on: %d; it is taken in when there is room", reason, len(others))
 
     def leave_alone(self, engine: int, where: str, error: MarsError) -> None:
-        """Report an engine that cannot be built; it is not started again while others work. where: " on NODE" or ""."""
+        """Report an engine that cannot be built. It is not started again while others work. where: " on NODE" or ""."""
         self._absent.leave_alone(engine)
         reason = f"{self._name(engine)} cannot be built{where}: {error}"
         self._report("engine_left_out", self._name(engine), reason)

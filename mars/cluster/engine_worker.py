@@ -27,7 +27,7 @@ Pickled and called on the worker."""
 
 @dataclass(frozen=True)
 class _Generation:
-    """A call of the engine's `generate`, whose requests come in parts. counts_before: those of the engine before it."""
+    """A call of the engine's `generate`, whose requests come in parts. counts_before: the engine's, before the call."""
 
     feed: Feed
     gathering: Gathering[FinishedSample | UnreadableRequest]
@@ -43,7 +43,7 @@ class EngineWorker(Worker):
     _generation: _Generation | None = None
 
     def see_gpus(self, gpus: Sequence[str]) -> None:
-        """Use these GPUs, which other workers own. To be called before `build`, which initialises CUDA."""
+        """Use these GPUs, which other workers own. Call it before `build`, which initialises CUDA."""
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
 
     def build(self, build_engine: BuildEngine, build_transfer: BuildTransfer, images: ImageAccess) -> None:
@@ -54,11 +54,11 @@ class EngineWorker(Worker):
     def generate(self, part: Part) -> Iterator[list[FinishedSample | UnreadableRequest] | EngineCounts]:
         """Yield lists of finished samples, one list per message.
 
-        If the engine has room for a request after the last one of `part`, this call ends, and the call with the next
-        part goes on from there. Between two messages at least `part.message_gap_s` pass, also from one part to the
-        next. The call with the last part yields at once what is left when the engine ends, then the counts of the
-        generation. If the driver cancels this call, the generation ends at the engine's next answer. It is in no counts
-        then, and its other parts do nothing.
+        A generation needs one call for each part. A call ends when the engine has room for the request after its part;
+        the call with the next part continues the generation. At least `part.message_gap_s` pass between two messages,
+        also of different calls. The call with the last part then yields the remaining samples at once, and the counts
+        of the generation. If the driver cancels a call, the generation ends at the engine's next answer. It is not
+        counted then, and calls with its other parts do nothing.
         Raises WorkerError if the last `load_weights` failed: the engine may have some old and some new weights.
         """
         if not self._has_all_weights:
@@ -87,7 +87,7 @@ class EngineWorker(Worker):
         yield self._engine.counts() - generation.counts_before
 
     def let_go(self) -> None:
-        """End the present generation, if there is one: no more of its requests will come."""
+        """End the current generation, if there is one. No more of its requests will come."""
         generation, self._generation = self._generation, None
         if generation is not None and isinstance(generation.messages, Generator):
             generation.messages.close()

@@ -1,4 +1,4 @@
-"""Environment and memory settings of worker processes. Imports neither torch, vLLM nor Ray: it must run before them."""
+"""Environment and memory settings of worker processes. Imports neither torch, vLLM nor Ray, which read them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-# glibc allocates blocks below the mmap threshold on the heap, and returns the heap's free end to the system once it
-# exceeds the trim threshold. By default glibc moves both while the process runs, and resident memory jumps from step to
-# step. Fixed values keep it steady (`trim_heap` then returns unused pages). Measured over 100 steps of
+# glibc allocates blocks below the mmap threshold on the heap, and returns the free end of the heap to the system when
+# it exceeds the trim threshold. By default glibc changes both thresholds while the process runs, and resident memory
+# varies from step to step. Fixed values keep it steady (`trim_heap` returns unused pages). Measured over 100 steps of
 # `scripts/bench.py scale`, two runs with two ranks each: resident memory of a rank grows by 0.8 to 1.5 % with these
 # values and `trim_heap`, and by -0.6 to 4.5 % without. A threshold below 4 MiB was slower and saved no memory.
 _MMAP_THRESHOLD_BYTES = 2**22
@@ -42,13 +42,13 @@ def worker_environment(threads: int, device: str) -> Mapping[str, str]:
 
 
 def loopback_environment() -> Mapping[str, str]:
-    """Variables that make gloo, NCCL and vLLM listen on the loopback interface only, where all run on one machine."""
+    """Variables that make gloo, NCCL and vLLM listen only on the loopback interface, for runs on one machine."""
     interface = "lo" if sys.platform == "linux" else "lo0"
     return {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface, "VLLM_HOST_IP": "127.0.0.1"}
 
 
 def prepare_process(kind: str, threads: int, device: str) -> None:
-    """Set a worker's variables in this process if it is the worker (cluster=local). Variables already set stay."""
+    """With cluster=local, set the variables of a worker in this process. Variables that are set already stay."""
     if kind == "local":
         for name, value in {**worker_environment(threads, device), **loopback_environment()}.items():
             os.environ.setdefault(name, value)
@@ -57,8 +57,8 @@ def prepare_process(kind: str, threads: int, device: str) -> None:
 def trim_heap() -> None:
     """Return free heap pages to the system. Does nothing without glibc.
 
-    Without it the heap keeps every page that any step has used. Call it every few dozen updates, not at every update:
-    the next update must allocate the pages again, which takes 20 % of the time of a small update.
+    Without this, the heap keeps every page that any step has used. Call it every few dozen updates, not at every
+    update: the next update must allocate the pages again, which takes 20 % of the time of a small update.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -81,12 +81,12 @@ def inherited(environment: Mapping[str, str]) -> Iterator[None]:
 
 
 def collect_rarely() -> None:
-    """Collect garbage seldom in this process: for the driver of workers, which holds no tensors.
+    """Collect garbage seldom in this process. For the driver of workers, which holds no tensors.
 
-    The rollouts of a step are millions of objects without cycles. With Python's own intervals all of them are looked at
-    again and again while they come: a third of the driver's time at 180,000 rollouts (`scripts/bench.py driver`). Now
-    Python looks at new objects each time 100,000 more exist, at older ones each time it is 20 million more, and at all
-    of them each time it is 100 million more.
+    The rollouts of a step are millions of objects without cycles. With Python's default thresholds, garbage collection
+    scans them again and again, which takes a third of the driver's time at 180,000 rollouts (`scripts/bench.py
+    driver`). With these thresholds, Python scans new objects each time 100,000 more exist, older ones each time 20
+    million more exist, and all objects each time 100 million more exist.
     """
     gc.set_threshold(100_000, 200, 5)
 
@@ -95,10 +95,10 @@ def collect_rarely() -> None:
 def gc_paused() -> Iterator[None]:
     """Pause garbage collection while long-lived objects are created, then freeze them.
 
-    Imports, rows and models are one to two million objects that live until the process ends; each collection scans all
-    of them. Measured in processor seconds, three runs each: one step in one process with rollout=hf takes 6.7 (6.0 to
-    7.4) instead of 7.5 (7.1 to 8.1); vLLM's start, which collects three times itself, takes 1.1 instead of 4.7.
-    Frozen objects are skipped by later collections too.
+    Imports, rows and models are one to two million objects that live until the process ends, and each collection would
+    scan them all. Measured in processor seconds, three runs each: one step in one process with rollout=hf takes 6.7
+    (6.0 to 7.4) instead of 7.5 (7.1 to 8.1). The start of vLLM, which collects three times itself, takes 1.1 instead
+    of 4.7. Later collections skip frozen objects too.
     """
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Gathers the samples of a worker, so that many workers together do not send more messages than the driver can take."""
+"""Gathers a worker's samples into messages, so that many workers do not send more messages than the driver can take."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_MESSAGES_PER_SECOND = 100
 
 
 def message_gap_s(num_engines: int) -> float:
-    """Least seconds between two messages of one engine; 0 for a single one, which is never too much.
+    """Least seconds between two messages of one engine; 0 for a single engine, which never sends too many.
 
     Up to 201 engines together send 40 messages a second; 501 engines and more together send 100. With 201 to 501
     engines, each engine sends one message in five seconds.
@@ -46,7 +46,7 @@ class Gathering(Generic[Item]):
         self._waiting: list[Item] = []
 
     def due(self, items: list[Item]) -> list[Item]:
-        """Add items. Returns all that wait if the last message is long enough ago, else []."""
+        """Add items. If the last message is long enough ago, returns all waiting items, else []."""
         self._waiting += items
         if not self._waiting or self._clock() - self._sent < self._gap_s:
             return []
@@ -54,6 +54,6 @@ class Gathering(Generic[Item]):
         return self.rest()
 
     def rest(self) -> list[Item]:
-        """What still waits."""
+        """Returns and removes the items that still wait."""
         found, self._waiting = self._waiting, []
         return found

@@ -1,8 +1,8 @@
-"""Watches over a Ray cluster that a run has started: once the run's process ends, in any way, nothing of it stays.
+"""Removes a Ray cluster that a run has started, when the run's process ends in any way.
 
-`Guard` starts this file as a program. The program waits until its stdin closes, which the kernel does when the run's
-process ends. Then it kills what the cluster still runs, keeps the end of Ray's logs, and removes the cluster's folder.
-The program imports the standard library alone, so that it starts at once and needs little memory.
+`Guard` starts this file as a program. The program waits until its stdin closes; the kernel closes it when the run's
+process ends. Then the program kills what the cluster still runs, keeps the end of Ray's logs, and removes the cluster's
+folder. It imports only the standard library, so that it starts at once and needs little memory.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Guard:
 
     def __init__(self, folder: Path, log_dir: Path | None) -> None:
         self._cluster = folder, os.getpid(), os.getsid(0), log_dir
-        # A session of its own: signals to the run's process group do not reach it.
+        # In a separate session, so that signals to the run's process group do not reach the guard.
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-X", "utf8", __file__, *_to_text(*self._cluster)],
             stdin=subprocess.PIPE,
@@ -60,7 +60,7 @@ class Guard:
 def clean_up(folder: Path, driver: int, session: int, log_dir: Path | None) -> None:
     """Kill the processes of the cluster, keep its logs, and remove its folder.
 
-    driver: the process of the run, which is left alone. session: its session, in the sense of setsid.
+    driver: the process of the run, which is not killed. session: the driver's session, in the sense of setsid.
     """
     end = time.monotonic() + _SWEEP_S
     while (left := list(members(folder, driver, session))) and time.monotonic() < end:
@@ -77,9 +77,9 @@ def clean_up(folder: Path, driver: int, session: int, log_dir: Path | None) -> N
 def members(folder: Path, driver: int, session: int) -> Iterator[int]:
     """Processes of the cluster: those with its mark, and those of the driver's session that write to its files.
 
-    The mark is an environment variable. A process that renames itself, as Ray's do, may overwrite it; such a process is
-    found by the files. And while the mark was in the driver's environment, the driver may have started processes that
-    are not Ray's, such as wandb's. These have the mark too, but they and their children are left alone.
+    The mark is an environment variable. A process that renames itself, as Ray's do, may overwrite its environment; it
+    is found by the files. While the mark was in the driver's environment, the driver may also have started processes
+    that are not Ray's, such as wandb's. They have the mark too, but they and their children are not yielded.
     """
     parents = {pid: parent for pid in _all_pids() if (parent := _parent(pid)) is not None}
     for pid in parents.keys() - {driver, os.getpid()}:
@@ -101,7 +101,8 @@ def _all_pids() -> list[int]:
 
 
 def _parent(pid: int) -> int | None:
-    """None for a process that has ended, or is a zombie: its parent has not asked for its exit code yet."""
+    """The parent of a process. None if the process has ended or is a zombie, whose parent has not read its exit
+    code."""
     try:
         state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
     except OSError:
@@ -112,7 +113,7 @@ def _parent(pid: int) -> int | None:
 def _belongs_to_ray(pid: int, parents: Mapping[int, int], driver: int, folder: Path) -> bool:
     """Whether a process with the mark was started by Ray, not by the run itself.
 
-    A child of the driver was started by Ray if its arguments name the folder; then its descendants were, too.
+    A child of the driver was started by Ray if its arguments name the folder. Then Ray started its descendants too.
     """
     top = pid
     while parents.get(top, 0) not in (0, 1, driver):
@@ -121,7 +122,7 @@ def _belongs_to_ray(pid: int, parents: Mapping[int, int], driver: int, folder: P
 
 
 def _writes_to(pid: int, folder: Path) -> bool:
-    """Whether a process started by Ray has a log of the cluster open for writing. A reader, such as `tail`, has not."""
+    """Whether the process has a log of the cluster open for writing. Readers, such as `tail`, do not count."""
     process = Path(f"/proc/{pid}")
     for descriptor in (process / "fd").iterdir():
         with suppress(OSError):

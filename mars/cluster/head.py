@@ -1,6 +1,6 @@
 """Watches Ray's head processes on this machine.
 
-If one has died, Ray's calls wait for a minute, or end the driver without a message.
+If one has died, calls of Ray wait for a minute, or end the driver without a message.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mars.errors import WorkerError
 
 _HEAD = ("gcs_server", "raylet")
 _POLL_S = 0.25
-# A signal to the whole process group ends Ray's processes too; the run's own handler says so first.
+# A signal to the whole process group ends Ray's processes too. Then the run's own handler must report the signal first.
 _SIGNAL_FIRST_S = 0.5
 
 _watched: dict[str, Popen[Any]] = {}
@@ -32,10 +32,10 @@ _log_dir: Path | None = None
 
 @contextmanager
 def watch_head(log_dir: Path | None) -> Iterator[None]:
-    """End the process with a WorkerError if a head process of the cluster started here ends inside the block.
+    """End the process with a WorkerError if a head process of the cluster started here ends during the block.
 
-    It does not wait for the next call: at the next request to a lost raylet (to free an object, say), Ray would end the
-    process without a message. A call in progress may raise anything; that becomes the WorkerError too.
+    It must not wait for the next call of Ray: at the next request to a lost raylet (to free an object, say), Ray would
+    end the process without a message. An error of a call in progress becomes the WorkerError too.
     """
     global _log_dir
     _log_dir = log_dir
@@ -53,7 +53,7 @@ def watch_head(log_dir: Path | None) -> Iterator[None]:
 
 
 def head_processes() -> dict[str, Popen[Any]]:
-    """Name -> process of those without which no worker can be reached; {} where no cluster was started here."""
+    """Name -> head process, for those without which no worker can be reached; {} if no cluster was started here."""
     node = worker._global_node
     started = {} if node is None else node.all_processes
     return {name: started[name][0].process for name in _HEAD if name in started}
@@ -62,7 +62,7 @@ def head_processes() -> dict[str, Popen[Any]]:
 def check_head() -> None:
     """Call this before each call of Ray. Raises WorkerError if a head process is gone.
 
-    If one is gone, it first waits a second, in which the watching thread or a signal may end this process.
+    Before it raises, it waits a second, in which the watching thread or a signal may end this process.
     """
     _raise_loss(None)
 

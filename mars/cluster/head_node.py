@@ -1,4 +1,4 @@
-"""What is installed on a node, as labels of Ray, which a machine can read before it joins the cluster."""
+"""What is installed on a node, as labels of Ray. A machine can read the head's labels before it joins the cluster."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ANSWER_TIMEOUT_S = 20.0
 
 
 def labels_of_head(address: str) -> Mapping[str, str]:
-    """Ray's labels of the head node. Raises SetupError if the head cannot be reached or does not take the token."""
+    """Ray's labels of the head node. Raises SetupError if the head cannot be reached or refuses the token."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
@@ -45,14 +45,14 @@ def labels_of_head(address: str) -> Mapping[str, str]:
 
 
 def own_labels() -> dict[str, str]:
-    """Versions on this machine, and a hash of mars' code. Ray's labels have letters, digits, "_", "." and "-"."""
+    """Versions on this machine and a hash of mars' code, with only the characters of labels: A-Z, a-z, 0-9, "_.-"."""
     found = {name: version for name, version in package_versions().items() if name in _COMPARED}
     found["code"] = _code_hash()
     return {_PREFIX + name: re.sub(r"[^A-Za-z0-9_.-]", "_", value) for name, value in found.items()}
 
 
 def mismatches(here: Mapping[str, str], head: Mapping[str, str]) -> list[str]:
-    """One line for each of mars' labels that differs between the two nodes. Empty for a head that has no such labels,
+    """One line for each of mars' labels that differs between the two nodes. Empty if the head has no such label,
     because ray_up.sh did not start it."""
     ours = {name for name in {**here, **head} if name.startswith(_PREFIX)}
     if not ours & head.keys():

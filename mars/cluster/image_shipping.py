@@ -1,9 +1,9 @@
-"""`data.transport=object_store`: one reader of images on the driver's node, and one store of them on each node.
+"""`data.transport=object_store`: one reader of images on the driver's node, and one store of images on each node.
 
     ImageReader (driver's node) ── encoded bytes, once per node and content ──> ImageStore (each node) ──> its workers
 
-A message holds up to 8 MiB. A store has up to three under way, and copies what arrives to its disk, so Ray's object
-store holds no image longer than that.
+A message holds up to 8 MiB. A store waits for up to three messages at once, and copies what arrives to its disk, so
+images do not stay in Ray's object store.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ READER_THREADS = 8
 FIRST_CONTENTS = "images_read.txt"
 """File in the folder of the logs: what the reader has read, for the one that takes its place if it dies."""
 _MESSAGE_BYTES = 2**23
-# Messages under way to one store: those that a worker waits for, and those sent ahead.
+# Messages to one store at the same time: for images that a worker waits for, and for images sent ahead.
 _MESSAGES, _MESSAGES_AHEAD = 2, 1
 
 
@@ -41,9 +41,9 @@ _MESSAGES, _MESSAGES_AHEAD = 2, 1
 class Shipped:
     """What a reader has done since it was started. Counts only grow.
 
-    start: tells a reader from one that was started again, which counts from 0.
-    asked: images that workers have asked for, once for each call of a worker. contents: those that were sent to a
-    node, because the node did not have them. num_bytes: their encoded bytes.
+    start: differs between readers. A reader that takes the place of another counts from 0.
+    asked: images that workers have asked for, once for each call of a worker. contents: images that were sent to a node
+    because the node did not have them. num_bytes: encoded bytes of the sent images.
     """
 
     asked: int = 0
@@ -83,7 +83,7 @@ class ImageReader(Worker):
         return found
 
     def contents(self, places: Sequence[Place]) -> list[bytes | BadImage]:
-        """The encoded bytes of the first images, as many as a message holds, at least of one."""
+        """The encoded bytes of the first images: as many as fit into a message, but at least one."""
         found: list[bytes | BadImage] = []
         num_bytes = 0
         for place in places:
@@ -100,7 +100,7 @@ class ImageReader(Worker):
 
     @ray.method(concurrency_group="no_reading")
     def store(self, node: str) -> Any:
-        """The store on the node with this id of Ray; started by the first call."""
+        """The store on a node, given by Ray's id. The first call starts the store."""
         with self._lock:
             if node not in self._stores:
                 self._stores[node] = start_on(node, ImageStore, self._environment, max_concurrency=1000).remote(
@@ -124,7 +124,7 @@ class ImageReader(Worker):
 
 
 class ImageStore(Worker):
-    """The images that one node has, for all workers there. Its calls run at the same time, in one thread (asyncio)."""
+    """The images that one node has, for all workers there. Its calls run concurrently in one thread (asyncio)."""
 
     threads: ClassVar[dict[str, int]] = {}
 
@@ -137,9 +137,9 @@ class ImageStore(Worker):
         self._is_full = False
 
     async def bring(self, places: Sequence[Place], ahead: bool) -> list[bytes | BadImage]:
-        """Get those of the images that are not here. Returns their SHA-256, or why they cannot be read.
+        """Get the images that this node does not have. Returns their SHA-256, or why they cannot be read.
 
-        ahead: whether they are for later; others are sent first.
+        ahead: whether the images are for later; other images are sent first.
         """
         faults.point("images.bring")
         async with self._slots[ahead]:
@@ -153,7 +153,7 @@ class ImageStore(Worker):
         return found
 
     async def content(self, place: Place, digest: bytes) -> bytes | BadImage:
-        """The encoded bytes of an image that `bring` has brought, or why they cannot be read."""
+        """The encoded bytes of an image that `bring` has brought, or why it cannot be read."""
         content = self._cache.get(digest)
         if content is None:  # dropped since, to make room for others
             (content,) = await self._reader.contents.remote([place])
@@ -175,7 +175,7 @@ class ImageStore(Worker):
                 del self._coming[digest]
 
     def _keep(self, digest: bytes, content: bytes) -> bool:
-        """Returns whether `digest` is that of `content`; kept if the disk has room."""
+        """Keep `content` if the disk has room. Returns whether `digest` is the digest of `content`."""
         try:
             self._cache.put(digest, content)
         except ValueError:
@@ -205,7 +205,7 @@ def this_node() -> str:
 def start_on(
     node: str, worker_class: type[ImageReader | ImageStore], environment: Mapping[str, str], max_concurrency: int
 ) -> Any:
-    """The remote class of an actor on this node of Ray. It takes no resources, and is started again if it dies."""
+    """The remote class of an actor on this node of Ray. It takes no resources, and Ray restarts it if it dies."""
     return ray.remote(concurrency_groups=worker_class.threads)(worker_class).options(
         num_cpus=0,
         max_restarts=-1,

@@ -1,4 +1,4 @@
-"""The files of a user's folder that a job takes to the cluster: reward functions, what they import, templates."""
+"""The files of a user's folder that a job sends to the cluster: reward functions, what they import, templates."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ _FILES = ("*.parquet", "*.arrow", "*.safetensors", "*.pt", "*.pth", "*.bin", "*.
 _MAX_BYTES = 64 * 2**20
 _MAX_FILES = 5000
 _SHOWN = 5
-# The oldest date that a zip file can hold. A fixed one, so that equal files are an equal package.
+# The oldest date that a zip file can hold, the same for all files, so that equal files give an equal package.
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def files_of_job(folder: Path, excludes: Sequence[str]) -> list[Path]:
-    """The files in `folder` that are taken along, relative to it, in the order of their names.
+    """The files in `folder` that are sent, relative to it, in the order of their names.
 
     Left out are hidden files and folders (.git, .venv, .env), virtual environments, results (runs, wandb), files of
     data and weights, a checkout's own package mars (the nodes have theirs), links to folders, and what matches
     `excludes`: patterns such as "*.png" or "notes/*", of a name or of a relative path.
-    Raises ConfigError if they are too many or too large, and names the largest; if one cannot be read or sent.
+    Raises ConfigError if there are too many files, if they are too large (the message names the largest), or if one
+    cannot be read or sent.
     """
     found: list[Path] = []
     for path in _walk(folder, folder, excludes):
@@ -48,7 +49,8 @@ def files_of_job(folder: Path, excludes: Sequence[str]) -> list[Path]:
 
 
 def write_package(target: Path, folder: Path, files: Sequence[Path], more: Mapping[str, str]) -> None:
-    """A zip file with `files` of `folder`, and the texts `more` by their names. Equal contents make an equal file."""
+    """Write a zip file with `files` of `folder`, and the texts `more` by their names. Equal contents give equal
+    bytes."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as package:
         for path in files:
             try:

@@ -1,8 +1,9 @@
 """Values of a user's environment variables on their way to a job, such as WANDB_API_KEY.
 
 Ray writes the variables of a job's runtime_env into logs and into the command lines of worker processes, and shows them
-to everybody who may list jobs. So these go another way: the job server puts them into the memory of the cluster's head
-under a random name, and the job takes them out of there when it starts. They are in no file, list or log.
+to everybody who may list jobs. So the variables take another way. The job server puts them into the memory of the
+cluster's head under a random name, and the job removes them from there when it starts. They are in no file, list or
+log.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _TIMEOUT_S = 30.0
 
 
 def new_name() -> str:
-    """A new random name. It looks like a package's, because the job server stores what it gets as packages."""
+    """A new random name that looks like a package's name, because the job server stores contents as packages."""
     return f"mars_environment_{secrets.token_hex(16)}.zip"
 
 
@@ -27,7 +28,7 @@ def content_of(variables: Mapping[str, str]) -> bytes:
 
 
 def take(name: str) -> Mapping[str, str]:
-    """The variables stored under `name`, which are removed from the head. Called in the job. Raises SetupError."""
+    """The variables stored under `name`. Removes them from the head. Called in the job. Raises SetupError."""
     from ray._raylet import GcsClient  # type: ignore[reportAttributeAccessIssue]
 
     head, key = GcsClient(address=os.environ["RAY_ADDRESS"]), f"gcs://{name}".encode()

@@ -1,4 +1,4 @@
-"""Jobs on a Ray cluster: submit one, follow what it prints, stop it, and learn its exit code."""
+"""Jobs on a Ray cluster: submit a job, print its output, stop it, and get its exit code."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ logger = logging.getLogger(__name__)
 _POLL_S = 0.5
 _RETRY_S = 1.0
 _ANSWER_S = 30.0
-# How long to ask again if a job server does not answer any more.
+# How long requests are repeated if a job server does not answer any more.
 _LOST_AFTER_S = 60.0
 _LAST_OUTPUT_S = 20.0
-# A connection without output for so long is made anew: it may be gone without a sign, as after a laptop's sleep.
+# A connection without output for this long is made again: it may be broken without a sign, as after a laptop's sleep.
 _SILENCE_S = 120.0
-# Proxies that the environment names are not used: they would get the token and the variables of --env.
+# Proxies from the environment are not used, because they would see the token and the variables of --env.
 _NO_PROXIES = {"http": "", "https": ""}
 _INTERRUPTED = 75
 _NO_SUCH_JOB = "status code 404"
 _ADDRESS_VARIABLES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")  # Ray would take them before the address it is given
 _TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 _NO_ANSWER = (requests.RequestException, OSError)
-# Ray does not tell the exit code of a job that was stopped, so the job's last line has it. Ray sends
-# SIGTERM to the shell too. The shell's trap lets it survive, and the program does not inherit the trap.
+# Ray does not tell the exit code of a job that was stopped, so the job prints it in its last line. Ray sends SIGTERM to
+# the shell too. The shell's trap lets it survive, and the program does not inherit the trap.
 _EXIT_CODE = re.compile(r"^mars: exit code (\d+)\s*\Z", re.MULTILINE)
 _SHELL = 'trap : TERM; "${{MARS_PYTHON:-python}}" -m {}; code=$?; echo "mars: exit code $code"; exit $code'
 
@@ -49,7 +49,7 @@ _SHELL = 'trap : TERM; "${{MARS_PYTHON:-python}}" -m {}; code=$?; echo "mars: ex
 @dataclass(frozen=True)
 class Job:
     """program: module and arguments for Python. package: zip file with its working directory. stop_s: time that the
-    program has to end after SIGTERM. environment: variables that it gets, and nobody else may see."""
+    program has to end after SIGTERM. environment: secret variables that it gets."""
 
     job_id: str
     program: str
@@ -59,7 +59,7 @@ class Job:
 
 
 def new_job_id(name: str) -> str:
-    """name: of the run; others recognise the job by it."""
+    """name: of the run, by which other users recognise the job."""
     return f"{re.sub(r'[^A-Za-z0-9_-]', '-', name)}-{secrets.token_hex(4)}"
 
 
@@ -112,8 +112,8 @@ class JobServer:
         return self._answer(job_id, self._client.stop_job)
 
     def follow(self, job_id: str) -> int:
-        """Print what the job prints until it ends, and return its exit code. The first Ctrl-C stops the
-        job, also if it was pressed before this call and deferred (`interrupts.defer`).
+        """Print the job's output until it ends, and return its exit code. The first Ctrl-C stops the job, also if it
+        was pressed before this call and deferred (`interrupts.defer`).
 
         Raises LostContact if the job server does not answer for a minute, SetupError if there is no such job, and
         WorkerError if the job could not start or was lost.
@@ -149,7 +149,7 @@ class JobServer:
         return self._answer(job_id, self._client.get_job_info)
 
     def _answer(self, job_id: str, ask: Callable[[str], Any]) -> Any:
-        """What the job server answers about the job. Asks again for a minute if it does not."""
+        """The job server's answer about the job. If there is no answer, asks again for a minute."""
         lost_at = time.monotonic() + _LOST_AFTER_S
         while True:
             try:
@@ -166,7 +166,7 @@ class JobServer:
 
 
 def _client_of(address: str) -> Any:
-    """Ray's client of job servers, with a deadline for each answer: Ray has none."""
+    """Ray's client of job servers, with a deadline for each answer, which Ray does not have."""
     for name in _ADDRESS_VARIABLES:
         os.environ.pop(name, None)
     if has_token(os.environ):
@@ -190,9 +190,9 @@ def _client_of(address: str) -> Any:
 
 
 class _Output:
-    """Inside the block, copies what a job prints to stdout, in a thread, also after lost connections.
+    """During the block, a thread copies a job's output to stdout. It reconnects after a lost connection.
 
-    At the end of the block the job has ended: what is left is printed, unless an exception ends the block.
+    The job must have ended when the block ends. Then the rest is printed, unless an exception ends the block.
     """
 
     def __init__(self, client: Any, job_id: str) -> None:
@@ -241,7 +241,7 @@ class _Output:
 
 
 def _as_exit_code(code: int) -> int:
-    """The exit code; for a process that a signal has ended, 128 + the signal's number, as in a shell."""
+    """The exit code. If a signal has ended the process: 128 + the signal's number, as in a shell."""
     return code if code >= 0 else 128 - code
 
 

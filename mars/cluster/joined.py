@@ -1,7 +1,7 @@
 """Watches the head of a Ray cluster that the run has joined, from the driver and from each worker.
 
-Without its head (Ray's GCS) nothing of the run can go on, but Ray tells nobody for a minute: calls wait, and the nodes
-keep their workers. Here each process of the run finds out by itself and ends.
+A run cannot go on without the head (Ray's GCS). But for a minute Ray does not report that it is lost: calls wait, and
+nodes keep their workers. So each process of the run watches the head itself, and ends when it is lost.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _OF_THIS_PROCESS = {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBU
 class Silence:
     """For how long all connections to the head have failed.
 
-    The time counts from the first failure to the last one. Between two failures at most 6 s count: a look and a
-    connection without an answer take no longer. In a longer gap this process was stopped, and did not look.
+    The time counts from the first failure to the last one. Between two failures at most 6 s count, the longest time
+    that a pause and an attempt to connect take. If more time passed, this process was stopped and did not try.
     """
 
     def __init__(self) -> None:
@@ -45,9 +45,9 @@ class Silence:
         self._failed: float | None = None
 
     def add(self, error: OSError | None, now: float) -> bool:
-        """Add the result of a connection. Returns whether the head is lost: silent for more than `LOST_S`.
+        """Add the result of a connection. Returns whether the head is lost, that is silent for more than `LOST_S`.
 
-        error: None for an accepted one. Errors of this process, such as too many open files, say nothing of the head.
+        error: None for an accepted one. Errors of this process, such as too many open files, are ignored.
         now: time.monotonic().
         """
         if error is None:
@@ -66,10 +66,10 @@ class Silence:
 def wait_for_loss(
     address: str, over: threading.Event, raylet: int | None = None, look_s: float = _LOOK_S
 ) -> str | None:
-    """Wait until the head is lost, and return how; None once `over` is set.
+    """Wait until the head is lost, and return why; None once `over` is set.
 
-    address: host:port of the GCS. raylet: descriptor (pidfd) of the process of this node whose end is a loss too.
-    look_s: seconds between two connections while the head accepts them, on average: drawn anew each time.
+    address: host:port of the GCS. raylet: descriptor (pidfd) of the raylet of this node, whose end is a loss too.
+    look_s: mean number of seconds between two connections while the head accepts them. Each pause is drawn anew.
     """
     host, _, port = address.rpartition(":")
     ends = select.poll()
@@ -96,7 +96,7 @@ def _connection_error(host: str, port: int) -> OSError | None:
 
 @contextmanager
 def watch_joined() -> Iterator[None]:
-    """End the process with a WorkerError if the cluster joined by this process is lost inside the block."""
+    """End the process with a WorkerError if the joined cluster is lost during the block."""
     over = threading.Event()
     address = ray.get_runtime_context().gcs_address
     arguments = (address, over, _local_raylet())
@@ -131,8 +131,8 @@ def _end_worker(address: str) -> None:
 
 
 def _local_raylet() -> int | None:
-    """The descriptor (pidfd) of the raylet that this process is connected to, which is the process that listens on the
-    raylet's socket; None if it cannot be had."""
+    """The descriptor (pidfd) of this node's raylet, found as the process that listens on the raylet's socket; None if
+    there is none."""
     node = worker._global_node
     with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
         probe.connect(node.raylet_socket_name)

@@ -1,4 +1,4 @@
-"""Which workers a run has, and which of them share GPUs and so must be on one node."""
+"""The workers of a run, and which of them share GPUs and so must be on one node."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class Layout:
 
 
 def layout(num_engines: int, gpus_per_engine: int, num_ranks: int, cpus: float, on_gpu: bool, shared: bool) -> Layout:
-    """Each worker has a bundle of its own; or, if `shared`, an engine has one together with the ranks on its GPUs.
+    """Each worker has its own bundle. If `shared`, an engine is in one bundle with the ranks on its GPUs.
 
-    In a shared bundle the ranks own the GPUs, one each, because Ray gives no GPU to two workers. The engine owns none,
-    and is told which they are: `gpus_of_engines`.
+    In a shared bundle the ranks own the GPUs, one each, because Ray gives no GPU to two workers. The engine owns none;
+    `gpus_of_engines` tells it which GPUs to use.
     """
     engine_gpus = gpus_per_engine if on_gpu and not shared else 0
     engines = [WorkerResources(f"engine-{i}", cpus, engine_gpus) for i in range(num_engines)]
@@ -56,7 +56,7 @@ def layout(num_engines: int, gpus_per_engine: int, num_ranks: int, cpus: float, 
 
 
 def gpus_of_engines(gpus_of_ranks: Sequence[Sequence[str]], layout: Layout) -> list[list[str]]:
-    """The GPUs of each engine: those of all ranks in its bundle, sorted.
+    """The GPUs of each engine: the GPUs of all ranks in its bundle, sorted.
 
     Example: two engines, ranks with GPUs 1, 0, 3, 2 -> [[0, 1], [2, 3]].
     """
@@ -67,7 +67,7 @@ def gpus_of_engines(gpus_of_ranks: Sequence[Sequence[str]], layout: Layout) -> l
 
 
 def totals(workers: Sequence[WorkerResources]) -> dict[str, float]:
-    """What these workers need together, by Ray's names of resources."""
+    """The resources that these workers need together, by Ray's names."""
     found: dict[str, float] = {}
     for worker in workers:
         for kind, amount in worker.bundle().items():

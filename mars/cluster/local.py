@@ -1,4 +1,4 @@
-"""Run engine and trainer in this process, without Ray: for tests, debugging and small evaluations."""
+"""Engine and trainer in this process, without Ray: for tests, debugging and small evaluations."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def local_workers(
 ) -> Iterator[tuple[RolloutEngine, PolicyTrainer | None]]:
     """Build engine and trainer; close both when the block ends.
 
-    build_trainer: None for evaluation, which needs the engine only.
-    colocated: whether the two take turns on the device.
+    build_trainer: None for evaluation, which needs only the engine.
+    colocated: whether engine and trainer take turns on the device.
     Raises SetupError if device is "cuda" and torch finds no GPU.
     """
     from mars.weights.object_store import in_memory

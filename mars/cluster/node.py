@@ -1,7 +1,7 @@
-"""Start a Ray node on this machine with `ray start`, keep a record of it, and stop it.
+"""Start a Ray node on this machine with `ray start`, record it, and stop it.
 
-`ray start --block` stays and is the parent of the node's processes. If it ends, in any way, the kernel ends them, so
-that a node is stopped by stopping one process, and no other Ray on this machine is touched.
+`ray start --block` does not return, and is the parent of the node's processes. When it ends in any way, the kernel ends
+them. So a node is stopped by stopping one process, without touching another Ray on this machine.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _NOT_INHERITED = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "MARS_SCRIPT")
 class Node:
     """A node to be started.
 
-    head: address of the cluster, host:port; that of this node if it is the head. job_server: of the head, host:port;
+    head: address of the cluster, host:port; the head's own address on the head. job_server: of the head, host:port;
     None for a worker. ports: option of `ray start` -> port. worker_ports: lowest and highest port of its workers.
     num_cpus, num_gpus: None lets Ray count them. labels: of the node, which other nodes can read.
     """
@@ -92,14 +92,15 @@ class RunningNode:
 
 
 def default_folder() -> Path:
-    """The default of --temp-dir, one for each user: Ray's own folder is shared by all, and holds one user's cluster."""
+    """The default of --temp-dir, one for each user: all users share Ray's own folder, which holds one user's
+    cluster."""
     return Path(tempfile.gettempdir()) / f"mars-ray-{os.getuid()}"
 
 
 def node_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Variables of the node's processes; jobs and workers inherit them.
+    """Variables of the node's processes, which jobs and workers inherit.
 
-    MARS_PYTHON: the Python with which a job is started.
+    MARS_PYTHON: the Python that runs a job.
     """
     inherited = {name: value for name, value in environment.items() if name not in _NOT_INHERITED}
     bin_folder = str(Path(sys.executable).parent)
@@ -115,7 +116,7 @@ def node_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def become(node: Node) -> NoReturn:
-    """Turn this process into the node: it ends when the node does. For Slurm and containers."""
+    """Turn this process into the node, so that it ends when the node ends. For Slurm and containers."""
     _record(node, this_process(), "")
     sys.stdout.flush()
     command = node.command()
@@ -168,10 +169,10 @@ def _record(node: Node, process: ProcessId, log: str) -> RunningNode:
 
 
 def running_nodes(folder: Path) -> list[RunningNode]:
-    """Nodes that were started on this machine with this --temp-dir and still run, the newest first.
+    """Running nodes that were started on this machine with this --temp-dir, the newest first.
 
-    Raises SetupError if others might have written there: a record says which processes are stopped, and which server
-    gets the token.
+    Raises SetupError if other users might have written there, because a record says which processes are stopped and
+    which server gets the token.
     """
     problem = private_folder_problem(folder) if os.path.lexists(folder) else None
     if problem is not None:
@@ -221,8 +222,8 @@ def _end(node: RunningNode) -> None:
 
 
 def _running_after(processes: Sequence[psutil.Process], timeout_s: float) -> list[psutil.Process]:
-    """Those that still run after `timeout_s`. One that has ended and that nobody waits for, as in a container without
-    an init process, does not."""
+    """The processes that still run after `timeout_s`. Zombies, which stay in a container without an init process, do
+    not count."""
     end = time.monotonic() + timeout_s
     while (left := [process for process in processes if _runs(process)]) and time.monotonic() < end:
         time.sleep(_POLL_S)

@@ -1,4 +1,4 @@
-"""Compares the nodes of a run with the driver, while the workers start. mars/cluster/agreement.py says how."""
+"""Compares the nodes of a run with the driver while the workers start, by the rules of mars/cluster/agreement.py."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NEW_NODE_S = 60.0
 
 
 class NodeCheck:
-    """Asks nodes for what they have, each in a process of its own there, with the environment of a worker.
+    """Asks nodes for their packages and files. The answer comes from a new process with a worker's environment.
 
     files: that all nodes must have. environment: variables of the workers. timeout_s: for the answers.
     """
@@ -47,7 +47,7 @@ class NodeCheck:
         self._seen: set[tuple[str, bool]] = set()
 
     def start(self, node: Node, runs_vllm: bool) -> None:
-        """Ask a node that has not been asked yet. runs_vllm: whether it has engines of vLLM."""
+        """Ask a node, unless it was asked before. runs_vllm: whether it has engines of vLLM."""
         if (node.id, runs_vllm) not in self._seen:
             there = NodeAffinitySchedulingStrategy(node.id, soft=False)
             asked = self._ask.options(**self._options, scheduling_strategy=there).remote(*self._arguments, self._roots)
@@ -55,7 +55,7 @@ class NodeCheck:
             self._seen.add((node.id, runs_vllm))
 
     def finish(self) -> None:
-        """Wait for the answers. Raises SetupError with a table of what differs from the driver, by node."""
+        """Wait for the answers. Raises SetupError with a table of the differences from the driver, by node."""
         if not self._asked:
             return
         here, until = node_facts(*self._arguments, None), time.monotonic() + self._timeout_s
@@ -65,7 +65,7 @@ class NodeCheck:
             raise SetupError(message(name_of_this_node(), found))
 
     def agrees(self, node: Node, runs_vllm: bool) -> bool:
-        """Ask one node, unless it has been asked and agrees. False if it does not answer: it may be lost too.
+        """Ask one node, unless it has been asked and agrees. False if it does not answer, because it may be lost too.
 
         Raises SetupError as `finish`.
         """
@@ -100,10 +100,10 @@ def nodes_agree(
 ) -> Iterator[None]:
     """Compare the nodes of a joined cluster with the driver while the block starts the workers.
 
-    Nodes on which lost workers start later are compared too, before a worker starts there. vllm_bundles: bundles with
-    an engine of vLLM.
-    Raises SetupError at the end of the block, with a table of what differs. If a worker fails in the block, a
-    difference may be why, so it is said instead.
+    If a lost worker is to start on another node later, that node is compared before. vllm_bundles: bundles with an
+    engine of vLLM.
+    Raises SetupError at the end of the block, with a table of the differences. If a worker fails in the block, a
+    difference may be the cause, and is reported instead.
     """
     if cluster.address is None:  # all workers are on this machine, and have the driver's environment
         yield

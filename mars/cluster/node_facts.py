@@ -1,7 +1,7 @@
-"""What a node has of what all nodes must share: packages, mars' code, model files, images.
+"""What a node has of the things that all nodes must share: packages, mars' code, model files, images.
 
-Imports only the standard library and mars/output/blocks.py. This file and blocks.py are sent to the nodes as a whole,
-so that they also run where mars is missing or has another version.
+Imports only the standard library and mars/output/blocks.py. Both files are sent to the nodes, so that they also run
+where mars is missing or has another version.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _MODEL_FILES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".py")
 class SharedFiles:
     """Files that all nodes must have. models: folders of models. images: some of the run's image files.
 
-    num_images: how many image files the run has. image_root: data.image_root on the driver's node, without links; None
-    if it is null.
+    num_images: number of the run's image files. image_root: data.image_root on the driver's node, with links resolved;
+    None if it is null.
     """
 
     models: Sequence[str] = ()
@@ -44,10 +44,10 @@ class SharedFiles:
 
     @classmethod
     def of(cls, models: Iterable[str], images: Iterable[str], image_root: str | None = None) -> SharedFiles:
-        """models: names of models; those that are no folder here are on the hub and are left out.
+        """models: names of models. Those that are not folders on this node are hub names and are left out.
 
-        images: files of the run, with repetitions. Of more than 4096 files evenly spaced ones are taken, because each
-        takes the node a round trip to a file server.
+        images: files of the run, with repetitions. If there are more than 4096, evenly spaced ones are taken, because
+        each file costs the node a round trip to a file server.
         """
         files = list(dict.fromkeys(images))
         number = min(len(files), _MOST_IMAGES)
@@ -59,9 +59,9 @@ class SharedFiles:
 def node_facts(
     packages: Sequence[str], models: Sequence[str], images: Sequence[str], roots: tuple[str, str] | None
 ) -> dict[str, dict[str, str]]:
-    """Of the node on which it is called. Imports no package.
+    """The facts of the node on which it is called. Imports no package.
 
-    roots: data.image_root on the driver's node, and the environment variable that says which folder it is here.
+    roots: data.image_root on the driver's node, and the environment variable that names this node's folder for it.
     Returns the `Facts` "packages" (versions, without what follows a "+"), "code" (source files of mars), "model" and
     "images" (files of `SharedFiles`).
     """
@@ -105,7 +105,7 @@ def _model_files(folder: str) -> list[Path]:
 
 
 def _here(image: str, roots: tuple[str, str] | None) -> Path:
-    """Where a worker of this node looks for an image, as mars/data/pixels/mounted.py says."""
+    """The path at which a worker of this node reads an image, as in mars/data/pixels/mounted.py."""
     root = os.environ.get(roots[1]) if roots is not None else None
     if roots is None or root is None or os.path.commonpath([image, roots[0]]) != roots[0]:
         return Path(image)
@@ -113,7 +113,7 @@ def _here(image: str, roots: tuple[str, str] | None) -> Path:
 
 
 def _digest(path: Path) -> str | None:
-    """None for a file that cannot be read."""
+    """The digest of a file; None if it cannot be read."""
     try:
         return sha256(blocks(path, *_BLOCKS)).hexdigest()[:16] if path.is_file() else None
     except OSError:

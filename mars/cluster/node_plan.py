@@ -1,4 +1,4 @@
-"""On which node each bundle of a run goes: an exact search on paper, before Ray is asked for anything."""
+"""Which node gets each bundle of a run: an exact search, made before any resource is requested from Ray."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Amount(NamedTuple):
 
     @classmethod
     def of(cls, resources: Mapping[str, float]) -> Amount:
-        """Of Ray's resources; other kinds than CPU and GPU are left out."""
+        """The CPUs and GPUs of Ray's resources. Other resources are left out."""
         return cls(*(math.floor(resources.get(kind, 0.0) * _PER_UNIT + 0.5) for kind in ("CPU", "GPU")))
 
     def times(self, number: int) -> Amount:
@@ -62,9 +62,9 @@ class Bundles:
 
 
 def bundles_of(layout: Layout, ranks_per_group: int | None) -> tuple[Bundles, Bundles]:
-    """The bundles with an engine, and those with a rank alone.
+    """The bundles with an engine, and the bundles that have only a rank.
 
-    ranks_per_group: consecutive ranks that share one copy of the weights (`actor.fsdp_size`); None: all.
+    ranks_per_group: consecutive ranks that share one copy of the weights (`actor.fsdp_size`); None: all ranks.
     """
     ranks_per_group = ranks_per_group or max(len(layout.ranks), 1)
     sizes = [Amount.of(totals(workers)) for workers in layout.bundles]
@@ -79,18 +79,18 @@ def bundles_of(layout: Layout, ranks_per_group: int | None) -> tuple[Bundles, Bu
 
 
 def plan_nodes(engines: Bundles, ranks: Bundles, free: Sequence[Amount], strategy: Strategy) -> dict[int, int] | None:
-    """Bundle -> index of its node; None if the bundles cannot be placed in any way.
+    """Bundle -> index of its node; None if the bundles do not fit.
 
-    free: what each node has, in the order in which nodes are filled. The nodes of engines 0, 1, 2 … follow
-    this order, and so do those of the ranks.
+    free: what each node has, in the order in which nodes are filled. The nodes of engines 0, 1, 2 … are in this order,
+    and so are the nodes of the ranks.
 
     pack: each node gets as many engines as possible, then as many ranks as possible. Groups of bundles are kept within
-        nodes if all of them fit like that.
-    spread: each node gets an even share of the engines, or what comes closest to it if not all bundles would fit; ranks
-        fill what is left, in order. Groups are kept within nodes unless the engines would then be spread less.
+        nodes if all groups fit like that.
+    spread: each node gets an even share of the engines. If not all bundles would fit then, the shares are as even as
+        possible. Ranks fill what is left, in order. Groups are kept within nodes unless this spreads the engines less.
 
     Example: two engines and two ranks of 1 CPU each on two nodes of 2 CPUs. pack: the engines are on the first node and
-    the ranks on the second; spread: one of each is on each node.
+    the ranks on the second; spread: each node has one engine and one rank.
     """
     found = [
         counts
@@ -108,9 +108,9 @@ def plan_nodes(engines: Bundles, ranks: Bundles, free: Sequence[Amount], strateg
 
 
 def plan_lost(engines: Bundles, ranks: Bundles, free: Sequence[Amount], strategy: Strategy) -> dict[int, int]:
-    """As `plan_nodes`, for bundles that need another node, as many as fit: ranks first, since none may be missing.
+    """As `plan_nodes`, for bundles that need another node: places as many as fit, ranks first, because all are needed.
 
-    Engines get what is left beside all ranks. If not all ranks fit, no engine gets anything.
+    Engines get what all ranks leave. If not all ranks fit, no engine gets a place.
     """
     for number_of_engines in range(len(engines.indices), -1, -1):
         plan = plan_nodes(_first(engines, number_of_engines), ranks, free, strategy)
@@ -128,7 +128,7 @@ def _first(bundles: Bundles, number: int) -> Bundles:
 
 @dataclass(frozen=True)
 class _Units:
-    """What is placed as a whole: `number` units of so many bundles each."""
+    """What is placed as a whole: `number` units with `bundles` bundles each."""
 
     size: Amount
     number: int
@@ -161,9 +161,10 @@ def _counts(engines: _Units, ranks: _Units, free: Sequence[Amount], strategy: St
 
 
 def _room(engines: _Units, ranks: _Units, free: Sequence[Amount]) -> list[dict[int, int]]:
-    """For each node: number of engines -> most ranks that fit beside them on this node and those after it.
+    """For each node: number of engines -> most ranks that fit beside them on this node and the later ones.
 
-    With two sizes of bundles this is all there is to search: a node with x engines takes as many ranks as still fit.
+    The search needs nothing else, because there are only two sizes of bundles: a node with x engines takes as many
+    ranks as still fit.
     """
     room: list[dict[int, int]] = [{0: 0}]
     for has in reversed(free):
@@ -184,7 +185,7 @@ def _preferred(strategy: Strategy, left: int, capacities: Sequence[int]) -> Iter
 
 
 def _even_share(left: int, capacities: Sequence[int]) -> int:
-    """The smallest limit for the engines of one node with which `left` engines, or as many as fit, are placed."""
+    """The smallest limit of engines per node that still places `left` engines, or as many of them as fit."""
     share = 0
     while sum(min(share, capacity) for capacity in capacities) < min(left, sum(capacities)):
         share += 1

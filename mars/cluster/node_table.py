@@ -1,4 +1,4 @@
-"""The have/want table of a cluster, by node: what each has, which workers would go there, and what is left."""
+"""A table of a cluster's nodes: what each node has, which workers it would get, and what would be left."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAX_ROWS = 32
 
 @dataclass(frozen=True)
 class NodeRow:
-    """A node of the table. used_by: who uses what is not free, one text for each."""
+    """A node of the table. used_by: a text for each job that uses resources of the node."""
 
     name: str
     total: Amount
@@ -23,9 +23,9 @@ class NodeRow:
 
 
 def have_want(nodes: Sequence[NodeRow], layout: Layout, empty: bool) -> str:
-    """The table, and below it the workers without a place, and why.
+    """The table, followed by the workers without a place and the reasons.
 
-    empty: fill the nodes as if nobody else used them. Otherwise workers get only what is free.
+    empty: fill the nodes as if no other job used them. Otherwise workers get only what is free.
     """
     left = [node.total if empty else node.free for node in nodes]
     there: list[list[str]] = [[] for _ in nodes]
@@ -74,7 +74,7 @@ def _reason(size: Amount, nodes: Sequence[Amount], empty: bool) -> str:
 
 
 def names_in_short(names: Sequence[str]) -> str:
-    """Consecutive numbers become a range: engine-0, actor-1, actor-2, actor-3 -> "engine-0, actor-1 to actor-3"."""
+    """The names, with ranges: engine-0, actor-1, actor-2, actor-3 -> "engine-0, actor-1 to actor-3"."""
     kinds = list(dict.fromkeys(_number_of(name)[0] for name in names))
     parts: list[list[str]] = []
     for name in sorted(names, key=lambda name: (kinds.index(_number_of(name)[0]), _number_of(name)[1])):

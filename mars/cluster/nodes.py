@@ -23,7 +23,7 @@ _ENTRY_CHARS = 60
 class Node:
     """A node that is alive. id: Ray's. name: for messages. store_bytes: size of its object store.
 
-    free: what nobody has reserved, as Ray knows it; it learns of changes within a second or so.
+    free: what no job has reserved. Ray may learn of changes a second later.
     """
 
     id: str
@@ -34,10 +34,10 @@ class Node:
 
 
 def alive_nodes(by_gpus: bool) -> list[Node]:
-    """In the order in which they are filled: those with the most free GPUs (or CPUs) first.
+    """The nodes in the order in which they are filled: those with the most free GPUs (or CPUs) first.
 
-    Of nodes with as many, the driver's comes first. The rest is by address, so equal clusters are filled alike.
-    Nodes that Ray is about to remove are left out: it starts nothing there.
+    Among nodes with equally many, the driver's comes first. The others are ordered by address, so that equal clusters
+    are filled alike. Nodes that Ray is about to remove are left out, because it starts nothing there.
     """
     draining, free = state.get_draining_nodes(), available_resources_per_node()
     alive = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in draining]
@@ -67,12 +67,12 @@ def name_of_this_node() -> str:
 
 
 def name_of_node(node_id: str | None) -> str:
-    """For messages; "an unknown node" if it is not alive."""
+    """The node's name for messages; "an unknown node" if it is not alive."""
     return next((node.name for node in alive_nodes(by_gpus=False) if node.id == node_id), "an unknown node")
 
 
 def _name(node: Mapping, is_alone: bool) -> str:
-    """Host and address; with the beginning of its id if several nodes have this address."""
+    """Host and address. If several nodes have this address, also the beginning of the id."""
     host, address = node["NodeManagerHostname"], node["NodeManagerAddress"]
     name = address if host in ("", address) else f"{host} ({address})"
     return name if is_alone else f"{name} {node['NodeID'][:6]}"
@@ -89,7 +89,7 @@ def _sortable(address: str) -> tuple[int, int, str]:
 def users_of_nodes() -> dict[str, list[str]]:
     """Who has reserved CPUs or GPUs: id of a node -> lines such as "2 CPU, 1 GPU: job 03000000 (python x.py)".
 
-    Ray knows it of placement groups and of actors outside them. What tasks use is in no table of Ray's.
+    Counts placement groups and actors outside them. Ray has no table of what tasks use.
     """
     used: defaultdict[str, defaultdict[str, list[Amount]]] = defaultdict(lambda: defaultdict(list))
     accessor = state._connect_and_get_accessor()

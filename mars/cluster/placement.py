@@ -1,4 +1,4 @@
-"""Reserving the workers' resources on the cluster: each bundle on a node that was chosen on paper, all or none."""
+"""Reserves the workers' resources on the cluster: each bundle on the node that the plan gives it; all or none."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _RESERVE_S = 5.0
 @dataclass(frozen=True)
 class NodeChoice:
     """How nodes are chosen. ranks_per_group: consecutive ranks that share a copy of the weights (`actor.fsdp_size`);
-    None: all."""
+    None: all ranks."""
 
     strategy: Strategy = "pack"
     ranks_per_group: int | None = None
@@ -49,8 +49,8 @@ class Placement:
     """The workers' resources, reserved on the nodes of the Ray cluster.
 
     timeout_s: how long to wait until other jobs free the resources.
-    Raises SetupError with a have/want table by node: at once if the workers would not fit on the empty cluster, after
-    timeout_s if others still use it.
+    Raises SetupError with a table of the nodes: at once if the workers would not fit on the empty cluster, after
+    timeout_s if other jobs still use it.
     """
 
     def __init__(self, layout: Layout, choice: NodeChoice, timeout_s: float) -> None:
@@ -69,8 +69,8 @@ class Placement:
     def scheduling(self, bundle: int) -> PlacementGroupSchedulingStrategy:
         """Where Ray is to start a worker of this bundle.
 
-        If the node of the bundle is gone, its resources are reserved on another node first. If there is no room, the
-        worker starts when there is.
+        If the node of the bundle is lost, its resources are first reserved on another node. If no node has room, the
+        worker starts as soon as one has.
         """
         self._move_lost()
         if bundle in self._away and bundle not in self._moved:
@@ -82,7 +82,8 @@ class Placement:
     def has_room(self, bundle: int) -> bool:
         """Whether the resources of this bundle are reserved on a node that is alive.
 
-        Hundreds of workers may wait for room: they share one answer of Ray. Ray is asked again before a worker starts.
+        Hundreds of workers may wait for room, so they share one answer of Ray. Ray is asked again before a worker
+        starts.
         """
         if not self._is_reserved(bundle):
             return False
@@ -101,12 +102,12 @@ class Placement:
         return self._home(bundle, groups) in {node.id for node in nodes}
 
     def _home(self, bundle: int, groups: Mapping[str, Any]) -> str | None:
-        """The node that a bundle has moved to. None if it has not moved, or has no room yet."""
+        """The node that a bundle has moved to. None if it has not moved, or waits for room."""
         group = groups.get(self._moved[bundle].id.hex()) if bundle in self._moved else None
         return group["bundles_to_node_id"][0] if group is not None and group["state"] == "CREATED" else None
 
     def homes(self) -> list[tuple[Node, list[int]]]:
-        """The nodes on which resources were reserved at the start, if they are alive, each with its bundles."""
+        """The nodes on which resources were reserved at the start and that are alive, each with its bundles."""
         return [
             (node, bundles)
             for node in alive_nodes(self._on_gpus)
@@ -165,11 +166,11 @@ class Placement:
         return have_want(rows, self._layout, empty)
 
     def _move_lost(self) -> None:
-        """Reserve anew the bundles of lost nodes, each by itself, so that as many workers as possible go on.
+        """Reserve the bundles of lost nodes again, one by one, so that as many workers as possible go on.
 
-        Those with ranks come first. Ray has a request for each of them until there is room. For an engine it has one
-        only while there is room beside all ranks, so that an engine cannot take the room that a rank waits for.
-        Ray moves such a bundle by itself if its new node is lost too.
+        Bundles with ranks come first. Each of them is requested from Ray until there is room. An engine's bundle is
+        requested only while there is room beside all ranks, so that an engine cannot take the room that a rank waits
+        for. If the new node of such a bundle is lost too, Ray moves the bundle itself.
         """
         nodes, groups = self._seen.get()
         alive = {node.id for node in nodes}
@@ -188,8 +189,8 @@ class Placement:
                 remove_placement_group(self._moved.pop(bundle))
 
     def _look(self) -> tuple[list[Node], Mapping[str, Any]]:
-        """The nodes, and Ray's table of groups, if it is needed. The table is read first: resources of a group that
-        it shows as placed are then no longer free in what is read of the nodes."""
+        """The nodes, and Ray's table of placement groups, if needed. The table is read first, so that the resources of
+        groups that it shows as placed are no longer free in the answer about the nodes."""
         groups = placement_group_table() if self._moved else {}
         return alive_nodes(self._on_gpus), groups
 
@@ -198,7 +199,7 @@ class Placement:
 
 
 def reserved(layout: Layout, cluster: ClusterConfig, fsdp_size: int | None) -> Placement:
-    """The placement of these workers. fsdp_size: ranks that share a copy of the weights; None: all.
+    """The placement of these workers. fsdp_size: ranks that share a copy of the weights; None: all ranks.
 
     Warns of nodes of a joined cluster whose object store is smaller than `cluster.object_store_bytes`.
     Raises SetupError as `Placement` does.

@@ -1,4 +1,4 @@
-"""The ranks of a trainer as Ray workers: built together, called together, and built again when one is lost."""
+"""The ranks of a trainer as Ray workers. They are built and called together, and rebuilt together if one is lost."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class RayRanks:
         """Start building every rank; returns Ray references for `finish_build`.
 
         received: arguments of the workers' `receive`. timeout_s: how long to wait for the address of rank 0.
-        call_timeout_s: deadline of the ranks' collectives.
+        call_timeout_s: deadline of the ranks' collective calls.
         """
         self._started = (received, timeout_s, call_timeout_s)
         workers = self._group.workers
         address_of_first = workers[0].address.remote()
-        # A call before `build`, so that the ranks import torch while the process of rank 0 still starts.
+        # Called before `build`, so that the ranks import torch while the process of rank 0 still starts.
         receiving = [worker.receive.remote(*received) for worker in workers]
         (address,) = self._group.results([address_of_first], "start of a worker", timeout_s)
         built = [
@@ -65,10 +65,10 @@ class RayRanks:
         self._group.dump_stacks()
 
     def restart(self) -> None:
-        """End all ranks and build them anew, with the weights of model.path.
+        """End all ranks and build them again, with the weights of model.path.
 
-        All of them, because the ranks that are left would wait for the lost one. Those of a lost node start on others.
-        Raises WorkerError if not all have found room after `timeout_s` seconds, the value that `start` got.
+        All ranks, because the others would wait for the lost one. Ranks of a lost node start on other nodes.
+        Raises WorkerError if not all ranks have found room after `timeout_s` seconds, an argument of `start`.
         """
         successors = {index: Successor(self._group, index) for index in range(len(self._group.workers))}
         timeout_s = self._started[1]
@@ -111,7 +111,7 @@ class RayRanks:
         except (WorkerLost, TransferError):
             raise
         except WorkerError as error:
-            # The others fail first when a rank dies: their connection to it breaks before Ray sees its death.
+            # When a rank dies, other ranks fail first: their connections to it break before Ray notices its death.
             lost = self._group.lost()
             if lost:
                 raise WorkerLost(f"{error}; {', '.join(lost)} died") from error

@@ -31,15 +31,15 @@ logger = logging.getLogger(__name__)
 
 
 class RayEngine:
-    """Splits each call over the engines of the group by expected tokens; a prompt's requests go to the same engine.
+    """Divides each call over the engines of the group by expected tokens. A prompt's requests go to the same engine.
 
-    An engine gets its share in parts, the next one while it works on those before (mars/rollout/window.py).
+    An engine gets its share in parts, the next part while it works on earlier ones (mars/rollout/window.py).
     window: of an engine, in samples.
 
-    An engine that dies, hangs or raises is replaced: the new one gets the current weights and repeats the requests of
-    the lost one with the same seeds, and samples that have arrived already are not given out again. If the node of the
-    engine is lost too, and no other has room for it within `replace_timeout_s`, the other engines get its requests, and
-    calls do without it until a node has room (absent_engines.py). They also do so if it cannot be built on that node.
+    An engine that dies, hangs or raises is replaced. The new engine gets the current weights and repeats the requests
+    of the lost one with the same seeds; samples that have arrived are not yielded again. Calls go on without an engine
+    if its node is lost and no node has room within `replace_timeout_s`, or if it cannot be built on its new node
+    (absent_engines.py).
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class RayEngine:
         """Start building every engine; returns one Ray reference per engine for `finish_build`.
 
         gpus: returns the GPUs of each engine, if they belong to trainer ranks; None if Ray gives each engine its own.
-        It is called for each start, because Ray may have moved the ranks to another node since.
+        It is called for each start, because Ray may have moved the ranks to another node.
         """
         return self._builds.start_all(build_engine, build_transfer, images, gpus)
 
@@ -83,7 +83,7 @@ class RayEngine:
         self._builds.finish_all(references, timeout_s)
 
     def generate(self, requests: Iterable[RolloutRequest | None]) -> Iterator[list[FinishedSample | UnreadableRequest]]:
-        """Reads `requests` to the end before it sends the first, because they are divided over the engines."""
+        """Reads `requests` to the end before it sends any, because it divides them over the engines."""
         known: list[RolloutRequest] = []
         for request in requests:
             if request is None:
@@ -144,7 +144,7 @@ class RayEngine:
         self._replace_failed(self._group.outcomes(hints, "prefetch"))
 
     def sleep(self) -> None:
-        """An engine that fails is replaced at `wake`: a new one needs memory that the trainer now has."""
+        """An engine that fails is replaced at `wake`, because the trainer has the memory for a new one until then."""
         self._is_asleep = True
         self._on_each("sleep")
 
@@ -159,8 +159,8 @@ class RayEngine:
     def load_weights(self, update: WeightUpdate) -> None:
         """update: its payload is a `WeightOffer`.
 
-        An engine that fails is replaced. One that lacks weights only because another process failed gets them again.
-        Engines that were absent and are built again get the weights with the others."""
+        An engine that fails is replaced. An engine that lacks weights only because another process failed gets them
+        again. Absent engines that are built again get the weights with the others."""
         self._weights = update
         if not self._is_asleep:
             self._take_in(join=True)
@@ -182,15 +182,15 @@ class RayEngine:
                 self._replace(engine, outcome)
 
     def _load_on(self, engines: Sequence[int]) -> dict[int, WorkerError | None]:
-        """Give the current weights, if there are any, to these engines; as `give_weights`."""
+        """Give these engines the current weights, if there are any. Returns the same as `give_weights`."""
         weights = self._weights
         return give_weights(self._group, engines, weights, self._losses.restarts.total) if weights and engines else {}
 
     def _replace(self, index: int, error: WorkerError) -> bool:
         """End a lost engine and bring it back, as `_bring_back`.
 
-        While the engines sleep, only ends the engine: `wake` brings it back. Raises WorkerLost if the engine's node is
-        lost together with trainer ranks: the ranks have to be replaced first.
+        While the engines sleep, it only ends the engine; `wake` brings it back. Raises WorkerLost if the engine's node
+        is lost together with trainer ranks, because the ranks have to be replaced first.
         """
         successor = self._absent.add(index, Successor(self._group, index))
         if self._is_asleep or (self._builds.gpus is not None and successor.is_node_lost()):
@@ -213,7 +213,7 @@ class RayEngine:
     def _bring_back(self, index: int, error: WorkerError) -> bool:
         """Wait until the successor of an absent engine runs, build the engine and give it the weights.
 
-        If no engine is left, brings back the first absent engine that gets a place. Returns whether engine `index` is
+        If no engine is left, do this for the first absent engine that gets a place. Returns whether engine `index` is
         back: False if another one is, if the wait for a place is over, or if the engine cannot be built in its new
         place. Raises WorkerError if too many engines in a row were lost, or none is left.
         """
@@ -241,7 +241,7 @@ class RayEngine:
             self._start_again(lost)
 
     def _build(self, index: int) -> MarsError | None:
-        """Build an absent engine whose new process runs, and give it the weights; returns why it has failed.
+        """Build an absent engine whose new process runs, and give it the weights. Returns the error, or None.
 
         Raises WorkerLost if a rank of the trainer was lost meanwhile.
         """
@@ -262,9 +262,9 @@ class RayEngine:
         self._absent.add(index, Successor(self._group, index))
 
     def _leave_alone(self, index: int, error: MarsError) -> None:
-        """Do without an absent engine that cannot be built on the node that it has moved to.
+        """Go on without an absent engine that cannot be built on its new node.
 
-        Raises `error` if no engine is left, or if it has not moved: the other engines would fail in the same way.
+        Raises `error` if no engine is left, or if it has not moved: then the other engines would fail in the same way.
         """
         is_same = index in self._builds and self._absent.node(index) in (None, self._group.node(index))
         if is_same or not self._absent.others():
@@ -278,10 +278,10 @@ class RayEngine:
         self._losses.leave_alone(index, where, error)
 
     def _take_in(self, join: bool) -> None:
-        """Do for the absent engines what can be done without waiting. join: those that are built are absent no more.
+        """Make progress with the absent engines, without waiting. join: whether engines that are built take part again.
 
-        An engine whose process was lost is started again, a few times. One that cannot be built is left alone. Those
-        that a stopped call was bringing back are waited for."""
+        An engine whose process was lost is started again, a few times. An engine that cannot be built is left alone.
+        Only engines that a stopped call was bringing back are waited for."""
         self._bring_back_lost()
         for index, successor in self._absent.to_take_in():
             try:

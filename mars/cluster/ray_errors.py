@@ -24,7 +24,8 @@ class WorkerDied(WorkerLost):
 
 @contextmanager
 def as_mars_errors(describe: Callable[[str], str], deadline: float) -> Iterator[None]:
-    """Raise Ray's errors inside the block as MarsErrors. describe: a reason -> the message. deadline: of the call."""
+    """Raise Ray's errors in the block as MarsErrors. describe: a reason -> the message. deadline: of the call, in
+    seconds."""
     try:
         yield
     except RayTaskError as error:
@@ -38,13 +39,13 @@ def as_mars_errors(describe: Callable[[str], str], deadline: float) -> Iterator[
 
 
 def one_line(error: BaseException) -> str:
-    """Type and first line of an exception; the whole of it is in the log of the run."""
+    """Type and first line of an exception. The log of the run has all of it."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {shorten(lines[0], _REASON_CHARS) if lines else 'no message'}"
 
 
 def reason_of_loss(error: RayError) -> str:
-    """Ray describes a dead worker in ten lines, which are in the log of the run."""
+    """A short reason. Ray describes a dead worker in ten lines, which are in the log of the run."""
     pid = re.search(r"\bpid: (\d+)", str(error))
     what = "a worker process died" + (f" (process {pid[1]})" if pid else "")
     return f"{what}: Ray ended it, because the machine ran out of memory" if _out_of_memory(error) else what

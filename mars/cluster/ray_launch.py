@@ -43,9 +43,8 @@ def ray_workers(
 ) -> Iterator[tuple[RolloutEngine, PolicyTrainer | None]]:
     """Start the workers and build engine and trainer on them; stop them when the block ends.
 
-    build_trainer: None for evaluation, which needs engines only. prompt_length: of a request, by which engines are
-    balanced. files: that all nodes must have. log_dir: for the workers' logs. report: told of workers that are lost and
-    replaced.
+    build_trainer: None for evaluation, which needs only engines. prompt_length: of a request, to balance the engines.
+    files: that all nodes must have. log_dir: for the workers' logs. report: called when a worker is lost or replaced.
     """
     collect_rarely()
     cluster, log_dir = config.cluster, log_dir.absolute()
@@ -108,7 +107,7 @@ def _layout(config: TrainConfig, with_trainer: bool, colocated: bool) -> Layout:
 def unless_ending(close: Callable[[], None]) -> None:
     """Call `close`, but not if the process is ending early.
 
-    The workers may be busy then, and the end of the connection to Ray ends them.
+    Then the workers may be busy, and the end of the connection to Ray ends them.
     """
     if interrupts.reason() is None:
         close()

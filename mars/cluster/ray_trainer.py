@@ -38,10 +38,10 @@ class TrainerWorker(RankWorker):
     _images, _rank = OWN_FILES, 0  # until `receive` and `build`
 
     def receive(self, build_trainer: BuildTrainer, build_transfer: BuildTransfer, images: ImageAccess) -> None:
-        """Keep `build_trainer`, the transfer that `build_transfer` makes, and the images, for `build`.
+        """Keep `build_trainer`, a transfer made by `build_transfer`, and the images, for `build`.
 
-        Unpickling the arguments imports torch. They are sent ahead of `build`, so that the ranks import torch while
-        they wait for the address of rank 0.
+        Unpickling the arguments imports torch. They are sent before `build`, so that the ranks import torch while they
+        wait for the address of rank 0.
         """
         self._build_trainer, self._transfer = build_trainer, build_transfer(self.name)
         self._images = images.open()
@@ -140,8 +140,8 @@ class RayTrainer(RayRanks):
         return self._all("score_responses", shared, spec, spans)[0]
 
     def publish_weights(self) -> WeightUpdate:
-        """The payload is a `WeightOffer`. If weights go through the object store, they are put there
-        now. Otherwise nothing is sent until engines ask for it."""
+        """The payload is a `WeightOffer`. If weights go through the object store, they are put there now. Otherwise
+        nothing is sent until engines ask for the weights."""
         if self._sender is not None:
             return self._sender.offer()
         update = self._all("publish_weights")[0]

@@ -1,4 +1,4 @@
-"""An answer that is kept for a short time, so that many who need it together ask once."""
+"""A cached answer that is kept for a short time, so that many callers share one request."""
 
 from __future__ import annotations
 
@@ -36,5 +36,5 @@ class Recent(Generic[Answer]):
         return self._kept[1]
 
     def drop(self) -> None:
-        """Ask again next time."""
+        """Drop the cached answer, so that the next `get` asks again."""
         self._kept = None

@@ -19,9 +19,9 @@ def no_report(event: str, worker: str, reason: str) -> None:
 
 
 class RestartBudget:
-    """Allows `limit` restarts in a row; progress between two of them gives all of them back.
+    """Allows `limit` restarts in a row. Progress resets the count.
 
-    So a machine that loses a worker every hour goes on, and a fault that comes back at once ends the run.
+    So a run that loses a worker every hour goes on, and a fault that comes back at once ends the run.
 
     >>> budget = RestartBudget(limit=1)
     >>> budget.spend(WorkerError("engine-0 died"))
@@ -44,9 +44,9 @@ class RestartBudget:
         self.total += 1
 
     def count(self) -> None:
-        """Count a restart in `total` only, because its cause is counted already: a lost node, for example."""
+        """Count a restart only in `total`, because its cause (such as a lost node) is counted already."""
         self.total += 1
 
     def progress(self) -> None:
-        """Work was done since the last restart."""
+        """Note that work was done since the last restart."""
         self._in_a_row = 0

@@ -27,9 +27,9 @@ logger = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S = 10.0
 _SHUTDOWN_TIMEOUT_S = 10.0
-# Ray installs signal handlers while it starts. At this interval they are replaced by the run's own handlers.
+# Ray installs signal handlers while it starts. At this interval, the run's own handlers are installed again.
 _REARM_S = 0.01
-# One for all clusters of this process: Ray reads it once.
+# The same for all clusters of this process, because Ray reads it only once.
 _TOKEN = secrets.token_hex(32)
 
 
@@ -45,11 +45,11 @@ def ray_cluster(
 
     address: of a running cluster; None starts one on this machine, ignoring RAY_ADDRESS, and stops it afterwards. It
         listens on the loopback interface only, and its folder is removed at the end.
-    environment: variables of the workers. A cluster started here inherits them, so nothing is yielded: workers without
-        a runtime_env reuse the processes that Ray starts in advance, which is faster. A running cluster does not
-        inherit them, so they are yielded.
+    environment: variables of the workers. A cluster started here inherits them, so nothing is yielded: without a
+        runtime_env, workers reuse processes that Ray starts in advance, which is faster. A running cluster does not
+        inherit the variables, so they are yielded.
     num_cpus: Ray CPUs of a cluster started here, independent of the number of cores.
-    log_dir: receives what Ray prints, and the end of the logs of a cluster started here.
+    log_dir: for what Ray prints, and for the end of the logs of a cluster started here.
     Raises SetupError if the cluster cannot be reached or started.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -65,7 +65,7 @@ def ray_cluster(
                 with watch_joined():
                     yield environment
             except WorkerError as error:
-                # With a node lost, Ray's shutdown was seen to hang, and to end this process with exit code 1.
+                # With a lost node, Ray's shutdown was seen to hang, and to end this process with exit code 1.
                 interrupts.ends_with(error)
                 raise
             finally:
@@ -85,9 +85,10 @@ def _own_cluster(
         of_cluster = {
             MARK: str(folder),
             "RAY_AUTH_TOKEN_PATH": str(token),
-            # vLLM's processes have sockets too. Its own default is TMPDIR, which may be too long for them.
+            # vLLM's processes need a folder for sockets too. vLLM's default is TMPDIR, whose path may be too long for
+            # them.
             VLLM_VARIABLE: os.environ.get(VLLM_VARIABLE) or str(folder),
-            # Ray's agents end with the raylet at once, not when they next look for it.
+            # Ray's agents end together with the raylet, instead of at their next check.
             "RAY_enable_pipe_based_agent_to_parent_health_check": "1",
         }
         options = {
@@ -101,8 +102,8 @@ def _own_cluster(
             with inherited({**environment, **loopback_environment(), **of_cluster}), _loopback_node():
                 connection = _Connection(options, "this machine")
         except BaseException:
-            # Interrupted while Ray starts: its thread would block all others while it waits for processes that the
-            # guard has ended. The guard sees to them when this process has ended.
+            # Interrupted while Ray starts: guard.close() would end processes that Ray's thread waits for, and while it
+            # waits it blocks all other threads. So the guard removes the cluster when this process has ended.
             if interrupts.reason() is None:
                 guard.close()
             raise
@@ -114,10 +115,10 @@ def _own_cluster(
 
 @contextmanager
 def _loopback_node() -> Iterator[None]:
-    """The node of a cluster started inside the block has the address 127.0.0.1, and listens there only.
+    """A cluster started inside the block has the address 127.0.0.1, and listens only there.
 
     Ray replaces a loopback address given to ray.init by one that other nodes can reach, unless Ray's constant
-    ENABLE_RAY_CLUSTER is False. It is False inside the block, which tells Ray that there are no other nodes.
+    ENABLE_RAY_CLUSTER is False. Inside the block it is False, which tells Ray that there are no other nodes.
     """
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
@@ -136,14 +137,14 @@ class _ToLog(logging.Handler):
 
 @contextmanager
 def _quiet(log_dir: Path | None) -> Iterator[None]:
-    """What Ray prints inside the block goes to the log: its messages of lost workers have dozens of lines.
+    """Inside the block, Ray's output goes to the log, because its messages of lost workers have dozens of lines.
 
-    Its C++ part writes to file descriptor 2, which becomes <log_dir>/driver.err. Messages of mars still reach the
+    Ray's C++ part writes to file descriptor 2, which becomes <log_dir>/driver.err. Messages of mars still reach the
     terminal, because `run_command` gives sys.stderr a copy of the descriptor.
     """
     print_message, to_log = worker.print_to_stdstream, _ToLog()
     worker.print_to_stdstream = lambda data, ignore_prefix: logger.debug("Ray: %s", "\n".join(data["lines"]))
-    # The logger "ray" itself will not do: ray.init takes its handlers away.
+    # Handlers of the logger "ray" itself would have no effect, because ray.init removes them.
     parts = [logging.getLogger(f"ray.{name}") for name in ("_private", "_common", "util")]
     for part in parts:
         part.addHandler(to_log)
@@ -175,11 +176,11 @@ def _stderr_to(path: Path) -> Iterator[None]:
 
 
 class _Connection:
-    """Ray, started and stopped in a thread of its own.
+    """Ray, started and stopped in a separate thread.
 
-    The main thread is in no call of Ray meanwhile, so it can handle signals and end the process at any time. Where Ray
-    has replaced the signal handlers of mars, the main thread sets them again. The kernel ends Ray's
-    processes with the thread that has started them, so the thread lives until Ray is shut down.
+    So the main thread is not in a call of Ray meanwhile, and can handle signals and end the process at any time. If Ray
+    replaces the signal handlers of mars, the main thread installs them again. The kernel ends Ray's processes with the
+    thread that has started them, so this thread lives until Ray is shut down.
     """
 
     def __init__(self, options: dict[str, Any], where: str) -> None:
@@ -202,16 +203,16 @@ class _Connection:
             raise SetupError(f"cluster.address: no Ray cluster at {where}: {reason}; {remedy}") from self._error
 
     def close(self) -> None:
-        """Shut Ray down. Does nothing if the process is ending early.
+        """Shut Ray down. Does nothing if the process is ending early, because Ray may not answer then.
 
-        Ray may not answer then. A cluster that the run has started is stopped by its guard (mars/cluster/guard.py).
+        The guard (mars/cluster/guard.py) stops a cluster that the run has started.
         """
         if interrupts.reason() is not None:
             return
         self._close.set()
         if not self._closed.wait(_SHUTDOWN_TIMEOUT_S):
             logger.info("Ray did not shut down within %g s", _SHUTDOWN_TIMEOUT_S)
-            # Ray goes on with it, and would end this process with exit code 1, also after a training that succeeded.
+            # Ray continues the shutdown, and would end this process with exit code 1 even after a successful training.
             interrupts.skip_exit_hooks()
 
     def _run(self) -> None:
@@ -229,7 +230,7 @@ class _Connection:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise SetupError if host:port does not accept connections; Ray itself would retry for minutes.
+    """Raise SetupError if host:port does not accept connections, because Ray itself would retry for minutes.
 
     Addresses without a port, such as "auto", are not checked.
     """

@@ -1,4 +1,4 @@
-"""The successor of a lost worker: the old process is ended, then a new one starts where there is room for it."""
+"""The successor of a lost worker: the old process is ended, then a new one starts where there is room."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _MAX_STARTS = 3
 
 class Ending(Protocol):
     def is_over(self, timeout_s: float = 0.0) -> bool | None:
-        """True when the process is gone; False if its node is; None if the node has not answered after timeout_s."""
+        """True when the process is gone; False if its node is lost; None if the node has not answered after
+        timeout_s."""
         ...
 
 
@@ -36,7 +37,7 @@ class Places(Protocol):
 
 
 class Successor:
-    """Of worker `index` of the group. Making it ends the old process.
+    """The successor of worker `index` of the group. Creating this object ends the old process.
 
     node: of the old process; None if it is not known.
     """
@@ -50,15 +51,15 @@ class Successor:
         self._is_node_lost: bool | None = None
 
     def is_node_lost(self) -> bool:
-        """Whether the node of the old process counts as lost: it is gone, or has not ended the process within 10 s."""
+        """Whether the node of the old process counts as lost: it is gone, or did not end the process within 10 s."""
         if self._is_node_lost is None:
             self._is_node_lost = self._ending is not None and self._ending.is_over(_ANSWER_S) is not True
         return self._is_node_lost
 
     def is_running(self) -> bool:
-        """Whether the new process runs. Does what can be done for it now, without waiting.
+        """Whether the new process runs. Makes progress towards it, without waiting.
 
-        A process that is started on a lost node, before Ray knows of the loss, dies and is started again.
+        A process that was started on a lost node, before Ray noticed the loss, dies and is started again.
         Raises WorkerError if three starts have failed.
         """
         if self._stage == "ending" and (self._ending is None or self._ending.is_over() is not None):
@@ -80,9 +81,9 @@ class Successor:
 def first_running(
     successors: Mapping[int, Successor], until: float, look: Callable[[], None] = lambda: None
 ) -> int | None:
-    """The index of the first of them that runs; None if none does at `until` (time.monotonic()).
+    """The index of the first successor that runs; None if none runs at `until` (time.monotonic()).
 
-    look: called while waiting. Raises WorkerError as `Successor.is_running`, and what `look` raises.
+    look: called while waiting. Raises WorkerError as `Successor.is_running`, and the errors of `look`.
     """
     while True:
         look()

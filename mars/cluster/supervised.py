@@ -39,8 +39,8 @@ class SupervisedWorker(RankWorker):
     _num_updates = 0
 
     def receive(self, build_trainer: BuildSupervised, images: ImageAccess) -> None:
-        """Keep both for `build`. Unpickling `build_trainer` imports torch. It is sent ahead of `build`, so that the
-        ranks import torch while they wait for the address of rank 0."""
+        """Keep both for `build`. Unpickling `build_trainer` imports torch. It is sent before `build`, so that the ranks
+        import torch while they wait for the address of rank 0."""
         self._build_trainer, self._images = build_trainer, images.open()
 
     def build(self, rendezvous: Rendezvous) -> None:
@@ -85,7 +85,7 @@ def ray_ranks(
 ) -> Iterator[RaySupervised]:
     """Build the ranks on Ray workers; stop them when the block ends.
 
-    files: that all nodes must have. log_dir: for the workers' logs. report: told of workers that are lost and replaced.
+    files: that all nodes must have. log_dir: for the workers' logs. report: called when a worker is lost or replaced.
     """
     cluster, log_dir = config.cluster, log_dir.absolute()
     plan = layout(0, 1, config.sft.num_workers, cluster.cpus_per_worker, on_gpu=cluster.device == "cuda", shared=False)

@@ -1,6 +1,6 @@
-"""The token of Ray's clusters: who has it may run anything there as their user.
+"""The token of Ray's clusters. Everyone who has it can run programs there as the user who started the cluster.
 
-Ray looks for it in the variable RAY_AUTH_TOKEN, in the file that RAY_AUTH_TOKEN_PATH names, and in ~/.ray/auth_token.
+Ray reads it from the variable RAY_AUTH_TOKEN, from the file named by RAY_AUTH_TOKEN_PATH, or from ~/.ray/auth_token.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def token_file(environment: Mapping[str, str]) -> Path:
 
 
 def token_advice(environment: Mapping[str, str], ip: str) -> list[str]:
-    """Shell lines, and a sentence, by which another node gets the token of this one, whose address is `ip`."""
+    """Shell lines, and a sentence before them, that bring the token of this node (address `ip`) to another node."""
     if environment.get(_TOKEN):
         return [f"on each other node, give {_TOKEN} the value that it has here, and start the node:"]
     path = shlex.quote(str(token_file(environment).absolute()))
@@ -53,7 +53,7 @@ def make_token(environment: Mapping[str, str]) -> None:
 
 
 def token_problems(environment: Mapping[str, str], *, needed: bool) -> list[str]:
-    """What is wrong with the token on this machine. needed: it must be there already."""
+    """What is wrong with the token on this machine. needed: whether a missing token is a problem."""
     path = token_file(environment)
     if environment.get(_TOKEN):
         return []

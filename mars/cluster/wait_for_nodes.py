@@ -1,7 +1,7 @@
-"""`python -m mars.cluster.wait_for_nodes ADDRESS NUMBER SECONDS`: wait until a Ray cluster has so many nodes.
+"""`python -m mars.cluster.wait_for_nodes ADDRESS NUMBER SECONDS`: wait until a Ray cluster has NUMBER nodes.
 
-For scripts that start a cluster; what a run needs of it, the run checks itself. Ends with 0 once the nodes are there.
-After SECONDS it says which nodes there are instead, and ends with 4.
+For scripts that start a cluster; a run checks its requirements itself. Exits with 0 when the nodes have joined. After
+SECONDS it prints the nodes that have joined, and exits with 4.
 """
 
 from __future__ import annotations

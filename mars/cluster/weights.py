@@ -28,8 +28,8 @@ BuildTransfer = Callable[[str], WeightTransfer]
 
 
 def build_transfer(name: str, rollout: RolloutConfig, cluster: ClusterConfig) -> WeightTransfer:
-    """A worker's transfer. With `rollout` and `cluster` bound by a partial, this function is a `BuildTransfer`."""
-    # Half of the deadline of a call: those who have waited for a hanging worker can still say that they are alive.
+    """A worker's transfer. `functools.partial` binds `rollout` and `cluster` to make a `BuildTransfer`."""
+    # Half of the deadline of a call, so that workers that waited for a hanging one can still answer in time.
     timeout_s = cluster.call_timeout_s / 2
     match rollout.weight_transfer:
         case "object_store":
@@ -48,21 +48,21 @@ def build_transfer(name: str, rollout: RolloutConfig, cluster: ClusterConfig) ->
 
 
 class WeightOffer(Protocol):
-    """One version of the weights, for as many engines as want it: the payload of the driver's `WeightUpdate`."""
+    """One version of the weights, for any number of engines: the payload of the driver's `WeightUpdate`."""
 
     def give(self, engines: Mapping[int, str], restarts: int) -> Any:
-        """What these engines need to get the weights. Call `settle` when they have them, or have failed.
+        """What these engines need to get the weights. Call `settle` when each engine has the weights or has failed.
 
         engines: number -> name. restarts: how many engines were replaced so far.
         """
         ...
 
     def abort(self, reason: str) -> None:
-        """One of the engines failed: end what waits for it."""
+        """Call this when an engine has failed: it ends what waits for this engine."""
         ...
 
     def look(self) -> None:
-        """Call this now and then while engines load: ends what they wait for if the trainer has failed."""
+        """Call this repeatedly while engines load. If the trainer has failed, it ends the wait of the engines."""
         ...
 
     def settle(self) -> None:
@@ -73,8 +73,8 @@ class WeightOffer(Protocol):
 def give_weights(
     group: WorkerGroup, engines: Sequence[int], weights: WeightUpdate, restarts: int
 ) -> dict[int, WorkerError | None]:
-    """Give weights, whose payload is a `WeightOffer`, to these engines of the group: engine -> the error of each that
-    failed. restarts: as `WeightOffer.give`. Raises WorkerLost if a rank of the trainer was lost meanwhile."""
+    """Give weights, whose payload is a `WeightOffer`, to these engines. Returns engine -> error, for those that failed.
+    restarts: as for `WeightOffer.give`. Raises WorkerLost if a rank of the trainer was lost meanwhile."""
     offer: WeightOffer = weights.payload
     update = WeightUpdate(weights.version, offer.give({i: group.name(i) for i in engines}, restarts))
     loads = {engine: group.workers[engine].load_weights.remote(update) for engine in engines}
@@ -97,21 +97,21 @@ class StoredWeights:
         return self._reference
 
     def abort(self, reason: str) -> None:
-        """Engines do not wait for one another, so there is nothing to end."""
+        """Only notes the failure: engines do not wait for one another, so there is nothing to end."""
         self._has_failed = True
 
     def look(self) -> None:
         """Does nothing: the weights are in the store."""
 
     def settle(self) -> None:
-        """If an engine has failed, the weights may be lost with the node that had them."""
+        """If an engine has failed, check the ranks: the weights may be lost with the node that had them."""
         if self._has_failed:
             self._has_failed = False
             self._check_ranks()
 
 
 class SentWeights:
-    """A `WeightOffer` of weights that the trainer's ranks send whenever engines want them."""
+    """A `WeightOffer` of weights that the trainer's ranks send when engines ask for them."""
 
     def __init__(self, sender: RankSender, version: int) -> None:
         self._sender, self._version = sender, version
@@ -132,9 +132,9 @@ class SentWeights:
 class RankSender:
     """Makes the trainer's ranks send weights to engines, one send at a time.
 
-    results: waits for calls of the ranks; (references, name of the call, deadline in seconds) -> their results. Raises
-        WorkerLost if a rank was lost. timeout_s: deadline of a send.
-    one_each: whether rank i sends to engine i; otherwise rank 0 sends to all engines.
+    results: waits for calls of the ranks; (references, name of the call, deadline in seconds) -> results. Raises
+        WorkerLost if a rank was lost.
+    timeout_s: deadline of a send. one_each: whether rank i sends to engine i; otherwise rank 0 sends to all engines.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class RankSender:
         self.forget()
 
     def forget(self) -> None:
-        """Forget the group and the calls of earlier sends. Called when the trainer's ranks are started anew."""
+        """Forget the group and the calls of earlier sends. Called when the trainer's ranks are started again."""
         self._members: object = None
         self._sending: list[Any] = []
 
@@ -160,8 +160,8 @@ class RankSender:
         return WeightUpdate(self._version, SentWeights(self, self._version))
 
     def start(self, version: int, engines: Mapping[int, str], restarts: int) -> Meeting:
-        """Start a send; returns where the engines meet the ranks. The last group is used again if it has the same
-        members: these engines, none of which was replaced since."""
+        """Start a send; returns where the engines meet the ranks. The last group is used again if it had the same
+        engines and none of them was replaced since."""
         from mars.weights.store import DriverStore
 
         if self._store is None:
@@ -184,7 +184,7 @@ class RankSender:
         return self._meeting
 
     def abort(self, reason: str) -> None:
-        """An engine has failed: end the send for all of its members."""
+        """End the send for all members, because an engine has failed."""
         if self._members is not None and self._store is not None:
             self._members = None
             self._store.abort(self._meeting, reason)

@@ -1,4 +1,4 @@
-"""The base class of workers: an actor process of Ray that logs to a file of its own."""
+"""The base class of workers: an actor process of Ray with its own log file."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Worker:
         return this_process()
 
     def let_go(self) -> None:
-        """The driver has cancelled calls of this worker (`cancel`): free what they hold. Runs after them."""
+        """Free what cancelled calls of this worker hold (`cancel`). Runs after these calls."""
 
     def address(self) -> str:
         """A free host:port on this worker's node."""
@@ -53,11 +53,11 @@ class Worker:
 
 
 def cancel(worker: Any, calls: Iterable[Any]) -> None:
-    """In the driver: cancel calls of a worker that have not ended, and make it `let_go` after them.
+    """In the driver: cancel calls of a worker that have not ended, and let it run `let_go` after them.
 
-    A call that runs ends when it looks at `is_cancelled`. A call that waits in the worker's queue learns of it from Ray
+    A running call ends when it checks `is_cancelled`. A call in the worker's queue learns of the cancellation from Ray
     within two seconds. Does nothing if the worker or the cluster is gone. (A method that sets a flag would need a
-    second concurrency group. With a second group, Ray runs all methods outside the main thread, where vLLM belongs.)
+    second concurrency group. But then Ray runs all methods outside the main thread, and vLLM needs the main thread.)
     """
     if not ray.is_initialized():  # `ray.cancel` would start a cluster
         return
@@ -68,6 +68,6 @@ def cancel(worker: Any, calls: Iterable[Any]) -> None:
 
 
 def is_cancelled() -> bool:
-    """In a worker: whether the driver has cancelled the call that runs. False in a process that is no worker."""
+    """In a worker: whether the driver has cancelled the running call. False in a process that is not a worker."""
     is_worker = ray_worker.global_worker.mode == ray.WORKER_MODE
     return is_worker and ray.get_runtime_context().is_canceled()  # in another process this would start a cluster

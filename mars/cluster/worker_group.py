@@ -76,23 +76,23 @@ class WorkerGroup:
         return self._resources[index].name
 
     def node(self, index: int) -> str | None:
-        """Ray's id of the node on which a worker is, or was when it was lost; None if it has never said."""
+        """Ray's id of the node of a worker, or of the last node of a lost one; None if it was never reported."""
         process = self._process(index)
         return None if process is None else process.node
 
     def node_name(self, index: int) -> str:
-        """Of the node on which a worker is, for messages."""
+        """The name, for messages, of the node on which a worker is."""
         return name_of_node(self.node(index))
 
     def end(self, index: int) -> Ending | None:
-        """End a worker, whether it is dead, hangs or works. None if nothing is known of its process."""
+        """End a worker, whether it is dead, hangs or works. None if its process is not known."""
         process = self._process(index)
         ray.kill(self.workers[index])
         return None if process is None else Ending(process)  # a stopped process does not see what Ray asks of it
 
     def has_room(self, index: int) -> bool:
-        """Whether the resources of this worker are reserved on a node that is alive, as far as Ray knows: Ray learns
-        only after some time that a node is lost."""
+        """Whether the resources of this worker are reserved on a node that is alive. Ray notices the loss of a node
+        only after some time."""
         return self._placement.has_room(self._bundles[index])
 
     def start(self, index: int) -> None:
@@ -113,14 +113,12 @@ class WorkerGroup:
     def results(
         self, references: Sequence[Any], call: str, timeout_s: float | None = None, first: int = 0
     ) -> list[Any]:
-        """Wait for the results of `references`. Reference i is of worker first + i.
-
-        After the last worker comes worker 0.
+        """Wait for the results of `references`. Reference i belongs to worker first + i; after the last one comes worker 0.
 
         call: name of the call in error messages.
 
-        Raises a MarsError of a worker as it is; WorkerLost if a worker died or missed the deadline; WorkerError if it
-        raised anything else. The first failure ends the wait.
+        Raises a MarsError of a worker unchanged, WorkerLost if a worker died or missed the deadline, and WorkerError
+        if it raised anything else. The first failure ends the wait.
         """
         deadline = self._timeout_s if timeout_s is None else timeout_s
         end = time.monotonic() + deadline
@@ -146,7 +144,7 @@ class WorkerGroup:
         """The references that are ready, at least one; [] at `end` (time.monotonic()).
 
         waiting: reference -> index of its worker. Raises WorkerDied if the process of one of the workers has died on
-        this machine, of which Ray learns seconds later.
+        this machine, because Ray would notice it only seconds later.
         """
         references, linger_s = list(waiting), min(_LINGER_S * len(waiting), _LOOK_S)
         while True:
@@ -166,7 +164,7 @@ class WorkerGroup:
             meanwhile()
 
     def _process(self, index: int) -> WorkerProcess | None:
-        """The process of a worker. None until the worker has said which process it is, or if it died before."""
+        """The process of a worker. None until the worker has reported it, or if the worker died before that."""
         if index not in self._known:
             try:
                 self._known[index] = ray.get(self._processes[index], timeout=0)
@@ -175,7 +173,7 @@ class WorkerGroup:
         return self._known[index]
 
     def dump_stacks(self) -> None:
-        """Make the workers on this machine write their stacks to <log_dir>/<name>.stacks.txt, whatever they do."""
+        """Make the workers on this machine write their stacks to <log_dir>/<name>.stacks.txt, even if they are busy."""
         for index in range(len(self.workers)):
             if (process := self._process(index)) is not None:
                 signal_process(process, STACKS_SIGNAL)
@@ -200,10 +198,10 @@ class WorkerGroup:
         failed: Callable[[str], None] = lambda reason: None,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> dict[int, Any]:
-        """As `results`, but a WorkerError of a worker takes the place of its result, and all others are waited for.
+        """As `results`, but waits for all calls. The WorkerError of a worker takes the place of its result.
 
-        calls: index of a worker -> reference. failed: called with the message of each such error, as soon as it occurs.
-        meanwhile: called now and then while calls are waited for.
+        calls: index of a worker -> reference. failed: called with the message of each WorkerError as soon as it occurs.
+        meanwhile: called repeatedly during the wait.
         """
         end = time.monotonic() + self._timeout_s
         waiting = {reference: index for index, reference in calls.items()}
@@ -235,14 +233,14 @@ class WorkerGroup:
     ) -> Generator[tuple[int, Any]]:
         """Call a generator method on every worker and yield (index of the worker, item) as items arrive.
 
-        Closing the iterator cancels the calls that have not ended, and so does an error.
-        arguments: for each worker, those of its calls, one after the other; it gets the next one while it works on the
-            one before. The deadline of each item counts from the worker's previous answer, and leaves out the time
-            that `recover` and the caller take.
-        recover: called with the index of a worker that failed, and with its WorkerError. Returns whether another worker
-            has taken its place. Then the calls are repeated on that one, which yields its items from the first one on.
-            Otherwise the calls of this worker are over.
-        Raises a MarsError of a worker as it is; a WorkerError, such as WorkerLost, only if there is no `recover`.
+        Closing the iterator, or an error, cancels the calls that have not ended.
+        arguments: for each worker, the arguments of its calls, in order. It gets its next call while it works on the
+            current one. The deadline of each item counts from the worker's previous answer, without the time that
+            `recover` and the caller take.
+        recover: called with the index of a failed worker and its WorkerError. Returns whether another worker has taken
+            its place. If so, the calls are repeated there, and all of their items are yielded again. If not, this
+            worker's calls are over.
+        Raises a MarsError of a worker unchanged. A WorkerError, such as WorkerLost, is raised only without `recover`.
         """
         queues = [CallQueue(partial(self._stream, i, method), calls) for i, calls in enumerate(arguments)]
         deadlines = Deadlines(len(arguments), self._timeout_s)
@@ -292,7 +290,7 @@ class WorkerGroup:
             ray.kill(worker)
 
     def _named(self, call: str, deadline: float, indices: Sequence[int]) -> AbstractContextManager[None]:
-        """Turn Ray's errors inside the block into MarsErrors that name the call, the workers and the reason."""
+        """Turn Ray's errors in the block into MarsErrors that name the call, the workers and the reason."""
         return as_mars_errors(lambda reason: self._describe(call, reason, indices), deadline)
 
     def _describe(self, call: str, reason: str, indices: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""How Ray workers read images: from files of their node, or from its store of shipped images (`data.transport`)."""
+"""How Ray workers read images: from files of their node, or from the node's store of sent images (`data.transport`)."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class ImageAccess:
     """How the workers of a run read images. Pickled, and opened in each worker.
 
     root: data.image_root as the driver has resolved it; None if it is null. reader: the run's `ImageReader`; None with
-    data.transport=path. names_node: whether a message about an image says on which node it was looked for.
-    timeout_s: of a call to the node's store.
+    data.transport=path. names_node: whether messages about images name the node. timeout_s: deadline of a call to the
+    node's store.
     """
 
     def __init__(self, root: str | None, reader: Any, names_node: bool, timeout_s: float) -> None:
@@ -48,7 +48,7 @@ class ImageAccess:
         self._before, self._has_warned = Shipped(), False
 
     def open(self) -> WorkerImages:
-        """To be called in the worker."""
+        """Called in the worker."""
         if self._reader is not None:
             return WorkerImages(_NodeStore(self._reader, self._timeout_s), self._names_node)
         here = os.environ.get(IMAGE_ROOT_VARIABLE)
@@ -57,9 +57,9 @@ class ImageAccess:
         return WorkerImages(_NodeFiles(self._root, here), self._names_node)
 
     def metrics(self) -> dict[str, float]:
-        """On the driver: what was sent to nodes since the last answer of the reader; {} with data.transport=path.
+        """On the driver: what was sent to nodes since the reader's last answer; {} with data.transport=path.
 
-        {} too if the reader does not answer soon: no metric is worth the end of a run.
+        Also {} if the reader does not answer soon, because a missing metric must not end a run.
         """
         if self._reader is None:
             return {}
@@ -90,7 +90,7 @@ class _Source(Protocol):
 
 
 class WorkerImages:
-    """Decodes the images that a worker needs. names_node: whether messages say on which node one was looked for."""
+    """Decodes the images that a worker needs. names_node: whether messages about images name the node."""
 
     def __init__(self, source: _Source, names_node: bool) -> None:
         self._source, self._names_node = source, names_node
@@ -105,7 +105,8 @@ class WorkerImages:
             raise BadImage(error.reason, f"{error}; on node {self._source.where()}") from error
 
     def expect(self, images: Iterable[ImageRef], ahead: bool = False) -> None:
-        """Ask for the images that the worker's next call reads; `decode` waits for them. ahead: they are for later."""
+        """Ask for the images that the worker's next call reads; `decode` waits for them. ahead: they are for a later
+        call."""
         self._source.expect(list(dict.fromkeys(map(Place.of, images))), ahead)
 
     def expect_of_rank(self, batch: TrainBatch, rank: int) -> None:
@@ -118,7 +119,7 @@ class WorkerImages:
 class _NodeFiles:
     """The files of this node.
 
-    root: data.image_root on the driver's node. here: the same folder on this node; None if its path is the same.
+    root: data.image_root on the driver's node. here: this folder's path on this node; None if it is the same.
     """
 
     def __init__(self, root: str | None, here: str | None) -> None:
@@ -131,20 +132,20 @@ class _NodeFiles:
         return this_node()
 
     def expect(self, places: Sequence[Place], ahead: bool) -> None:
-        """Nothing to do: files are read where they are needed."""
+        """Does nothing: files are read when they are needed."""
 
 
 class _NodeStore:
     """The `ImageStore` of this node, which gets images from the run's `ImageReader`.
 
-    Another thread may read images while `expect` is called.
+    Another thread may read images during `expect`.
     """
 
     def __init__(self, reader: Any, timeout_s: float) -> None:
         self._reader, self._timeout_s = reader, timeout_s
         self._store: Any = None
         self._starting = self._start()  # while the worker loads its model
-        # The second: of the call before, whose images may still be read.
+        # The second is that of the call before, whose images may still be read.
         self._asked: tuple[_Asked, _Asked] = ({}, {})
 
     def __call__(self, place: Place) -> bytes:

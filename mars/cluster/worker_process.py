@@ -1,4 +1,4 @@
-"""Which operating-system process a worker is, and how to end it, wherever it runs and whatever it does."""
+"""The operating-system process of a worker, and how to end it, on any node and in any state."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _POLL_S = 0.02
 
 @dataclass(frozen=True)
 class WorkerProcess:
-    """node: Ray's id of the machine. started: start time in the kernel's ticks, since a pid may be given out again."""
+    """node: Ray's id of the machine. started: start time in the kernel's ticks, because a pid may be used again."""
 
     node: str
     pid: int
@@ -43,7 +43,7 @@ def this_process() -> WorkerProcess:
 
 
 def has_died(process: WorkerProcess) -> bool:
-    """Whether it was on this machine and is gone; False for a process of another machine."""
+    """Whether the process was on this machine and is gone. Always False for a process of another machine."""
     here = process.node == ray.get_runtime_context().get_node_id()
     return here and _started(process.pid) != process.started
 
@@ -56,9 +56,9 @@ def signal_process(process: WorkerProcess, number: int) -> None:
 
 
 class Ending:
-    """Kills a process on its node. A stopped process (SIGSTOP) ends too.
+    """Kills a process on its node, even a stopped one (SIGSTOP).
 
-    On this machine it is gone, and its GPU free, when this object is made.
+    On this machine the process is gone, and its GPU free, when this object is made.
     """
 
     def __init__(self, process: WorkerProcess) -> None:
@@ -71,7 +71,7 @@ class Ending:
         self._task = ray.remote(_kill).options(**options).remote(process.pid, process.started)
 
     def is_over(self, timeout_s: float = 0.0) -> bool | None:
-        """True when the process is gone; False if its node is, and the process with it.
+        """True when the process is gone; False if its node is lost, and the process with it.
 
         None if the node has not answered after timeout_s.
         """
@@ -88,7 +88,7 @@ class Ending:
 
 
 def end_this_process() -> NoReturn:
-    """With what it has started."""
+    """End this process, and the processes that it has started."""
     pid = os.getpid()
     for each in _started_by(pid, _started(pid) or 0).keys() - {pid}:
         with suppress(ProcessLookupError):
@@ -97,7 +97,7 @@ def end_this_process() -> NoReturn:
 
 
 def _kill(pid: int, started: int) -> None:
-    """Also what the process has started, such as vLLM's processes for the GPUs of one engine, which may outlive it."""
+    """Kill a process and those that it has started, such as vLLM's for the GPUs of one engine, which may outlive it."""
     end = time.monotonic() + _END_TIMEOUT_S
     doomed = {pid: started} | _started_by(pid, started)
     while time.monotonic() < end:
@@ -111,7 +111,7 @@ def _kill(pid: int, started: int) -> None:
 
 
 def _started_by(pid: int, started: int) -> dict[int, int]:
-    """pid -> start time, of the processes of this user whose environment has the worker's mark."""
+    """pid -> start time, for this user's processes whose environment has the worker's mark."""
     mark, found = f"{_MARK}={pid}-{started}".encode(), {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -125,7 +125,7 @@ def _started_by(pid: int, started: int) -> dict[int, int]:
 
 
 def _started(pid: int) -> int | None:
-    """Field 22 of /proc/<pid>/stat; None for a process that is gone or a zombie."""
+    """The start time, field 22 of /proc/<pid>/stat; None if the process is gone or a zombie."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:  # half the time of Path.read_text; a wait asks for every worker
             fields = stat.read().rpartition(b")")[2].split()
