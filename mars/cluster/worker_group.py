@@ -113,7 +113,7 @@ class WorkerGroup:
     def results(
         self, references: Sequence[Any], call: str, timeout_s: float | None = None, first: int = 0
     ) -> list[Any]:
-        """Wait for the results of `references`. Reference i belongs to worker first + i; after the last one comes worker 0.
+        """Wait for the results of `references`. Reference i belongs to worker first + i; after the last comes worker 0.
 
         call: name of the call in error messages.
 
