@@ -91,8 +91,7 @@ class SourceBoxes:
 
 
 def boxes_by_source(answers: Sequence[Answer]) -> dict[str, SourceBoxes]:
-    """Source -> the boxes to draw on its image. answers: those to one question; answers to extra requests are left
-    out."""
+    """Source -> the boxes to draw on its image. answers: to one question. Answers to extra requests are left out."""
     first = answers[0]
     truth = find_boxes(first.truth, first.truth_size)
     to_views = [answer for answer in answers if answer.extra is None]

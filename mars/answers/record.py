@@ -201,8 +201,7 @@ def answer_of(
 def answers_of(
     rollouts: Sequence[PromptRollouts], step: int, *, frames: BoxFrames, prompt_length: PromptLength
 ) -> list[Answer]:
-    """All responses to all views and extra requests, with their rewards. Questions are numbered in the order of
-    `rollouts`.
+    """All responses to all views and extra requests, with their rewards. Questions have the order of `rollouts`.
 
     A prompt that occurs twice (a step of several rounds may reach it again) is one question with more samples.
     """

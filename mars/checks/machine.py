@@ -1,5 +1,4 @@
-"""What this machine has for a run (processor, memory, disk, shared memory, ports, limits), and left-overs of runs that
-have ended."""
+"""What this machine has for a run (processor, memory, disk, ports, limits), and left-overs of runs that have ended."""
 
 from __future__ import annotations
 

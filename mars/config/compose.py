@@ -177,7 +177,7 @@ def resolved_leaves(config: DictConfig, mappings: Collection[str]) -> tuple[dict
 
 
 def _unresolved(key: str, reason: str) -> Problem:
-    """reason: OmegaConf's message. OmegaConf reads ${HOME} as a reference to a setting HOME, not as a variable."""
+    """The problem of an interpolation. reason: OmegaConf's message; for OmegaConf, ${HOME} names a setting HOME."""
     variable = re.search(r"Interpolation key '(\w+)' not found", reason)
     if "interpolation type env" in reason or (variable is not None and variable[1] in os.environ):
         name = variable[1] if variable is not None else "NAME"

@@ -84,8 +84,10 @@ def experiment_sets(key: str, overrides: Sequence[str], config_dirs: Sequence[st
 
 
 def load_saved_config(path: Path, overrides: Sequence[str]) -> TrainConfig | SftConfig:
-    """The configuration in the config.yaml of a run or of a cold start, changed by `overrides` of keys, checked as by
-    `load_config`. Raises ConfigError."""
+    """The configuration in the config.yaml of a run or of a cold start, changed by `overrides` of keys.
+
+    Checked as by `load_config`. Raises ConfigError.
+    """
     root, content = read_saved(path)
     composition = compose_saved(root, SCHEMAS[root], content, overrides)
     problems = list(composition.problems)

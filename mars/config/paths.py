@@ -1,5 +1,4 @@
-"""Paths in settings and on command lines: "~" is the user's home, as in a shell, and a shell variable that no shell has
-replaced is refused.
+"""Paths in settings and on command lines. "~" becomes the user's home. A shell variable left in a path is refused.
 
 A shell replaces "~" at the beginning of a word only, so `run.dir=~/runs` and the files of a list arrive as they are.
 """

@@ -131,7 +131,7 @@ def _of_key(
 def _of_weight(
     ramp: Ramp, where: str, values: Mapping[str, Any], check: Callable[[Mapping[str, Any]], Sequence[Problem]]
 ) -> Iterator[Problem]:
-    """The order of the data is a function of the round, so a round must be a step."""
+    """The problems of a ramp of a data weight. The data order depends on the round, so a round must be a step."""
     weights, number = values["data.weights"], ramp.key.removeprefix(WEIGHTS)
     if weights is None or not number.isdecimal() or int(number) >= len(weights):
         do = "set data.weights to one weight for each file, and give the number of one of them, from 0"

@@ -182,8 +182,7 @@ NAMES = {name: entry for names in LIBRARIES.values() for name, entry in names.it
 
 
 def library(key: str) -> str:
-    """Whose name a translated `key` is: "TRL", or "verl" for names of verl and of EasyR1, which is derived from
-    verl."""
+    """Whose name a translated `key` is: "TRL", or "verl" for verl and for EasyR1, which is derived from verl."""
     return "TRL" if key in TRL else "verl"
 
 

@@ -72,7 +72,7 @@ def evaluate(parts: EvaluationParts, prompts: Sequence[Prompt], *, name: str, st
     """Answer all views of all prompts in one engine call, score and summarize the answers.
 
     The seeds do not depend on `step`, so that the evaluations of a run are paired. A prompt that cannot be read is left
-    out with all its views. Raises DataError if there are too many.
+    out with all its views. Raises DataError if too many prompts cannot be read.
     """
     requests = parts.plan.requests(prompts, step=EVALUATION_STEP)
     with ended(parts.engine.generate(requests)) as finished:
@@ -102,8 +102,9 @@ class Questions:
     """What `infer` asks. requests: all views of all prompts, also those that this call does not ask.
 
     identity: name -> value of everything that the answers depend on (model, questions, settings). Answers of different
-    identities are not mixed in one file. dropped: bad rows that are left out, by reason. max_bad_fraction: share of the
-    prompts that may be left out because they cannot be read.
+        identities are not mixed in one file.
+    dropped: number of bad rows that are left out, by reason.
+    max_bad_fraction: share of the prompts that may be left out because they cannot be read.
     """
 
     prompts: Sequence[Prompt]

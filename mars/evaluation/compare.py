@@ -26,13 +26,13 @@ def compare(files: Sequence[Scored], threshold: float | None) -> dict[str, Any]:
 
     files: all scored with the same rewards.
 
-    Returns {"task", "metric", "method", "n" (common questions), "files": [{"name", "results", "model", "n",
-    "left_out"}], "rows": [{"quantity", "scorer", "values": one per file, "differences": one per file, the first
-    None}]}. Values and differences are {"mean", "low", "high", "n"} with 95 % intervals, or None where a file lacks
-    the quantity. A difference is paired: the mean of the differences of all questions for which both files have the
-    quantity.
-
-    "metric" is that of the records; "scorer" is strict, and also compat where every record has that scorer's value.
+    Returns a mapping with
+    - "task", "metric" (of the records), "method" and "n" (number of common questions);
+    - "files": [{"name", "results", "model", "n", "left_out"}];
+    - "rows": [{"quantity", "scorer", "values": one per file, "differences": one per file, the first None}]. "scorer"
+      is strict, and also compat if every record has that scorer's value.
+    Values and differences are {"mean", "low", "high", "n"} with 95 % intervals, or None if a file lacks the quantity.
+    A difference is paired: the mean of the differences over all questions for which both files have the quantity.
 
     Raises DataError if no question is in all files, or if two files have different truths for one question.
 

@@ -144,7 +144,9 @@ def _check_rewards(first: EvaluatedRun, other: EvaluatedRun, files: Sequence[Sco
 
 
 def _identity(function: str) -> str:
-    """Two runs may name the same file of a user's function by different paths."""
+    """The name by which rewards of two runs are compared. A user's file has no folder in it: the runs' paths may
+    differ.
+    """
     return function if is_built_in(function) else os.path.basename(function)
 
 

@@ -85,8 +85,7 @@ def reward_means(answers: Sequence[Answer]) -> dict[str, Any] | None:
     """{"score": mean, "parts": {name: mean}, "n": number of answers} over the answers to the multi view.
 
     answers: scored answers. Answers whose reward failed are left out; the result is None if no answer is left. The mean
-        of a part is over the
-    answers that have it, as in the metric reward/<part>/mean.
+    of a part is over the answers that have it, as in the metric reward/<part>/mean.
 
     Example: scores 1 and 0, of which the first has a part "close" of 0.5, give score 0.5, close 0.5, n 2.
     """
@@ -107,9 +106,11 @@ def num_cut_off(answers: Sequence[Answer]) -> int | None:
 def result_of(scored: Scored, threshold: float) -> dict[str, Any]:
     """The result of `summarize` with these keys added:
 
-    "results", "task": the file and what it was scored as. "frames": the image sizes that the boxes refer to.
-    "reward": `reward_means`. "cut_off": `num_cut_off`. "dropped": bad questions that were left out before anything was
-    asked, by reason. "unreadable": prompt id -> reason, of those that could not be read when asked.
+    - "results", "task": the file, and the reward that scored it;
+    - "frames": the image sizes that the boxes refer to;
+    - "reward": `reward_means`. "cut_off": `num_cut_off`;
+    - "dropped": the number of bad questions that were left out before anything was asked, by reason;
+    - "unreadable": prompt id -> reason, of the questions that could not be read when they were asked.
     """
     results = scored.results
     result = summarize(scored.records, name=results.name, step=0, model=results.model, threshold=threshold)

@@ -61,7 +61,8 @@ class GroupShaping(Protocol):
     """An amount that is added to the score of each response of a prompt, such as a bonus for the shortest right one.
 
     part: its name among the parts of the reward, and in metrics (`reward/<part>/mean`). on: with "multi", only
-    multi responses get it, and anchors get 0; with "all", anchors get it too. It is a pure function of its arguments.
+    multi responses get it, and anchors get 0; with "all", anchors get it too. A shaping is a pure function of its
+    arguments.
 
     A term that depends on one response alone should have on="all": the rewards of multi responses and anchors are
     compared with each other, so they must have the same terms. A term that compares a response with its group should
@@ -126,7 +127,7 @@ class SamplerSetup:
 
 
 class PromptSampler(Protocol):
-    """Chooses the prompts of each round by what was observed of earlier ones. Made with (setup), or (setup, settings)
+    """Chooses the prompts of each round by what was observed of earlier rounds. Made with (setup), or (setup, settings)
     if its file declares `Settings`."""
 
     def batch(self, round: int, left_out: frozenset[str]) -> Sequence[Prompt]:
@@ -141,8 +142,8 @@ class PromptSampler(Protocol):
         ...
 
     def observe(self, rollouts: Sequence[PromptRollouts], step: int) -> Mapping[str, float]:
-        """Learn from the probes of a step, if it has some, and from all that it sampled, kept or not. Returns metrics,
-        which are logged as `sampler/<name>`."""
+        """Learn from the probes of a step, if it has any, and from all prompts that it sampled, kept or not. Returns
+        metrics, which are logged as `sampler/<name>`."""
         ...
 
     def state(self) -> Mapping[str, Any]:

@@ -34,7 +34,8 @@ class References:
 
 
 def references_in(text: str) -> References:
-    """
+    """The images that a text refers to by number or order, and the numbers of images that it mentions.
+
     >>> found = references_in("Both images: image (1) and the last, infrared one. In the image two dogs run.")
     >>> found.places, found.counts
     (frozenset({1}), frozenset({2}))

@@ -66,9 +66,8 @@ class SampledRounds:
         return {f"sampler/{name}": float(value) for name, value in metrics.items()}
 
     def state(self, round: int) -> Mapping[str, Any]:
-        """The state for a checkpoint. round: the next round to be sampled; if it is chosen already, the state has its
-        prompts.
-        """
+        """The state for a checkpoint, with the prompts of rounds that are chosen already. round: the next to be
+        sampled."""
         decided = {
             str(number): [p.prompt_id for p in chosen] for number, chosen in self._decided.items() if number >= round
         }

@@ -36,7 +36,7 @@ def check_ramps(ramps: Sequence[Ramp], hooks: Sequence[Named[Any]]) -> None:
 
 
 def _followed(named: Named[Any]) -> tuple[str, ...]:
-    """The settings that the hook names. Raises ConfigError for what is no tuple of names of its file's settings."""
+    """The settings that the hook names. Raises ConfigError unless they are a tuple of names of its file's settings."""
     names = getattr(named.hook, "ramps", ())
     known = [] if named.settings is None else [field.name for field in fields(named.settings)]
     if not isinstance(names, tuple) or any(name not in known for name in names):
@@ -60,7 +60,7 @@ def _check_ramp(ramp: Ramp, file: str, name: str, settings: Any, names: Sequence
 
 
 def _check_values(settings: Any, changing: Mapping[str, Ramp]) -> None:
-    """The file's own check of its settings, in every step, and at both ends of all ramps together."""
+    """Run the file's own check of its settings with the values of each step, and with both ends of all ramps."""
     last = max(ramp.start + ramp.steps for ramp in changing.values())
     tried: list[tuple[str, dict[str, float]]] = [
         (f" in step {step}", {name: ramp.at(step) for name, ramp in changing.items()})

@@ -111,8 +111,8 @@ def asked_alone(
 def accuracy_about(item: PromptRollouts, name: str) -> list[float]:
     """For each rollout, the accuracy of the answer to the extra request `name` about it.
 
-    Rollouts are those of `item.multi_groups`, then those of the anchors. Summed if several answers were
-    sampled; 0 where none was asked or scored, and for guests.
+    Rollouts are those of `item.multi_groups`, then those of the anchors. Accuracies are summed if several answers were
+    sampled. The number is 0 for guests, and if no answer was asked or scored.
     """
     found: dict[tuple[View, int | None], float] = {}
     for group in item.extras:

@@ -1,5 +1,4 @@
-"""What the samplers of recipes share: all training prompts with their places, and draws that depend on a seed and a key
-alone."""
+"""What samplers of recipes share: a table of all training prompts, and draws that depend only on a seed and a key."""
 
 from __future__ import annotations
 

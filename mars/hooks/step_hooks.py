@@ -119,9 +119,7 @@ class StepHooks:
         return [replace(old, advantages=new.advantages, weights=new.weights) for new, old in pairs], metrics
 
     def snapshot(self, sampler: Mapping[str, Any]) -> str | None:
-        """What the hooks keep between steps, as JSON; None without a hook that keeps anything. sampler: the sampler's
-        state.
-        """
+        """What the hooks keep between steps, as JSON; None if no hook keeps anything. sampler: the sampler's state."""
         if not self.advantage and not sampler:
             return None
         states = {named.name: named.hook.state() for named in self.advantage}

@@ -93,9 +93,8 @@ def _how(pairs: Sequence[Pair]) -> list[str]:
 
 
 def _difference_tables(pairs: Sequence[Pair], headings: Sequence[str], threshold: float | None) -> list[dict[str, Any]]:
-    """Tables over all data sources, then for each data source. A table has a row for the first run, and two rows for
-    each
-    other run: its values and its differences.
+    """Tables over all data sources, then for each data source. A table has one row for the first run, and for each
+    other run a row of values and a row of differences.
 
     Runs share a table if they are compared with the same values of the first run: at the same step, over the same
     questions.

@@ -25,7 +25,7 @@ def write_sheet(
 ) -> None:
     """Write a page with `num_rows` usable rows, spread evenly over the file, and with the problems of the other rows.
 
-    first, last: numbers of the first and last row that may be shown, counted from 0; last None: that of the file.
+    first, last: numbers of the first and last row that may be shown, counted from 0. last None: the file's last row.
     The page has at most 10 MB. If the rows do not fit, it says so and shows fewer, again spread over all of them.
 
     The page shows each source as the model gets it (depth in its encoding), with the boxes of the truth. Below are the

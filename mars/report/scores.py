@@ -74,7 +74,7 @@ def write_results_page(
 ) -> None:
     """Write the answers of a file, scored or not, to the HTML page `path`. Raises SetupError if that fails.
 
-    max_questions: how many questions the page shows at most, from everywhere in the file; None: 24.
+    max_questions: how many questions the page shows at most, evenly spread over the file; None: 24.
     """
     questions = by_question(results.answers)
     shown = evenly(questions, max_questions or _QUESTIONS)

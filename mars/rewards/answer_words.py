@@ -209,7 +209,7 @@ def with_decimal_point(text: str) -> str:
 
 
 def _is_invisible(char: str) -> bool:
-    """Control characters that are no blanks, joiners, directions of text, and selectors of a character's form."""
+    """Whether a character is a control character, a joiner, a direction mark, or a selector of a character's form."""
     return char in _SELECTORS or (unicodedata.category(char) in ("Cc", "Cf") and not char.isspace())
 
 

@@ -17,11 +17,10 @@ _ATTEMPTS = 2
 
 
 class Batch:
-    """The answers of one call of `RewardPool.score` and their results. The answers are sent in calls, each of one
-    answer or more.
+    """The answers of one call of `RewardPool.score` and their results.
 
-    Two threads share it without a lock. Until the serving thread has ended, the caller uses only `add`,
-    `complete`, `abandoned` and `error`; the serving thread uses the rest.
+    Answers are sent in calls, each of one answer or more. Two threads share a batch without a lock. Until the serving
+    thread has ended, the caller uses only `add`, `complete`, `abandoned` and `error`; the serving thread uses the rest.
 
     calls: all calls; a call's index is its number. pending: numbers of the calls still to send. suspects: numbers of
         calls whose worker died or hung.
@@ -44,7 +43,7 @@ class Batch:
         return not self.abandoned and not (self.complete and self._num_finished == self._num_added)
 
     def add(self, item: RewardInput | tuple[RewardInput, ...]) -> None:
-        """An answer that cannot be pickled fails; the others of its item become a call."""
+        """Add an item. An answer that cannot be pickled fails; the other answers of the item become a call."""
         answers, payloads = [], []
         for answer in item if isinstance(item, tuple) else (item,):
             self._scored.append(None)

@@ -153,8 +153,10 @@ def load_list_reward(spec: RewardSpec, scorer: ScorerName, *, in_threads: bool =
 
 def truth_check(name: str) -> CheckTruth:
     """The function that checks ground truths for reward `name`: the built-in reward's, or that of the user's file
-    (`load_check`). If the file has none, every truth is good. Raises ConfigError as `resolve_spec` and `load_check`
-    do."""
+    (`load_check`). If the file has none, every truth is good.
+
+    Raises ConfigError as `resolve_spec` and `load_check` do.
+    """
     if is_built_in(name):
         return BUILT_IN[name].check_truth
     return load_check(_resolve("reward.function", name)) or (lambda truth, extra_info, truth_size: None)

@@ -73,7 +73,7 @@ class Judge:
     cache: folder for answers. A request that was answered once, with this model, text, images and fields, is not
         sent again. None: off. The url does not count, because it may change with each job: use one folder for each
         judge, and a new folder for new weights under the same name.
-            max_cache_entries: about how many answers the cache keeps, the newest. Each of its 256 subfolders keeps
+    max_cache_entries: about how many answers the cache keeps, the newest. Each of its 256 subfolders keeps
         max_cache_entries // 256, at least one: so give thousands.
     max_image_pixels: larger images are scaled down. All images are sent as JPEG in data URLs.
     fields: further fields of each request, such as temperature=0, max_tokens=16, seed=0.
@@ -241,8 +241,7 @@ def judge_of_environment(**fields: Any) -> Judge:
 
 
 def _cause(error: Exception) -> str:
-    """The reason inside an exception of the library requests. The exception's own text only says "Max retries
-    exceeded"."""
+    """The reason inside an exception of the library requests, whose own text only says "Max retries exceeded"."""
     found = error.args[0] if error.args else error
     return f"{type(error).__name__}: {getattr(found, 'reason', None) or found}"
 

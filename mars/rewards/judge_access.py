@@ -12,9 +12,7 @@ import requests
 
 
 def endpoint(url: str) -> str:
-    """The endpoint of a url. Raises ValueError for a url that cannot be used, without quoting it: it may hold a
-    password.
-    """
+    """The endpoint of a url. Raises ValueError for a url that cannot be used; the message never quotes it."""
     wanted = "url: want http(s)://host/v1 or http(s)://host:port/v1, without what comes after the path"
     try:
         parts = urlsplit(url)

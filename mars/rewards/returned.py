@@ -22,8 +22,8 @@ def as_result(value: Any) -> RewardResult:
       both it is the clipped score. Other numbers are parts, and everything else is ignored;
     - a RewardResult: itself, if its numbers are finite and its accuracy is in [0, 1].
 
-    An accuracy and a part may be True or False, which count 1 and 0. A score that is Python's True or False is refused:
-    a check of truths returns such values, not a reward.
+    An accuracy and a part may be True or False, which count 1 and 0. A score that is Python's True or False is refused,
+    because a function that returns it is probably a check and not a reward.
     """
     if isinstance(value, RewardResult):
         if value.failed is not None:
@@ -102,8 +102,7 @@ def _part_name(key: Any) -> str:
 
 
 def _exact(text: str) -> str:
-    """`text` as a plain str. `text` may be a member of an enumeration in a user's file, which the driver cannot
-    load."""
+    """`text` as a plain str: it may be a member of an enumeration in a user's file, which the driver cannot load."""
     return str.__str__(text)
 
 

@@ -62,9 +62,9 @@ class Rotation:
 
 @dataclass(frozen=True)
 class Position:
-    """In which quarter of the first image is the second one, a part of it?
+    """The second image is a part of the first one: in which quarter of the first image is it?
 
-    The part is inside the quarter, and its sides are 20 to 80 % of the quarter's, but MIN_SIDE at least. sources: see
+    The part is inside the quarter. Its sides are 20 to 80 % of the quarter's, but at least MIN_SIDE. sources: see
     `pairs`.
     """
 
@@ -97,7 +97,8 @@ class Position:
         return _made(self.name, question, pictures, QUARTERS[quarter], QUARTERS, {"boxes": boxes, **_names(shown)})
 
     def _share(self, side: int, chance: Generator) -> float:
-        """The side of a part as a share of the quarter's, in an image of this side. Raises RowError if it is too small.
+        """The side of a part, as a share of the quarter's side. side: of the image. Raises RowError if that is too
+        small.
 
         The part loses up to a pixel at each end when it is cut in whole pixels.
         """
@@ -111,9 +112,9 @@ class Position:
 class Contrastive:
     """Do two changed images show the same scene? Yes and no with the same probability.
 
-    Each is a square part, see `view_of`, mirrored or not, with other brightness and contrast. Both are scaled
-    to one size, which depends on this row and on a second one. The second one is drawn for "yes" too, so that the size
-    does not tell the answer.
+    Each is a square part, see `view_of`, mirrored or not, with other brightness and contrast. Both are scaled to
+    one size, which depends on this row and on another row. The other row is drawn for "yes" too, so that the size does
+    not tell the answer.
     sources: see `chosen`; "cross": the second image is of another source than the first.
     """
 

@@ -1,7 +1,7 @@
-"""Rows with changed images and the same question (Vision Matters): a distractor beside it, a mixture, a rotation.
+"""Rows with the same question and changed images (Vision Matters): a distractor beside an image, mixup, or a rotation.
 
-Boxes of the truth are moved with the first image, since their frame is the first image. A rotated box becomes the
-smallest upright box around it, which is larger than the object unless the angle is a multiple of 90 degrees.
+Boxes of the truth are moved with the first image, which is their frame. A rotated box becomes the smallest upright box
+around it, which is larger than the object unless the angle is a multiple of 90 degrees.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Perturb:
         mixup: mixed with an image of another row, with the same share. The other row is the same for all images.
     sources: which images are chosen, see `chosen`; the others stay as they are.
     side: of the distractor; "random" is drawn. size: sides of a mixture in pixels (256 in the paper's code); None: the
-    image keeps its size, and the image of the other row is fitted into it. right_angles: rotations by 90, 180 or 270
-    degrees alone.
+    image keeps its size, and the image of the other row is fitted into it. right_angles: rotate only by 90, 180 or 270
+    degrees.
     """
 
     change: Literal["distractor", "mixup", "rotation"]

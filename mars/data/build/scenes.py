@@ -133,8 +133,7 @@ class Scenes:
         self._apart_from: dict[frozenset[bytes], list[Scene]] = {}
 
     def chance(self, scene: Scene, copy: int) -> Generator:
-        """The random generator for one new row. It does not depend on the process, or on the order in which rows are
-        made."""
+        """The random generator for one new row: the same in every process, and in whatever order rows are made."""
         import numpy as np
 
         text = f"{self._seed}/{self._task}/{scene.number}/{copy}"
@@ -207,7 +206,7 @@ def like(source: Source, scene: Scene) -> Source:
 
 
 def chosen(prompt: Prompt, sources: str, chance: Generator) -> tuple[Source, ...]:
-    """The sources that `--sources` names: "all", "one" (drawn), or the name of one. Raises RowError."""
+    """The sources that `--sources` names: "all", "one" (drawn at random), or a source's name. Raises RowError."""
     if sources == ALL:
         return prompt.sources
     if sources == ONE:

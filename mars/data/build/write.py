@@ -26,7 +26,7 @@ IMAGES = "images"
 class Task(Protocol):
     """Makes a row of a scene. Frozen, with a repr that names all settings. Raises RowError if the scene does not fit.
 
-    It must draw from `chance` alone. Called from several threads.
+    A task may draw random numbers only from `chance`. Several threads call it.
     """
 
     @property
@@ -37,7 +37,7 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """seed: of all random numbers. copies: rows for each scene. split: name of the file of rows. jpeg: quality; None is
+    """seed: of all random numbers. copies: rows per scene. split: name of the file of rows. jpeg: quality; None:
     PNG."""
 
     seed: int

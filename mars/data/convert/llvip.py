@@ -1,4 +1,4 @@
-"""LLVIP (Jia et al. 2021, arXiv 2108.10831), persons in registered visible and infrared images, to parquet.
+"""Convert LLVIP (Jia et al. 2021, arXiv 2108.10831): persons in registered visible and infrared images.
 
 On disk: {visible,infrared}/{train,test}/ID.jpg, and Annotations/ID.xml or Annotations/{train,test}/ID.xml.
 """

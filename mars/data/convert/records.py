@@ -31,8 +31,7 @@ class RecordFile:
 
 
 def read_record_files(source: Path) -> list[RecordFile]:
-    """The file `source`, or the .json and .jsonl files in the folder `source`, or, if there are none, in its
-    subfolders.
+    """The file `source`, or the .json and .jsonl files of the folder `source`; if it has none, those of its subfolders.
 
     Three formats are read: a JSON list of records; {"data": [records], "metadata": {...}}; and one record per line.
     Raises DataError with every file that cannot be read.

@@ -85,8 +85,8 @@ class PromptStream:
         """The order of one epoch, as indices of the prompts.
 
         If a batch crosses into an epoch, the epoch's first prompts depend on the order of the previous epoch. Every
-            `cycle` epochs, an epoch starts together with a batch and depends on no other epoch. The computation starts
-            at the last such epoch.
+        `cycle` epochs, an epoch starts together with a batch and depends on no other epoch. The computation starts at
+        the last such epoch.
         """
         size, batch = len(self._prompts), self.prompts_per_step
         cycle = batch // math.gcd(size, batch)

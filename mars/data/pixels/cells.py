@@ -38,8 +38,7 @@ def read_cell(path: str, row: int, slot: int) -> bytes:
 
 
 def image_column(row: Mapping[str, Any]) -> str | None:
-    """The column that holds the row's images, "images" or "image"; None if neither does. The rows of a file may differ
-    in it."""
+    """The column that holds the row's images, "images" or "image"; None if neither does. It may differ between rows."""
     given = [name for name in IMAGE_COLUMNS if row.get(name) is not None]
     return next((name for name in given if is_filled(row[name])), given[0] if given else None)
 
@@ -122,6 +121,5 @@ def _row_group_images(path: str, group: int) -> _Columns:
 
 
 def amplifies(chunk: pyarrow.parquet.ColumnChunkMetaData) -> bool:
-    """Whether a column chunk may unpack to far more bytes, because repeated values or common prefixes are stored
-    once."""
+    """Whether a column chunk may unpack to far more bytes: it stores repeated values or common prefixes once."""
     return any("DICTIONARY" in name or name == "DELTA_BYTE_ARRAY" for name in chunk.encodings)

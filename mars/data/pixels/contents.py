@@ -1,5 +1,4 @@
-"""Encoded images by their content: `FirstContents` reads them on the driver's node, `ContentCache` keeps them on
-others."""
+"""Encoded images by their content: `FirstContents` for the driver's node, `ContentCache` for other nodes."""
 
 from __future__ import annotations
 
@@ -32,7 +31,7 @@ class FirstContents:
     recent_bytes: how many bytes of contents stay in memory. An image that is still there is not read again for a node
         that needs it.
     record: a file of the hashes. If this process dies, the process that replaces it reads them from there. With None,
-        that process does not notice earlier changes.
+        it does not notice that an image has changed before it started.
     """
 
     def __init__(
@@ -160,8 +159,7 @@ class ContentCache:
     def put(self, digest: bytes, content: bytes) -> None:
         """Keep `content`, unless it is larger than the cache.
 
-        Raises ValueError if `digest` is not the SHA-256 of `content`, and OSError if the disk is full. Neither keeps
-        it.
+        Raises ValueError if `digest` is not the SHA-256 of `content`, and OSError if the disk is full.
         """
         if hashlib.sha256(content).digest() != digest:
             raise ValueError("the content of an image is not what its hash says")

@@ -24,8 +24,7 @@ class MountedRoot:
     root: str
 
     def __call__(self, place: Place) -> str | bytes:
-        """Images in files of rows are found in the same way. A path outside `driver_root` is taken to be the same on
-        all nodes.
+        """The image at the path of this node. A path outside `driver_root` must be the same on all nodes.
 
         Raises BadImage for a path that leads out of `root` here, by a link for example.
         """

@@ -48,7 +48,7 @@ def _content(image: ImageFile) -> bytes:
 
 
 def _check_line_ends(data: bytes) -> None:
-    """Raises ValueError for a file that was copied as text, with "\r\n" for each "\n": its pixels are shifted.
+    r"""Raises ValueError for a file that was copied as text, with "\r\n" for each "\n": its pixels are shifted.
 
     Decoders notice this only by chance; those of JPEG, BMP and PPM hardly ever do.
     """
@@ -83,8 +83,7 @@ def _check_tiff(image: ImageFile) -> None:
 
 
 def _check_deflated(part: bytes) -> None:
-    """Raises ValueError or zlib.error unless the stream is whole. A checksum of the unpacked bytes stands at its
-    end."""
+    """Raises ValueError or zlib.error unless the stream is whole, with the right checksum at its end."""
     unpack, number = zlib.decompressobj(), 0
     while not unpack.eof:
         block = unpack.decompress(part, _BLOCK)

@@ -209,8 +209,8 @@ def prompt_length(prompt_token_ids: Sequence[int], tokens_per_image: Sequence[in
 
 
 def _content(text: str, as_parts: bool) -> str | list[dict[str, str]]:
-    """A text as a chat template takes it: a list of parts if it has markers or `as_parts` is set, else the text
-    itself."""
+    """The content of a message for a chat template: parts if the text has markers, or with `as_parts`; else the
+    text."""
     pieces = text.split(IMAGE_MARKER)
     if len(pieces) == 1 and not as_parts:
         return text

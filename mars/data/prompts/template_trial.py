@@ -193,8 +193,8 @@ def roles_of_parts(tokenizer: Any, arguments: Mapping[str, Any]) -> frozenset[st
 
 
 def _spellings() -> Iterator[tuple[Any, Any]]:
-    """A question and a response, each as a text or as a list of parts: some templates take only texts, others only
-    lists."""
+    """A question and a response, each as a text or a list of parts: some templates take texts only, others lists
+    only."""
     response = {"type": "text", "text": _RESPONSE}
     yield from (([_TEXT], _RESPONSE), ([_TEXT], [response]), (_TEXT["text"], _RESPONSE))
 

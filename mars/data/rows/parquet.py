@@ -175,7 +175,7 @@ def _texts(reader: ParquetFile, columns: Sequence[str]) -> list[str]:
 
 
 def _rows(reader: ParquetFile, packed: ParquetFile, columns: Sequence[str], file_bytes: int) -> Iterator[list[Row]]:
-    """packed: a reader of the same file with `read_dictionary`, which holds a repeated value in memory only once."""
+    """The rows. packed: a reader of the same file with `read_dictionary`, which holds a repeated value only once."""
     allowed = {"texts": MAX_FILE_TEXT, "images": MAX_GROUP_BYTES + MAX_REPETITION * file_bytes}
     unpacked = dict.fromkeys(allowed, 0)
     for group in range(reader.num_row_groups):

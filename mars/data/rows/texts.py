@@ -106,8 +106,7 @@ def _refuse_objects(text: str) -> None:
 
 
 def _loaded(text: str, what: str) -> Any:
-    """The value of a JSON text, which may have been encoded as JSON up to four times. Raises RowError if it is no
-    JSON."""
+    """The value of a JSON text, which may have been encoded as JSON up to four times. Raises RowError."""
     try:
         found = json.loads(text.lstrip("\ufeff \n\r\t"))
         for _ in range(_TIMES_WRITTEN - 1):

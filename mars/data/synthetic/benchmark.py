@@ -122,7 +122,7 @@ def _area(box: tuple[int, ...]) -> int:
 
 
 def _two_drawings(rng: np.random.Generator, task: Task) -> tuple[_Drawing, _Drawing]:
-    """Two scenes such that no answer is right for both. Both are drawn again until that holds, so both have one
+    """Two scenes such that no answer is right for both. Both are drawn again until that holds: they have one
     distribution."""
     while True:
         one, other = _DRAW[task](rng), _DRAW[task](rng)

@@ -6,7 +6,7 @@ the whole loop runs on a CPU in seconds. The tokenizer is byte-level BPE: any te
 words of `tiny_corpus.txt` are a few tokens each.
 
 With the vocabulary "real" the model has 151,936 ids, as Qwen2.5-VL has, and 15 million parameters, nearly all of them
-embeddings: for measuring what depends on the vocabulary.
+embeddings. It serves to measure what depends on the size of the vocabulary.
 
 With the vocabulary "benchmark" the tokenizer knows the words of `benchmark_corpus.txt` instead: each question of the
 benchmark is a token or two, and an answer has six or nine tokens.
@@ -76,8 +76,9 @@ QWEN3_5_PIECES = (
 def build_tokenizer(vocabulary: Vocabulary, seed: int, family: Family = "qwen2_5_vl") -> Any:
     """A byte-level BPE tokenizer trained on `tiny_corpus.txt`: same text, same ids, on every machine.
 
-    Normalises nothing: decode(encode(text)) == text for any text without special tokens. The integers 0 to 112, the
-    words of the instructions and the fixed text around the boxes of a grounding answer are single tokens.
+    decode(encode(text)) == text for any text without special tokens; for Qwen3.5, the result is in Unicode NFC. The
+    integers 0 to 112, the words of the instructions and the fixed text around the boxes of a grounding answer are
+    single tokens.
     vocabulary: "real" is filled up to 151,936 ids with merges drawn from `seed`; the others do not depend on the seed.
         "benchmark": the words of `benchmark_corpus.txt`; the integers 0 to 16 are single tokens, also after a space.
     family: for InternVL, its own special tokens are added. For Qwen3.5, text is split as in the real model, because
