@@ -35,7 +35,7 @@ from mars.sampling import sample
 from mars.staleness import staleness_metrics, within_bound, without_too_old
 from mars.step import StepResult, perf_metrics
 from mars.step_parts import PromptRounds, Sampled, SamplingState, StepParts
-from mars.tracking.timer import StepTimer
+from mars.tracking.timer import SAMPLING_STAGES, StepTimer
 from mars.train_types import TrainBatch
 from mars.types import PromptRollouts, RolloutRequest
 
@@ -161,8 +161,7 @@ class _Sampler:
         """Seconds of the sampler's stages. They overlap with the step's own stages, so the sum of all exceeds the
         step."""
         metrics = self._timer.metrics()
-        stages = ("probe", "gen", "reward", "signals")
-        return {key: metrics[key] for key in (f"timing_s/{stage}" for stage in stages) if key in metrics}
+        return {key: metrics[key] for key in (f"timing_s/{stage}" for stage in SAMPLING_STAGES) if key in metrics}
 
 
 class _StoppableEngine:

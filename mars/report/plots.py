@@ -20,9 +20,20 @@ Rows = Sequence[Mapping[str, Any]]
 
 # Okabe and Ito's palette, distinguishable with colour blindness. Line styles differ too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-# "turns" is yellow, the palette's eighth colour, which is too light for lines; "wait_rollouts" is grey, "probe"
-# wine-red.
-_STAGE_COLOURS = (*_COLOURS[:-1], "#F0E442", "#999999", "#661100", _COLOURS[-1])
+# The palette's eighth colour, yellow, is too light for lines; the last three are none of its colours.
+_STAGE_COLOURS = {
+    "gen": "#0072B2",
+    "reward": "#D55E00",
+    "ref": "#009E73",
+    "old_log_prob": "#CC79A7",
+    "update_actor": "#E69F00",
+    "sync_weights": "#56B4E9",
+    "turns": "#F0E442",
+    "driver": "#000000",
+    "wait_rollouts": "#999999",
+    "probe": "#661100",
+    "signals": "#332288",
+}
 _STYLES = ("-", "--", "-.", ":")
 # Runs of at least this many steps are drawn as trailing means over 1/20 of the run, with the raw values behind them.
 _SMOOTH_FROM = 40
@@ -144,11 +155,11 @@ def _stage_figure(rows: Rows, stages: Sequence[str]) -> bytes:
 
     def draw(axes: Axes) -> None:
         bottom = [0.0] * len(bins)
-        for index, stage in enumerate(stages):
+        for stage in stages:
             heights = [sum(value for _, value in series_of(part, f"timing_s/{stage}")) / len(part) for part in bins]
             if any(heights):
                 steps = [part[0]["step"] + (size - 1) / 2 for part in bins]
-                axes.bar(steps, heights, 0.9 * size, bottom=bottom, color=_STAGE_COLOURS[index], label=_label(stage))
+                axes.bar(steps, heights, 0.9 * size, bottom=bottom, color=_STAGE_COLOURS[stage], label=_label(stage))
                 bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
         axes.set_ylabel("seconds")
 

@@ -11,17 +11,19 @@ from mars import watchdog
 
 T = TypeVar("T")
 
-STAGES = ("gen", "reward", "ref", "old_log_prob", "update_actor", "sync_weights", "turns", "wait_rollouts", "probe")
-"""The stages of a step in which the driver waits for other processes, in order. Other time is the driver's own."""
+SAMPLING_STAGES = ("probe", "gen", "reward", "signals")
+"""The stages that sample and score responses, in the order in which they run."""
+STAGES = (*SAMPLING_STAGES, "ref", "old_log_prob", "update_actor", "sync_weights", "turns", "wait_rollouts")
+"""The stages of a step in which the driver waits for other processes. Other time is the driver's own."""
 
 
 def overlapping_stages(metrics: Iterable[str]) -> tuple[str, ...]:
     """The stages that do not add up to the step with the others, because they overlap with them. metrics: names.
 
     >>> overlapping_stages(["timing_s/gen", "timing_s/wait_rollouts"]), overlapping_stages(["timing_s/gen"])
-    (('gen', 'reward', 'probe'), ())
+    (('probe', 'gen', 'reward', 'signals'), ())
     """
-    return ("gen", "reward", "probe") if "timing_s/wait_rollouts" in metrics else ()
+    return SAMPLING_STAGES if "timing_s/wait_rollouts" in metrics else ()
 
 
 class StepTimer:

@@ -108,7 +108,7 @@ def _refuse_many_columns(reader: ParquetFile) -> None:
     if number > MAX_COLUMNS:
         raise FileError(
             f"has {number} columns, the fields of structs counted singly; at most {MAX_COLUMNS} are read; "
-            "keep the columns of the rows, and write extra_info as JSON text"
+            "remove columns that no row needs, or put fields of extra_info into its more_fields as JSON text"
         )
 
 

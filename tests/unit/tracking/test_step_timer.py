@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import doctest
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mars.report.plots import _STAGE_COLOURS
 from mars.tracking import timer as timer_module
-from mars.tracking.timer import StepTimer
+from mars.tracking.timer import STAGES, StepTimer
 
 
 class Clock:
@@ -16,6 +19,15 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def test_every_stage_that_a_step_opens_is_shown() -> None:
+    """By the step's line, `mars watch` and the report, which has a colour for it."""
+    opened = re.compile(r'(?:timer\.(?:stage|during)|partial\(timer\.stage,)[( ]"(\w+)"')
+    sources = [path.read_text(encoding="utf-8") for path in Path(timer_module.__file__).parents[1].glob("*.py")]
+    found = {name for source in sources for name in opened.findall(source)}
+    assert {"gen", "signals", "wait_rollouts"} <= found <= set(STAGES)
+    assert {*STAGES, "driver"} == set(_STAGE_COLOURS)
 
 
 def test_stages_and_driver_add_up_to_the_step() -> None:

@@ -50,7 +50,13 @@ def test_a_higher_value_has_no_lower_bar(values: list[float], lines: int):
 
 
 def test_overlapping_stages_do_not_count_twice():
-    row = {"timing_s/gen": 9.0, "timing_s/wait_rollouts": 1.0, "timing_s/update_actor": 3.0, "timing_s/step": 4.0}
+    row = {
+        "timing_s/gen": 9.0,
+        "timing_s/signals": 2.0,
+        "timing_s/wait_rollouts": 1.0,
+        "timing_s/update_actor": 3.0,
+        "timing_s/step": 4.0,
+    }
     assert stage_shares(row) == [("update_actor", 3.0, 0.75), ("wait_rollouts", 1.0, 0.25)]
     assert stage_shares({"timing_s/gen": 1.0}) == stage_shares({"timing_s/step": None}) == []
 

@@ -198,7 +198,7 @@ def test_columns_and_metadata_are_bounded_before_a_row_is_read(tmp_path, monkeyp
     assert len(read(write(tmp_path / "a.parquet", **columns)).usable) == 3
     fields = pa.array([dict.fromkeys(columns, "x") | {"more": "x"}] * 3)
     for name, more in {"b": {"one": ["x"] * 3, **columns}, "c": {"extra_info": fields}}.items():
-        with pytest.raises(DataError, match=rf"{name}\.parquet: .*has 61 columns, .*; at most 60 are read; keep"):
+        with pytest.raises(DataError, match=rf"{name}\.parquet: .*has 61 columns, .*; at most 60 are read; remove"):
             read(write(tmp_path / f"{name}.parquet", **more))
     monkeypatch.setattr(parquet, "MAX_FOOTER_BYTES", 20_000)
     path = write(tmp_path / "d.parquet", number=300, row_group_size=1)
