@@ -1,12 +1,12 @@
-"""The checkpoints in a run's folder. One exists wholly or not at all.
+"""The checkpoints in a run's folder. A checkpoint is either complete or does not exist.
 
 .tmp-step_000012/       being written; removed at the next start
 step_000012/            complete: renamed after its manifest is on the disk
 LATEST                  the name of the newest one, for people and scripts; mars itself looks at the folders
 
-Whatever else begins with step_ (a folder without a manifest, a file, a name without six digits) is never loaded. The
-log names it if it might be taken for a newer checkpoint. Apart from LATEST, mars leaves alone whatever begins with
-neither step_ nor .tmp-.
+Anything else whose name begins with step_ (a folder without a manifest, a file, a name without six digits) is never
+loaded. The log names it if it might be taken for a newer checkpoint. Apart from LATEST, mars does not change files
+whose names begin with neither step_ nor .tmp-.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ _LATEST_CHARS = 80
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint whose files are as they were written."""
+    """A complete checkpoint whose files have their original contents."""
 
     folder: Path
     manifest: Manifest
 
 
 class Catalogue:
-    """The checkpoints in one folder. The folder need not exist. events: where what happens to them is noted."""
+    """The checkpoints in one folder, which need not exist. events: log of what happens to them."""
 
     def __init__(self, folder: Path, events: EventLog | None = None) -> None:
         self.folder = folder
         self.events = EventLog(None) if events is None else events
         self._device: int | None = None
-        # What `newest` could not load. It is not counted among those that stay.
+        # Steps that `newest` could not load. They are not counted among the checkpoints that stay.
         self._left_out: set[int] = set()
-        # Of these, the damaged ones. They are removed; one that cannot be read now may be whole.
+        # Those of them that are damaged. They are removed. The others only cannot be read now, and may be undamaged.
         self._damaged: set[int] = set()
 
     def steps(self) -> list[int]:
-        """The steps of the complete checkpoints, ascending. Their files are not looked at."""
+        """The steps of the complete checkpoints, ascending. Does not read their files."""
         return [step for step in self._named() if self._has_manifest(step)]
 
     def without_manifest(self) -> list[Path]:
@@ -75,9 +75,9 @@ class Catalogue:
         return self.folder / f"{_PREFIX}{step:06d}"
 
     def load(self, step: int) -> Checkpoint:
-        """Raises CheckpointError, naming every bad file, unless all files are as they were written.
+        """Raises CheckpointError, naming every bad file, unless all files have their original contents.
 
-        The error is an UnreadableCheckpoint if nothing was found damaged or missing, but something could not be read.
+        The error is an UnreadableCheckpoint if no file is damaged or missing, but a file cannot be read.
         """
         folder = self.path(step)
         manifest = read_manifest(folder)
@@ -90,11 +90,11 @@ class Catalogue:
         return Checkpoint(folder, manifest)
 
     def newest(self, read: Callable[[Checkpoint], None] = lambda checkpoint: None) -> Checkpoint | None:
-        """The newest checkpoint that can be loaded, None if there is no checkpoint.
+        """The newest checkpoint that can be loaded; None if there is no checkpoint.
 
-        read: called with a checkpoint to read what the caller needs of it. If `read` raises UnreadableCheckpoint, that
-            checkpoint counts as one that cannot be loaded.
-        Each newer checkpoint than the one returned could not be loaded; it is left out and logged.
+        read: reads what the caller needs of a checkpoint. If it raises UnreadableCheckpoint, the checkpoint counts as
+            one that cannot be loaded.
+        Newer checkpoints that cannot be loaded are left out and logged.
 
         Raises CheckpointError if there are checkpoints but none can be loaded.
         """
@@ -132,8 +132,8 @@ class Catalogue:
     def draft(self, step: int) -> Path:
         """An empty folder to write the checkpoint of a step to.
 
-        Raises OSError. One case: the disk with the earlier checkpoints has been unmounted. A new checkpoint would then
-        be written to the empty folder at its mount point, and be hidden once the disk is mounted again.
+        Raises OSError, for example if the disk with the earlier checkpoints has been unmounted. A new checkpoint would
+        then be written to the empty folder at the mount point, and be hidden when the disk is mounted again.
         """
         folder, device = self._draft(step), _device(self.folder)
         if self._device is None:
@@ -145,11 +145,11 @@ class Catalogue:
         return folder
 
     def check_writable(self) -> None:
-        """Make the folder. Raises SetupError where no checkpoint can be written there."""
+        """Make the folder. Raises SetupError if no checkpoint can be written there."""
         check_writable(self.folder / LATEST_FILE, "run.dir")
 
     def commit(self, manifest: Manifest) -> Path:
-        """Make the draft of `manifest.step` a checkpoint; its files must be on the disk. Raises OSError."""
+        """Turn the draft of `manifest.step` into a checkpoint. Its files must be on the disk. Raises OSError."""
         draft, target = self._draft(manifest.step), self.path(manifest.step)
         faults.point("checkpoint.before_manifest")
         write_manifest(draft, manifest)
@@ -168,7 +168,7 @@ class Catalogue:
         return target
 
     def correct_latest(self, newest: str) -> None:
-        """Let LATEST name the checkpoint `newest`, if it is missing, cannot be read, or names another one."""
+        """Write `newest` to LATEST, if LATEST is missing, cannot be read, or names another checkpoint."""
         path = self.folder / LATEST_FILE
         try:
             named = path.read_bytes().decode(errors="replace").strip() or "nothing"
@@ -190,7 +190,7 @@ class Catalogue:
         shutil.rmtree(self._draft(step), ignore_errors=True)
 
     def remove_drafts(self) -> None:
-        """Remove what an earlier attempt left half written."""
+        """Remove drafts that an earlier attempt has not finished."""
         for draft in self.folder.glob(f"{_DRAFT}*") if self.folder.is_dir() else ():
             if draft.is_dir():
                 shutil.rmtree(draft, ignore_errors=True)
@@ -198,10 +198,10 @@ class Catalogue:
     def prune(self, keep_last: int, keep_best: str | None) -> list[int]:
         """Remove all but the newest `keep_last` checkpoints and the best one; returns the steps that were removed.
 
-        Those that `newest` has found damaged are removed too. Those that it could not read stay. Neither kind counts
-        towards `keep_last`.
-        keep_best: a metric of the checkpoints' steps. The one with its largest value stays. For a name that
-        ends in "/loss" it is the one with the smallest.
+        Checkpoints that `newest` has found damaged are removed too. Those that it could not read stay. Neither kind
+        counts towards `keep_last`.
+        keep_best: a metric of the checkpoints' steps. The best checkpoint has its largest value. If the name ends in
+        "/loss", it has the smallest value.
         """
         removed = self.superfluous(keep_last, keep_best)
         self.remove(removed)
@@ -215,7 +215,7 @@ class Catalogue:
         return sorted({*steps, *damaged} - kept)
 
     def remove(self, steps: Iterable[int]) -> None:
-        """Remove all that can be removed. Raises the first OSError after that. What a link points to stays."""
+        """Remove what can be removed, then raise the first OSError, if any. Targets of links stay."""
         failures = []
         for step in steps:
             try:
@@ -230,7 +230,7 @@ class Catalogue:
         if folder.is_symlink():
             folder.unlink()
             return
-        # Without its manifest a folder is no checkpoint, so one that is half removed is never loaded.
+        # A folder without a manifest is not a checkpoint, so a half removed one is never loaded.
         (folder / MANIFEST_FILE).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -252,7 +252,7 @@ class Catalogue:
         return sorted(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else []
 
     def _named(self) -> list[int]:
-        """Steps of all that is named like a checkpoint, ascending."""
+        """The steps in all names of checkpoints, ascending."""
         return sorted(int(match[1]) for name in self._names() if (match := _NAME.fullmatch(name)))
 
     def _misnamed(self) -> list[str]:
@@ -266,6 +266,6 @@ class Catalogue:
 
 
 def _device(path: Path) -> int:
-    """The disk of a folder. If the folder does not exist, the disk of the nearest folder above it that does."""
+    """The disk of a folder, or of the nearest existing folder above it."""
     existing = next((folder for folder in (path, *path.absolute().parents) if folder.exists()), Path("/"))
     return existing.stat().st_dev

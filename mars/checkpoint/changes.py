@@ -1,4 +1,4 @@
-"""Settings that differ between the attempts of a run: which ones may change when it is resumed."""
+"""Settings that differ between the attempts of a run, and which of them may change when the run is resumed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from mars.errors import CheckpointError, ConfigError
 
 logger = logging.getLogger(__name__)
 
-# Where and for how long the run computes, and what it reports. The rows of
-# train_files are compared separately, by their fingerprint (resume.py).
+# Where and for how long the run computes, and what it reports. The rows of train_files are compared separately, by
+# their fingerprint (resume.py).
 FREE = (
     "run.name", "run.dir", "run.num_steps", "run.num_epochs", "cluster", "tracking", "checkpoint",
     "evaluation", "data.train_files", "data.eval_files", "data.image_root", "data.decode_at_start",
@@ -31,28 +31,28 @@ FREE = (
     "reward.num_workers", "reward.timeout_s",
     "sft.num_workers", "sft.fsdp_size", "sft.offload", "sft.gradient_checkpointing", "sft.eval_every", "sft.log_every",
 )  # fmt: skip
-# They say what the saved position in the data means, and which parameters the saved optimizer has states for.
+# They define the meaning of the saved position in the data, and the parameters that the saved optimizer has states for.
 REFUSED = (
     "run.seed", "data.prompts_per_step", "data.shuffle", "data.weights", "actor.freeze", "actor.lora",
     "sft.batch_size", "sft.freeze", "sft.lora",
 )  # fmt: skip
 
-# Their values may name files and folders, which may have moved. A checkpoint does not have what was in them.
+# Their values may name files and folders, which may have moved. A checkpoint does not have the contents of these.
 PLACES = (
     "model.path", "algorithm.kl_reference", "data.template", "reward.function", "reward.functions", "recipe.sampler",
     "recipe.shaping", "recipe.advantage", "recipe.requests", "recipe.tokens",
 )  # fmt: skip
 
-# Refused if a ramp of `data.weights` changes; changes of other ramps are warned of.
+# A changed ramp of `data.weights` is refused; a change of another ramp is warned of.
 RAMPS = "ramps"
 
-# Refused only from or to null: a checkpoint has the weights of the reference model for all other values.
+# A change is refused only from or to null. With any other value a checkpoint has the reference model's weights.
 HAS_STATE = ("algorithm.reference_every",)
 
 
 @dataclass(frozen=True)
 class Changes:
-    """ "key: before -> now" of each changed setting. All that is neither free nor refused is warned of."""
+    """ "key: before -> now" of each changed setting. warned: the changes that are neither free nor refused."""
 
     free: tuple[str, ...]
     warned: tuple[str, ...]
@@ -60,7 +60,7 @@ class Changes:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
-    """before, now: dotted key -> value. A key that only `before` has is a setting that this version of mars dropped."""
+    """before, now: dotted key -> value. This version of mars does not have a key that is only in `before`."""
     before, now = _plain(before), _plain(now)
     found: dict[str, list[str]] = {"free": [], "warned": [], "refused": []}
     for key in sorted({*before, *now} - {"run.resume"}):  # whether an attempt resumes is no setting of the run
@@ -89,7 +89,7 @@ def _of_the_order(values: Mapping[str, Any]) -> list[Any]:
 def read_settings(path: Path, schema: type[Root]) -> dict[str, Any]:
     """Dotted key -> value of a run's config.yaml. schema: of the job that resumes it. Raises CheckpointError.
 
-    A setting that the run's version of mars did not have has its default.
+    A setting that is missing, because the run's version of mars did not have it, gets its default.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Enter a run directory: one writer at a time, and no run goes on from another one's files unless it is asked to."""
+"""Enter a run directory: only one process writes to it, and it takes over another run's files only to resume."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from mars.tracking.jsonl import METRICS_FILE
 
 
 def enter(run_dir: Path, lock: RunLock, resume: bool) -> None:
-    """Make and lock the folder, and log to it from now on. Does no harm when it is called again.
+    """Make and lock the folder, and log to it from now on. May be called again.
 
-    Raises BusyError, SetupError as `RunLock.take`, ConfigError if the folder has another run and resume is false.
+    Raises BusyError and SetupError as `RunLock.take`, and ConfigError if the folder has another run and resume is
+    false.
     """
     lock.take()
     if not resume:
@@ -25,7 +26,7 @@ def enter(run_dir: Path, lock: RunLock, resume: bool) -> None:
 
 
 def check_enterable(run_dir: Path, resume: bool) -> None:
-    """What can be said of `enter` without making or changing anything: for dry runs, and before rows are read.
+    """The checks of `enter` that make and change nothing, for dry runs, and before rows are read.
 
     Raises SetupError, BusyError and ConfigError as `enter` does.
     """

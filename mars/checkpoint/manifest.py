@@ -1,7 +1,7 @@
-"""The manifest of a checkpoint: which files it has, with their sizes and SHA-256 sums. Written last.
+"""The manifest of a checkpoint: its files, with their sizes and SHA-256 sums. Written last.
 
-A folder without a manifest is no checkpoint. The loaders of torch and safetensors accept a flipped byte without a
-word, so every file is compared with its sum before it is read.
+A folder without a manifest is not a checkpoint. The loaders of torch and safetensors do not notice a flipped byte, so
+every file is compared with its sum before it is read.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 class Manifest:
     """step: the training step after which the checkpoint was made.
 
-    files: name in the folder -> digest, of every file but the manifest.
+    files: name in the folder -> digest, for every file except the manifest.
     versions: of the packages that wrote it. data: fingerprint of the training set.
-    metrics: of the step, evaluation included; `checkpoint.keep_best` chooses by them.
+    metrics: of the step, evaluation included, for `checkpoint.keep_best`.
     """
 
     step: int
@@ -44,16 +44,16 @@ class Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Raises OSError."""
+    """Write the manifest into the folder. Raises OSError."""
     content = {"format": FORMAT, **asdict(manifest)}
     content[_SUM] = _sum_of(content)
     write_durably(folder / MANIFEST_FILE, [(json.dumps(content, indent=1, sort_keys=True) + "\n").encode()])
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises CheckpointError, naming the file, if it is missing or damaged.
+    """The manifest in a folder. Raises CheckpointError, naming the file, if it is missing or damaged.
 
-    It is an UnreadableCheckpoint if the file cannot be read or is of another format.
+    The error is an UnreadableCheckpoint if the file cannot be read or has another format.
     """
     path = folder / MANIFEST_FILE
     try:
@@ -75,9 +75,9 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def file_problems(folder: Path, manifest: Manifest) -> tuple[list[str], list[str]]:
-    """Two lists: the damaged or missing files of a checkpoint, and the files that cannot be read, as "name: reason".
+    """The damaged or missing files of a checkpoint, and the files that cannot be read: two lists of "name: reason".
 
-    Both lists are empty if all files are as they were written.
+    Both lists are empty if all files have their original contents.
     """
     damaged, unreadable = [], []
     for name, expected in manifest.files.items():

@@ -1,4 +1,4 @@
-"""Token ids and log-probs of many responses as two texts, exact to the bit, a third as long as JSON's numbers."""
+"""Token ids and log-probs of many responses as two texts: exact to the bit, and a third as long as numbers in JSON."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from mars.types import Completion
 
 @dataclass(frozen=True)
 class PackedTokens:
-    """One response after the other. lengths: number of tokens of each.
+    """Several responses, one after the other. lengths: number of tokens of each.
 
-    token_ids: base64 of int32, little-endian. logprobs: base64 of floats, little-endian, of `logprob_bits` each.
+    token_ids: base64 of int32, little-endian. logprobs: base64 of floats of `logprob_bits` bits, little-endian.
     """
 
     lengths: tuple[int, ...]
@@ -27,7 +27,8 @@ class PackedTokens:
 
 
 def pack(completions: Sequence[Completion]) -> PackedTokens:
-    """32 bits are enough for the log-probs of engines, which compute them in float32; if not for all, each gets 64.
+    """Pack responses. Log-probs get 32 bits each if that is exact for all of them, as for engines, which compute in
+    float32; otherwise 64.
 
     >>> pack([Completion((1, 2), (-0.5, 0.1), "stop")]).logprob_bits
     64

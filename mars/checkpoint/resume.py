@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """state: what training starts from. shards: folder for `PolicyTrainer.load_checkpoint`, None for a new policy.
+    """state: what training starts from. shards: folder for `PolicyTrainer.load_checkpoint`; None for a new policy.
 
     logged_step: the last step whose row of metrics.jsonl stays; None for a new run, which has no rows yet.
     """
@@ -30,12 +30,12 @@ class StartingPoint:
 
 
 def data_fingerprint(prompt_ids: Iterable[str]) -> str:
-    """Of the prompts in their order. Their ids suffice: each hashes the data files' contents and the row's place."""
+    """Fingerprint of the prompts in their order. An id is enough, as it hashes the data files and the row's place."""
     return hashlib.sha256("\n".join(prompt_ids).encode()).hexdigest()
 
 
 def none_added(snapshots: Iterable[str]) -> None:
-    """For `starting_point` in a process that has read all rows of its checkpoints already."""
+    """`read_added` of `starting_point` in a process that has already read all added rows of its checkpoints."""
 
 
 def starting_point(
@@ -47,12 +47,12 @@ def starting_point(
 ) -> StartingPoint:
     """prompts: the training set by ids. data: its fingerprint.
 
-    read_added: called with what the checkpoint has of hooks, before its prompts are looked up. It adds to `prompts`
-        those that a sampler had read while the run trained.
+    read_added: called with the checkpoint's snapshots of the hooks, before its prompts are looked up. It adds to
+        `prompts` those that a sampler had added during the run.
 
-    A checkpoint whose state cannot be read is left out, as `Catalogue.newest` leaves out damaged ones.
-    A run to be resumed that never saved a checkpoint starts again. Raises CheckpointError if the checkpoints that it
-    saved are gone or all damaged, or if the data has changed.
+    Checkpoints whose state cannot be read are left out, like damaged ones (`Catalogue.newest`). A run to be resumed
+    that never saved a checkpoint starts again. Raises CheckpointError if all checkpoints that it saved are gone or
+    damaged, or if the data has changed.
     """
     if not resume:
         return StartingPoint(START, None, None)
@@ -72,8 +72,8 @@ def starting_point(
 
 
 def _check_none_was_saved(catalogue: Catalogue) -> None:
-    """Raises CheckpointError if the run's events tell that a checkpoint was saved or that the run ended: starting again
-    would erase the record of the run."""
+    """Raises CheckpointError if by the run's events a checkpoint was saved or the run ended. Starting again would erase
+    the record of this run."""
     told = [entry for entry in catalogue.events.entries() if entry["event"] in ("checkpoint_saved", "finished")]
     if told:
         raise CheckpointError(
@@ -92,7 +92,7 @@ def _check_data(checkpoint: Checkpoint, data: str) -> None:
 
 
 def _stored_in(checkpoint: Checkpoint) -> StoredState:
-    """Raises UnreadableCheckpoint."""
+    """The state in a checkpoint. Raises UnreadableCheckpoint."""
     try:
         with (checkpoint.folder / STATE_FILE).open("rb") as lines:
             return stored_state(lines)

@@ -1,4 +1,4 @@
-"""Save checkpoints while training goes on: the step waits only until the trainer has copied its tensors.
+"""Save checkpoints while training goes on. A step waits only until the trainer has copied its tensors.
 
 save     trainer copies its state ──> training goes on
                   └── its threads write shards to .tmp-step_N and report there
@@ -39,9 +39,9 @@ class Checkpoints:
     """Saves the run's state to `catalogue`, one checkpoint at a time.
 
     num_ranks: of the trainer. versions: of the packages. data: fingerprint of the training set.
-    timeout_s: deadline for a checkpoint to be written.
-    A checkpoint that cannot be written is given up with a warning and counted in `failures`; the third in a row raises
-    CheckpointError. One object serves a training to its end, so the counts go on when the trainer is built again.
+    timeout_s: deadline for writing a checkpoint.
+    If a checkpoint cannot be written, it is given up with a warning and counted in `failures`; the third failure in a
+    row raises CheckpointError. One object serves a training to its end, so counts go on when the trainer is rebuilt.
     """
 
     def __init__(
@@ -75,22 +75,23 @@ class Checkpoints:
         self._start(state)
 
     def save_now(self, state: RunState) -> None:
-        """Save the state, unless it is saved, and wait until the checkpoint is complete."""
+        """Save the state, unless it is saved already, and wait until the checkpoint is complete."""
         self._finish()
         if state.step > 0 and state.step != self._saved_step:
             self._start(state)
             self._finish()
 
     def abandon(self) -> None:
-        """Give up the checkpoint that is being written: the trainer is lost. Any step may be saved again after that."""
+        """Give up the checkpoint that is being written, because the trainer is lost. Its step may be saved again
+        later."""
         if self._writing is not None:
             self._writing.cancel()
         self._let_go()
 
     def settle(self) -> None:
-        """After the run has failed: wait up to 10 s for the checkpoint that is still being written, then give it up.
+        """After a failure of the run: wait up to 10 s for the checkpoint that is being written, then give it up.
 
-        Raises nothing, so the error of the run is the one that is reported.
+        Raises no error, so that the error of the run is reported.
         """
         if self._writing is not None and not self._writing.ends_within(_PATIENCE_S):
             self._writing.give_up()
@@ -104,7 +105,8 @@ class Checkpoints:
 
     def _start(self, state: RunState) -> None:
         self._finish()  # a second copy of the state may not fit in memory
-        # Ranks that have begun cannot begin again before they have finished, so an interruption waits for them.
+        # An interruption has to wait, because ranks that have begun a checkpoint cannot begin another before they
+        # finish.
         interrupts.defer()
         try:
             self._begin(state)
@@ -118,8 +120,8 @@ class Checkpoints:
         try:
             folder = self._catalogue.draft(state.step)
             (folder / SHARDS_FOLDER).mkdir()
-            # Made before the trainer writes: making a thread waits until it has run once. A trainer's thread in this
-            # process would hold the GIL meanwhile, and both would wait.
+            # Made before the trainer writes. Making a thread waits until it has run once. Meanwhile a trainer's thread
+            # in this process would hold the GIL, and both would wait.
             writing = _Writing(self._catalogue, manifest, state, folder, self._num_ranks, self._timeout_s)
             try:
                 self._trainer.start_checkpoint(str((folder / SHARDS_FOLDER).absolute()))
@@ -166,8 +168,8 @@ class Checkpoints:
 class _Writing:
     """Waits in a thread for the shards of a checkpoint, adds the run's state, and commits it.
 
-    The thread waits for one of two calls: `begin`, once the trainer has started to write, or `cancel`, if it could not
-    start. manifest: without files. saved: the checkpoint is complete.
+    The thread first waits for `begin`, called when the trainer has started to write, or `cancel`, called if it could
+    not start. manifest: without files. saved: whether the checkpoint is complete.
     """
 
     def __init__(
@@ -200,12 +202,12 @@ class _Writing:
         return not self._thread.is_alive()
 
     def wait(self) -> Exception | None:
-        """Wait until the thread has ended; returns the error that kept the checkpoint incomplete, or None."""
+        """Wait until the thread has ended. Returns the error because of which the checkpoint is incomplete, or None."""
         self._thread.join()
         return self._error
 
     def give_up(self) -> None:
-        """Let the thread end without a checkpoint, unless that is about to be complete."""
+        """Let the thread end without a checkpoint, unless it is about to complete one."""
         self._cancelled.set()
         self._begun.set()
 
@@ -229,7 +231,7 @@ class _Writing:
             self._error = error
 
     def _reports(self) -> list[ShardReport] | None:
-        """None if it was cancelled. Raises CheckpointError if a rank failed or the deadline has passed."""
+        """The ranks' reports; None if cancelled. Raises CheckpointError if a rank failed or the deadline has passed."""
         end = time.monotonic() + self._timeout_s
         while time.monotonic() < end:
             reports = take_reports(self._folder / SHARDS_FOLDER, self._num_ranks)

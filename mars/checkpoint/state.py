@@ -1,13 +1,13 @@
-"""What a run knows between two steps besides the trainer's tensors, as lines of JSON.
+"""The state of a run between two steps, except the trainer's tensors, as lines of JSON.
 
     step, metrics, ...            one line
     rollouts of a prompt          a line for each: of carried prompts, then of those sampled ahead
     advantages of a prompt        a line for each: of carried prompts, then of those that the next step trains on, then
                                   of those that it carries on
 
-While a line is made no other thread of the process runs, so a line has one prompt at most. The order of the data
-depends on the seed and the step, and every request has its own seed, so neither has a state. Hooks have one: the text
-of `SamplingState.hooks`.
+Writing a line blocks the other threads of the process, so a line has one prompt at most. The order of the data has no
+state, because it depends only on seed and step. Nor have requests, because each has its own seed. The state of hooks is
+the text of `SamplingState.hooks`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ STATE_FILE = "state.json"
 
 @dataclass(frozen=True)
 class RunState:
-    """step: the last one that is finished, 0 before the first. sampling: what the next step starts from.
+    """step: the last finished step, 0 before the first. sampling: what the next step starts from.
 
-    metrics: of `step`. logged: False while its evaluation and its row of metrics.jsonl are still to come.
+    metrics: of `step`. logged: False until the step is evaluated and its row of metrics.jsonl is written.
     """
 
     step: int
@@ -45,7 +45,7 @@ class RunState:
 START = RunState(step=0, sampling=SamplingState(round=0, carried=()), metrics={}, logged=True)
 
 
-# Of all pydantic classes below and of the plain dataclasses in their fields. Without it, NaN would be written as null.
+# For all pydantic classes below, and the plain dataclasses in their fields. Without it, NaN would become null.
 _AS_JSON = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
 _Transforms = tuple[tuple[tuple[TransformCall, ...], ...], ...]
@@ -54,10 +54,10 @@ _Transforms = tuple[tuple[tuple[TransformCall, ...], ...], ...]
 
 @validated(frozen=True, config=_AS_JSON)
 class _Groups:
-    """The rollouts of a prompt. Their completions have no tokens: `tokens` has those, in the order of the groups.
+    """The rollouts of a prompt. Their completions have no tokens; `tokens` has them, in the order of the groups.
 
-    Their images are written as `ImageRef`. transforms: those of the images, in the order of the groups; () and not
-    written if no image of the prompt has any. other_pool: that of `PromptRollouts`.
+    Images are written as `ImageRef`, without transforms. transforms: of the images, in the order of the groups; () and
+    not written if no image of the prompt has any. other_pool: that of `PromptRollouts`.
     """
 
     prompt_id: str
@@ -71,7 +71,7 @@ class _Groups:
 
 @validated(frozen=True, config=_AS_JSON)
 class _Own:
-    """Of one of a prompt's `own_groups`."""
+    """Advantages and weights of one of a prompt's `own_groups`."""
 
     advantages: tuple[float, ...]
     weights: tuple[float, ...]
@@ -79,8 +79,8 @@ class _Own:
 
 @validated(frozen=True, config=_AS_JSON)
 class _Kept:
-    """A prompt whose rollouts are in another line. carried: they are among the carried prompts'; if not, or
-    if the step ahead carries the prompt on, they are among those sampled ahead."""
+    """A prompt whose rollouts are in another line. That line is among the carried prompts' if `carried`, else among
+    those sampled ahead. If the step ahead carries the prompt on, it is among those sampled ahead in any case."""
 
     prompt_id: str
     carried: bool
@@ -91,7 +91,7 @@ class _Kept:
 
 @validated(frozen=True, config=_AS_JSON)
 class _Ahead:
-    """`Sampled` without its prompts. rollouts, kept, carried: how many prompts of each kind it has."""
+    """`Sampled` without its prompts. rollouts, kept, carried: number of prompts of each kind."""
 
     rollouts: int
     kept: int
@@ -105,7 +105,7 @@ class _Ahead:
 
 @validated(frozen=True, config=_AS_JSON)
 class _Head:
-    """A `RunState` without its prompts. carried: their number."""
+    """A `RunState` without its prompts. carried: number of carried prompts."""
 
     step: int
     round: int
@@ -120,7 +120,7 @@ class _Head:
 
 @dataclass(frozen=True)
 class StoredState:
-    """A `RunState` as it is stored. rollouts, kept: the two kinds of lines, in their order."""
+    """A `RunState` as it is stored. rollouts, kept: the lines of both kinds, in order."""
 
     head: _Head
     rollouts: Sequence[_Groups]
@@ -128,7 +128,7 @@ class StoredState:
 
     @property
     def hooks(self) -> list[str]:
-        """The snapshots of the hooks: after the step, and after what is sampled ahead."""
+        """The snapshots of the hooks: after the step, and after the sampling ahead."""
         return [found.hooks for found in (self.head, self.head.ahead) if found is not None and found.hooks is not None]
 
 
@@ -136,9 +136,9 @@ _HEAD, _GROUPS, _KEPT = TypeAdapter(_Head), TypeAdapter(_Groups), TypeAdapter(_K
 
 
 def state_lines(state: RunState) -> Iterator[bytes]:
-    """Each with its line break. Floats come back exactly, also NaN and inf. Prompts are stored by their ids.
+    """The state as lines, with line breaks. Floats are exact, NaN and inf included. Prompts are stored by their ids.
 
-    Versions of weights are renumbered, so that the engine's is 0: the process that loads the state counts anew.
+    Versions of weights are shifted so that the engine's is 0, because the process that loads the state counts from 0.
     """
     sampling, ahead = state.sampling, state.sampling.ahead
     of_ahead = None if ahead is None else _head_of(ahead)
@@ -172,7 +172,7 @@ def _plain(metrics: Mapping[str, int | float]) -> dict[str, int | float]:
 
 
 def _packed(item: PromptRollouts, version: int) -> _Groups:
-    """version: the one that becomes 0."""
+    """version: the version that becomes 0."""
     groups = _groups_of(item)
     tokens = pack([rollout.completion for group in groups for rollout in group.rollouts])
     transforms = tuple(tuple(_transforms(image) for image in group.request.images) for group in groups)
@@ -212,7 +212,7 @@ def _with_images(group: RolloutGroup, images: tuple[ImageRef, ...]) -> RolloutGr
 
 
 def stored_state(lines: Iterable[bytes]) -> StoredState:
-    """Raises UnreadableCheckpoint if they are no state of a run."""
+    """Read the lines. Raises UnreadableCheckpoint if they are not the state of a run."""
     lines = iter(lines)
     try:
         head = _HEAD.validate_json(next(lines, b""))
@@ -232,7 +232,7 @@ def stored_state(lines: Iterable[bytes]) -> StoredState:
 
 
 def _whole(item: _Groups) -> _Groups:
-    """`item` with tokens and transforms put back. Raises ValueError if they are not as many as responses or images."""
+    """`item` with its tokens and transforms. Raises ValueError if their numbers differ from the responses or images."""
     tokens, groups = iter(unpack(item.tokens)), _groups_of(item)
     transforms = item.transforms or tuple(((),) * len(group.request.images) for group in groups)
 
@@ -258,7 +258,7 @@ def state_from_lines(lines: Iterable[bytes], prompts: Mapping[str, Prompt]) -> R
 
 
 def with_prompts(stored: StoredState, prompts: Mapping[str, Prompt]) -> RunState:
-    """prompts: of the training set, by their ids. Raises CheckpointError if one is missing."""
+    """The state with its prompts. prompts: the training set by ids. Raises CheckpointError if a prompt is missing."""
     unknown = [item.prompt_id for item in stored.rollouts if item.prompt_id not in prompts]
     if unknown:
         raise CheckpointError(
@@ -275,8 +275,8 @@ def with_prompts(stored: StoredState, prompts: Mapping[str, Prompt]) -> RunState
         of_ahead = tuple(rollouts[head.carried :])
         fresh = {item.prompt.prompt_id: item for item in of_ahead}
         trained = _sampled(islice(kept, head.ahead.kept), before, fresh)
-        # The step ahead carries on only prompts that it sampled, so their rollouts are in `fresh` although `carried` is
-        # True.
+        # The step ahead carries on only prompts that it has sampled. So their rollouts are in `fresh`, although
+        # `carried` is True.
         beyond = _sampled(kept, fresh, fresh)
         after = head.ahead
         state = SamplingState(after.round, beyond, after.quarantine, hooks=after.hooks, surplus=after.surplus)

@@ -1,4 +1,4 @@
-"""Compare the arms of a study: the primary metric first, everything else as secondary."""
+"""Compare the arms of a study, by the primary metric and by the secondary ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from recipe.effect.statistics import Difference, Estimate, estimate, holm, paire
 from recipe.effect.study import Study
 
 PRIMARY = "primary"
-# Key of a run's row -> what it is called. Keys that no run has are left out of the report.
+# Key of a run's row -> its name in the report. Keys that no run has are left out of the report.
 SECONDARY: Mapping[str, str] = {
     "primary/all": "primary metric, mean of all steps",
     "eval/multi": "evaluation: multi",
@@ -42,9 +42,9 @@ Row = Mapping[str, Any]
 class Comparison:
     """arm minus other at one dial (explained in README.md).
 
-    primary: whether it is one of the comparisons that were fixed beforehand.
-    p_holm, starts_p_holm: for a primary comparison its p values over the seeds, and over the cold starts, adjusted by
-        Holm's method for the number of primary comparisons that the study plans (`planned_primary`), else None.
+    primary: whether the comparison was fixed as primary before the study.
+    p_holm, starts_p_holm: p values of a primary comparison over seeds and over cold starts, adjusted by Holm's method
+        for the number of planned primary comparisons (`planned_primary`). None for other comparisons.
     """
 
     dial: float
@@ -58,16 +58,17 @@ class Comparison:
 
 
 def planned_primary(study: Study) -> list[tuple[float, str]]:
-    """(dial, arm) of each primary comparison of the study, whether it has runs yet or not."""
+    """(dial, arm) of each primary comparison of the study, with or without runs."""
     return [(dial, arm) for dial in study.primary.dials for arm in study.primary.arms]
 
 
 def comparisons(study: Study, rows: Sequence[Row]) -> list[Comparison]:
     """Each arm minus the baseline and minus its controls, by the primary metric and by each secondary one.
 
-    rows: of finished runs, with the keys dial, arm, seed and cold_start. Pairs are runs of one dial and seed.
-    `study.primary` names the primary ones. An arm that chooses its training prompts (`not_comparable`) is compared by
-    the evaluation alone, and one with more rollouts of some prompts (`uneven`) by the primary metric, too.
+    rows: of finished runs, with the keys dial, arm, seed and cold_start. Two runs with the same dial and seed are a
+    pair. `study.primary` names the primary comparisons. An arm that chooses its training prompts (`not_comparable`) is
+    compared only by the evaluation. An arm with more rollouts of some prompts (`uneven`) is compared by the evaluation
+    and the primary metric.
     """
     planned, decides = planned_primary(study), (PRIMARY, study.baseline)
     found = [
@@ -82,7 +83,7 @@ def comparisons(study: Study, rows: Sequence[Row]) -> list[Comparison]:
 
 
 def _adjusted(found: Sequence[Comparison], family: int) -> list[Comparison]:
-    """The comparisons, the primary ones with their adjusted p values."""
+    """The comparisons, with adjusted p values for the primary ones."""
     places = [place for place, comparison in enumerate(found) if comparison.primary]
     differences = [found[place].difference for place in places]
     over_seeds = holm([difference.pairs.p for difference in differences], family)
@@ -105,7 +106,7 @@ def means(study: Study, rows: Sequence[Row], metric: str) -> dict[tuple[float, s
 
 
 def values_by_seed(rows: Sequence[Row], dial: float, arm: str, metric: str) -> dict[int, float]:
-    """Seed -> value, of the runs that have the metric."""
+    """Seed -> value, for the runs that have the metric."""
     of_arm = [row for row in rows if row["dial"] == dial and row["arm"] == arm]
     return {row["seed"]: row[metric] for row in of_arm if row.get(metric) is not None}
 
@@ -121,8 +122,8 @@ def _pairs_of_arms(study: Study) -> list[tuple[str, str]]:
 
 
 def _compares(study: Study, arm: str, other: str, metric: str) -> bool:
-    """Whether the metric means the same in both arms. Metrics of the training depend on which prompts are sampled, and
-    how often."""
+    """Whether the metric means the same in both arms. Metrics of training depend on which prompts are sampled, and how
+    often."""
     arms = study.arms[arm], study.arms[other]
     if metric.startswith("eval/"):
         return True

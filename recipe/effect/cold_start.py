@@ -1,9 +1,9 @@
-"""Makes a cold start of the benchmark: rows of a noisy teacher, a random model, and supervised training.
+"""Make a cold start of the benchmark: rows of a noisy teacher, a random model, and supervised training.
 
     python -m recipe.effect.cold_start --dial 0.5 --seed 1 --out runs/effect/cold_0.5_1
 
-The seed decides scenes, model and training. Cold starts with the same seed and other dials have the same scenes and the
-same random model; only the teacher differs. A second call reuses the stages that are complete.
+The seed decides scenes, model and training. So cold starts of one seed and several dials have the same scenes and the
+same random model, and differ only in the teacher. A second call reuses the stages that are complete.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ def make_cold_start(
 ) -> Path:
     """Make a cold start in the folder `out` and return the folder of its policy, in float32.
 
-    dial: the probability that the teacher believes the visible image of two. names_source: whether its thought names
-    the image that it believes. rows: of the teacher. settings: further `key=value` settings of mars.sft.
+    dial: the probability that the teacher answers by the visible image when there are two. names_source: whether the
+    teacher's thought names the image that it answers by. rows: number of the teacher's rows. settings: further
+    `key=value` settings of mars.sft.
 
         policy/                          the policy; it appears when it is complete
         work/{data,random,run}/          scenes and rows, the random model, the training
@@ -64,7 +65,7 @@ def make_cold_start(
 
 
 def store(policy: str | Path, target: str | Path) -> None:
-    """Copy a policy into the folder `target` with its weights in bfloat16, half of the size."""
+    """Copy a policy into the folder `target` with its weights in bfloat16, which halves its size."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -79,7 +80,7 @@ def store(policy: str | Path, target: str | Path) -> None:
 
 
 def _stage(folder: Path, command: Sequence[str]) -> None:
-    """Run a command that makes `folder`, unless that is complete. An incomplete folder is deleted first."""
+    """Run a command that makes `folder`, unless it is complete. An incomplete folder is deleted first."""
     if (folder / ".complete").exists():
         return
     shutil.rmtree(folder, ignore_errors=True)
@@ -88,7 +89,7 @@ def _stage(folder: Path, command: Sequence[str]) -> None:
 
 
 def _refuse_others(record: Path, commands: dict[str, list[str]]) -> None:
-    """Write the commands down. Ends the process if the folder was made with other ones."""
+    """Write the commands to `record`. Ends the process if the folder was made with other commands."""
     wanted = {name: command[1:] for name, command in commands.items()}  # whatever Python runs them
     if record.exists() and json.loads(record.read_text()) != wanted:
         raise SystemExit(f"{record}: made with other settings; give another --out, or delete the folder")

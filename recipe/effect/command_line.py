@@ -1,4 +1,4 @@
-"""The command line of a study: what `python -m recipe.effect.run` and `python -m recipe.effect.report` take."""
+"""The commands `python -m recipe.effect.run` and `python -m recipe.effect.report`."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def usable_cores() -> int:
 
 
 def _folder(out: Path) -> Path:
-    """The folder of a study as an absolute path; it need not be there. Raises ConfigError for a file."""
+    """The folder of a study as an absolute path; it need not exist. Raises ConfigError if it is a file."""
     path = out.absolute()
     if path.exists() and not path.is_dir():
         raise ConfigError(f"OUT: not a folder; got {out}; give a folder, or the name of a new one")
@@ -124,7 +124,7 @@ def _chosen_runs(study: Study, arms: str, dials: str, seeds: str) -> list[StudyR
 
 
 def _dial(word: str) -> str:
-    """A dial as its folder is named: "1.0" becomes "1". A word that is no number is returned unchanged."""
+    """A dial as its folder is named: "1.0" becomes "1". Text that is not a number is returned unchanged."""
     try:
         return f"{float(word):g}"
     except ValueError:
@@ -136,7 +136,7 @@ def _words(text: str) -> list[str]:
 
 
 def _seconds_by_arm(out: Path, runs: Sequence[StudyRun]) -> dict[str, float]:
-    """Arm -> mean seconds of its runs that are finished."""
+    """Arm -> mean seconds of its finished runs."""
     timed: dict[str, list[float]] = {}
     for run in runs:
         record = read_record(out / run.name)
@@ -146,7 +146,7 @@ def _seconds_by_arm(out: Path, runs: Sequence[StudyRun]) -> dict[str, float]:
 
 
 def _reported(ends: Iterable[RunEnd]) -> Iterator[RunEnd]:
-    """Those that went wrong, each printed at once."""
+    """The runs and stages that failed, each printed as soon as it ends."""
     for end in ends:
         if end.problem is not None:
             typer.echo(f"{end.name}: {end.problem}", err=True)

@@ -1,4 +1,4 @@
-"""Conflict replay: draw prompts that only an anchor got right again, until a multi response is right.
+"""Conflict replay: draw a prompt that only an anchor got right again, until a multi response is right.
 
 recipe.sampler: recipe/effect/conflict_replay.py:ConflictReplay
 """
@@ -16,16 +16,16 @@ from mars.hooks.contract import SamplerSetup
 from mars.hooks.sampler_tools import PromptTable
 from mars.types import Prompt, PromptRollouts
 
-# The control needs anchors too, so that it costs the same.
+# The control needs anchors too, so that it has the same cost.
 NEEDS = {"data.weights": None, "anchor.kind": ("mono", "all_but_one")}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """share: at most this share of a round is drawn again. right_from: accuracy from which a response is right.
+    """share: largest share of a round that is drawn again. right_from: accuracy from which a response is right.
 
-    look: "anchors" draws a prompt again if an anchor was right and no multi response; "multi", the control, if no multi
-    response was, whatever the anchors were.
+    look: "anchors" draws a prompt again if an anchor was right and no multi response was. "multi", the control, draws
+    it again if no multi response was right, whatever the anchors were.
     """
 
     share: float
@@ -38,7 +38,7 @@ class Settings:
 
 
 class ConflictReplay:
-    """_waiting: ids of the prompts to draw again, the one that was visited first in front. It is a dict for its order.
+    """_waiting: ids of the prompts to draw again, the one drawn first in front. A dict, because it keeps the order.
 
     _drawn: ids of those that were drawn since the last `observe`. A step may have several rounds.
     """
@@ -50,8 +50,8 @@ class ConflictReplay:
         self.restore({"waiting": [], "drawn": [], "position": 0, "turns": []})
 
     def batch(self, round: int, left_out: frozenset[str]) -> list[Prompt]:
-        """Prompts that wait, the longest first, and the next ones of the shuffled order. A prompt that is drawn again
-        and has its turn in the same round is there once."""
+        """Waiting prompts, the longest waiting first, and the next prompts of the shuffled order. A prompt that is in
+        both is in the round once."""
         size = self._setup.prompts_per_step
         for name in left_out:  # cannot be read, so it would wait for ever
             self._waiting.pop(name, None)
@@ -69,7 +69,7 @@ class ConflictReplay:
         for item in rollouts:
             waited = item.prompt.prompt_id in self._waiting
             self._waiting.pop(item.prompt.prompt_id, None)
-            # Without a score nothing new is known: it waits on if it has, and does not hold up the others.
+            # If no response was scored, nothing new is known: a prompt that waited goes on waiting, behind the others.
             if self._waits(item) if item.multi.valid else waited:
                 self._waiting[item.prompt.prompt_id] = None  # behind all others
         self._drawn.clear()
@@ -84,7 +84,7 @@ class ConflictReplay:
         return {"waiting": list(self._waiting), "drawn": sorted(self._drawn)} | place
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Prompts that are not in the data any more are left out."""
+        """Restore the state, without prompts that are no longer in the data."""
         known = {prompt.prompt_id for prompt in self._table.prompts}
         self._waiting = dict.fromkeys(name for name in state["waiting"] if name in known)
         self._drawn = set(state["drawn"]) & known
@@ -96,7 +96,7 @@ class ConflictReplay:
 
 
 def spread(some: Sequence[Prompt], others: Sequence[Prompt]) -> list[Prompt]:
-    """Both in their own order, mixed evenly, so that each update of a step has its share of both.
+    """Both sequences in their own order, mixed evenly, so that each update of a step has its share of both.
 
     Example: [a, b] and [1, 2, 3, 4, 5, 6] -> [1, a, 2, 3, 4, b, 5, 6].
     """

@@ -1,4 +1,4 @@
-"""Count the rollouts that a run has generated for each prompt: the methods are compared at equal cost."""
+"""Count the rollouts that a run has generated for each prompt, so that methods are compared at equal cost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mars.tracking.jsonl import METRICS_FILE, read_metrics
 from mars.tracking.rollouts import ROLLOUTS_FOLDER
 
 RESPONSES, PROMPTS = "rollout/responses", "mars/prompts_sampled"
-# A sampler's probes are generated beside the rollouts and trained on by nobody.
+# A sampler's probes are generated besides the rollouts, and not trained on.
 _PROBES = "timing_s/probe"
 _WHAT = "rollouts per prompt, anchors included"
 
@@ -25,10 +25,10 @@ _WHAT = "rollouts per prompt, anchors included"
 class Wanted:
     """What a run must have generated.
 
-    budget: rollouts per sampled prompt: multi, anchors and extra requests. uneven: the prompts of a step may have
-    different numbers, if their mean is the budget. steps: of the run.
-    every, prompts: the run's tracking.rollouts_every and tracking.rollout_prompts: it writes the rollouts of that many
-    prompts in step 1 and in each multiple of `every`.
+    budget: rollouts per sampled prompt: multi, anchors and extra requests. uneven: whether the prompts of a step may
+    have different numbers whose mean is the budget. steps: of the run.
+    every, prompts: the run's tracking.rollouts_every and tracking.rollout_prompts. The run writes the rollouts of
+    `prompts` prompts in step 1 and in each multiple of `every`.
     """
 
     budget: int
@@ -43,10 +43,11 @@ class Wanted:
 
 @dataclass(frozen=True)
 class RolloutCount:
-    """generated: step -> rollouts of the step, and prompts that were sampled for it, as its line of metrics says. The
-    rollouts are None in a line without their number.
-    written: step -> rollouts of each prompt in the step's file. probes: number of steps in which a sampler has
-    generated rollouts that are in neither.
+    """generated: step -> rollouts of the step (None if metrics.jsonl lacks the number), and prompts sampled for the
+    step.
+
+    written: step -> number of rollouts of each prompt in the step's file. probes: number of steps in which a sampler
+    has generated rollouts that are in neither.
     """
 
     generated: Mapping[int, tuple[int | None, int]]
@@ -60,9 +61,9 @@ class RolloutCount:
         return sum(rollouts or 0 for rollouts, _ in self.generated.values()) / prompts if prompts else None
 
     def problem(self, wanted: Wanted) -> str | None:
-        """Why the run is not one of `wanted.budget` rollouts per prompt; None if it is.
+        """Why the run did not generate `wanted.budget` rollouts per prompt; None if it did.
 
-        The numbers of all steps must agree with the budget, and so must each prompt whose rollouts were written.
+        The number must be right in every step, and for each prompt whose rollouts were written.
         """
         if self.probes:
             return f"{_WHAT}: a sampler has added probes in {self.probes} steps; want {wanted.budget} and no more"
@@ -110,7 +111,7 @@ def count_rollouts(run_dir: Path) -> RolloutCount:
 
 
 def per_prompt(answers: Sequence[Answer]) -> list[int]:
-    """Number of answers to each prompt. Answers to a view and to a recipe's extra requests count alike.
+    """Number of answers to each prompt, including those to views and to a recipe's extra requests.
 
     Example: 8 multi rollouts and an anchor for each of two sources are 10.
     """

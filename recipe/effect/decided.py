@@ -1,4 +1,4 @@
-"""What decides about the results of a study: kept in its folder by the first run, and not to be changed after it."""
+"""The parts of a study on which its results depend. The first run keeps them in the study's folder."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def decided(study: Study) -> dict[str, Any]:
 
 
 def check_decided(study: Study, out: Path) -> None:
-    """Raises ConfigError if a run of the folder has ended, and what decides has changed since the first run ended.
+    """Raises ConfigError if such a part has changed since the first run of the folder ended.
 
-    A method is not to be judged by a rule that was chosen after its result. Arms, dials and seeds may be added: the
+    A method must not be judged by a rule that was chosen after its result. Arms, dials and seeds may be added; the
     report then says so (`additions`).
     """
     if not _any_run_ended(out):
@@ -48,7 +48,7 @@ def check_decided(study: Study, out: Path) -> None:
 
 
 def keep_study(file: Path, study: Study, out: Path) -> None:
-    """Copy the file of a study into its folder, for the report, and keep what it decides if no run has ended yet.
+    """Copy the file of a study into its folder, for the report. If no run has ended yet, keep `decided` there too.
 
     Raises ConfigError as `check_decided` does.
     """

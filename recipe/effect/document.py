@@ -1,7 +1,7 @@
 """Generate the tables of docs/effect.md from the results that come with the project.
 
 python -m recipe.effect.document           writes them
-python -m recipe.effect.document --check   ends with 1 if they are stale
+python -m recipe.effect.document --check   ends with 1 if they are out of date
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The picture of a study: differences to the baseline with their intervals, and the training curves."""
+"""The picture of a study: differences to the baseline with their intervals, and training curves."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ def _differences(axes: Axes, arms: Sequence[str], found: Mapping[str, Comparison
 
 
 def _curves(axes: Axes, study: Study, rows: Sequence[Row], arms: Sequence[str]) -> None:
-    """Mean over an arm's runs, as a trailing mean over steps. The steps of the primary metric are shaded."""
+    """For each arm, the mean over its runs, smoothed by a trailing mean over steps. Steps of the primary metric are
+    shaded."""
     from matplotlib.ticker import MaxNLocator
 
     for place, arm in enumerate(arms):

@@ -1,4 +1,4 @@
-"""Which runs a study has, with which settings, and in which order."""
+"""The runs of a study, their settings, and their order."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class ColdStart:
 
 @dataclass(frozen=True)
 class StudyRun:
-    """One training run. Runs of one dial and one seed are paired: only their arms differ; the cold start, the order of
-    the prompts and the sampling seeds are the same."""
+    """One training run. Runs of one dial and one seed are a pair: only their arms differ; cold start, order of the
+    prompts and sampling seeds are the same."""
 
     dial: float
     arm: str
@@ -47,9 +47,9 @@ def planned_runs(
 ) -> list[StudyRun]:
     """The runs of these arms and dials, in the order in which they start.
 
-    seeds: those to run of the study's; none: all. All arms of a seed come before the next seed's. So the runs of a pair
-    end together, and a study that is stopped early has complete pairs of every dial. An arm without runs of its own
-    (`same_as`) has none here.
+    seeds: the study's seeds to run; empty for all. All arms of a seed come before the next seed's. So the runs of a
+    pair end at about the same time, and a study that is stopped early has complete pairs of every dial. An arm without
+    runs of its own (`same_as`) is left out.
 
     Seed s starts from cold start 1 + s % study.cold_starts, so that each cold start has equally many seeds.
     """
@@ -66,12 +66,12 @@ def planned_runs(
 
 
 def cold_starts_of(runs: Sequence[StudyRun]) -> list[ColdStart]:
-    """The cold starts that the runs need, in the order in which they need them."""
+    """The cold starts that the runs need, in the order in which they are needed."""
     return list(dict.fromkeys(run.start for run in runs))
 
 
 def settings_of_arm(study: Study, arm: str) -> list[str]:
-    """The overrides that all runs of an arm have in common."""
+    """The overrides that all runs of an arm share."""
     steps = [f"run.num_steps={study.steps}", f"evaluation.every={study.steps}"]
     return [f"experiment={study.experiment}", *steps, *study.overrides, *study.arms[arm].overrides]
 
@@ -95,6 +95,6 @@ def overrides_of(study: Study, run: StudyRun, out: Path, policy: Path) -> list[s
 def estimated_seconds(
     study: Study, runs: Sequence[StudyRun], stages: int, jobs: int, timed: Mapping[str, float]
 ) -> float:
-    """Wall time of the runs and stages that are left, on `jobs` cores. timed: arm -> seconds of a run."""
+    """Wall time of the remaining runs and stages on `jobs` cores. timed: arm -> seconds of a run."""
     work = sum(timed.get(run.arm, study.seconds_per_run) for run in runs)
     return (work + study.seconds_per_stage * stages) / jobs

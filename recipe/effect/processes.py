@@ -1,4 +1,4 @@
-"""Run commands in processes of their own, so many at a time; end them all if the caller is interrupted."""
+"""Run commands in processes, a limited number at a time. If the caller is interrupted, all processes end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _POLL_S = 0.05
 STOP_S = 60.0  # a run that is interrupted saves a checkpoint first
 _LOG_LINES = 8
 _LOG_BYTES = 8192
-# One core for each process: otherwise the libraries of each would start a thread for every core of the machine.
+# One thread for each process. Otherwise the libraries of each would start one thread for every core of the machine.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -26,7 +26,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALL
 class Task:
     """A command.
 
-    log: the file that gets its output. needs: names of tasks that must have succeeded. before: called just before the
+    log: the file for its output. needs: names of tasks that must have succeeded before. before: called just before the
     command is started. after: called when it has succeeded.
     """
 
@@ -40,7 +40,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a task ended. code: exit code, None if it was not started because a task that it needs has failed."""
+    """How a task ended. code: exit code; None if it was not started, because a task in its `needs` has failed."""
 
     task: Task
     code: int | None
@@ -57,10 +57,10 @@ class _Started:
 def run_tasks(
     tasks: Sequence[Task], jobs: int, folder: Path, environment: Mapping[str, str] = ONE_THREAD
 ) -> Generator[Ended]:
-    """Run each task once, at most `jobs` at a time, and yield how it ended as soon as it has.
+    """Run each task once, at most `jobs` at a time, and yield how it ended as soon as it has ended.
 
-    Tasks start in their order, except that one that waits for another lets later ones pass. Names in `needs` that are
-    not among the tasks are not waited for. folder: where the commands start. environment: beside that of this process.
+    Tasks start in order, except that later tasks may start before one that waits for its `needs`. Names in `needs` that
+    are not among the tasks are ignored. folder: where the commands start. environment: added to that of this process.
 
     If the caller stops (an exception such as KeyboardInterrupt, or `close` of the iterator), the processes get SIGTERM
     and STOP_S seconds to end. Raises SetupError if a log cannot be written.
@@ -96,7 +96,7 @@ def run_tasks(
 
 
 def last_lines(log: Path) -> str:
-    """The end of a log, control characters escaped."""
+    """The end of a log, with control characters escaped."""
     try:
         with log.open("rb") as stream:
             stream.seek(max(0, log.stat().st_size - _LOG_BYTES))
@@ -113,7 +113,7 @@ def _start(task: Task, folder: Path, environment: Mapping[str, str]) -> subproce
     except OSError as error:
         raise cannot_write(task.log, error) from error
     with stream:
-        # A session of its own: Ctrl-C reaches this process alone, which then ends the others in order.
+        # In a separate session, so that Ctrl-C reaches only this process, which then ends the others in order.
         return subprocess.Popen(
             list(task.command),
             cwd=folder,

@@ -1,4 +1,4 @@
-"""What the runner notes in a run's folder: the settings that the run was started with, and how it ended."""
+"""The record in a run's folder: the settings with which the run was started, and how it ended."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _OF_A_RUN = ("run.dir", "run.name", "run.seed", "run.resume", "model.path", "dat
 
 @dataclass(frozen=True)
 class RunRecord:
-    """state: started (it runs, or was interrupted, or has failed), finished, or refused: it ended, but is not part of
-    the study.
+    """state: started (it is running, was interrupted, or failed), finished, or refused (it ended, but is not part of
+    the study).
 
-    settings: dotted key -> value of an arm's runs, see `settings_by_arm`. overrides: the run's, with its paths.
-    seconds: of the whole run; None for one that was resumed, because the time of the attempt before is not known.
+    settings: dotted key -> value, the same for all runs of an arm (`settings_by_arm`). overrides: the run's, with its
+    paths. seconds: of the whole run; None for a resumed run, because the time of its earlier attempt is not known.
     rollouts_per_prompt: as counted. problem: why the run is refused. row: the run's numbers (`row_of`).
-    resumed: whether the newest attempt went on from an earlier one.
+    resumed: whether the newest attempt resumed an earlier one.
     """
 
     state: State
@@ -47,9 +47,8 @@ class RunRecord:
 def settings_by_arm(study: Study, arms: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Arm -> the settings of its runs by dotted key, without those that differ from run to run (seed and paths).
 
-    Beside them are those of the study's rows, such as study.data.seed.
-
-    They are checked as a run checks them. Raises ConfigError with all that is wrong, before any run has started.
+    Includes the settings of the study's rows, such as study.data.seed. The settings are checked as in a run. Raises
+    ConfigError with all problems, before any run has started.
     """
     found, problems = {}, []
     for arm in arms:
@@ -73,12 +72,12 @@ def changed_settings(record: RunRecord, settings: Mapping[str, Any]) -> list[str
 
 
 def write_record(folder: Path, record: RunRecord) -> None:
-    """Raises SetupError."""
+    """Write the record of a run. Raises SetupError."""
     write_atomically(folder / RECORD_FILE, json.dumps(_plain(asdict(record)), indent=1) + "\n")
 
 
 def read_record(folder: Path) -> RunRecord | None:
-    """The record of the run in a folder, None if there is none. Raises DataError for a damaged one."""
+    """The record of the run in a folder; None if there is none. Raises DataError for a damaged record."""
     path = folder / RECORD_FILE
     try:
         return RunRecord(**json.loads(path.read_text(encoding="utf-8")))
@@ -89,5 +88,5 @@ def read_record(folder: Path) -> RunRecord | None:
 
 
 def _plain(values: Any) -> Any:
-    """As JSON gives it back, so that what was written compares equal to what is now."""
+    """The values as JSON would return them, so that they compare equal to values that were written and read."""
     return json.loads(json.dumps(values, default=str))

@@ -27,8 +27,8 @@ REPORT, PICTURE, RESULTS, DIFFERENCES = "report.html", "report.png", "results.cs
 
 @dataclass(frozen=True)
 class Found:
-    """What a study's folder has. rows: of its finished runs. missing, refused: of the planned runs; refused has a line
-    with the reason for each."""
+    """The contents of a study's folder. rows: of its finished runs. missing: planned runs that are not finished.
+    refused: for each refused run, a line with the reason."""
 
     rows: Sequence[Row]
     missing: Sequence[StudyRun]
@@ -38,8 +38,8 @@ class Found:
 def write_study_report(out: Path, *, again: bool = False) -> Path:
     """Write report.html, report.png, results.csv and differences.csv into the study's folder; returns the page's path.
 
-    again: read the numbers of each run from its metrics and answers anew, not from its record.
-    Raises DataError if no run is finished, ConfigError if what decides was changed since the first one.
+    again: read the numbers of each run from its metrics and answers instead of its record.
+    Raises DataError if no run is finished, and ConfigError as `check_decided`.
     """
     study = load_study(out / STUDY_COPY)
     check_decided(study, out)
@@ -75,7 +75,7 @@ def write_study_report(out: Path, *, again: bool = False) -> Path:
 
 
 def read_runs(study: Study, out: Path, *, again: bool = False) -> Found:
-    """The runs of the whole study as its folder has them."""
+    """All runs of the study, as they are in its folder."""
     rows, missing, refused = [], [], []
     for run in planned_runs(study, list(study.arms), study.dials):
         record = read_record(out / run.name)
@@ -91,7 +91,7 @@ def read_runs(study: Study, out: Path, *, again: bool = False) -> Found:
 
 
 def notes(study: Study, found: Found, added: Sequence[str]) -> list[str]:
-    """What a reader must know before the numbers: which runs are missing or refused, and what arms are not.
+    """What a reader must know before the numbers: which runs are missing or refused, and how arms differ.
 
     added: what was added to the study after a run had ended (`additions`).
     """

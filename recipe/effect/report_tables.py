@@ -1,4 +1,4 @@
-"""The tables of a study's report, as texts."""
+"""The tables of a study's report, with texts as cells."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def primary_tables(study: Study, rows: Sequence[Row], compared: Sequence[Compari
 
 
 def control_tables(study: Study, compared: Sequence[Comparison]) -> list[Table]:
-    """For each dial: the differences to other arms than the baseline, by the primary metric and in the evaluation."""
+    """For each dial: differences to other arms than the baseline, by the primary metric and by the evaluation."""
     columns = ["metric", "arm", "minus", "difference", "over seeds", "pairs", "p", "over cold starts", "p"]
     tables = []
     for dial in study.dials:
@@ -67,9 +67,9 @@ def secondary_tables(study: Study, rows: Sequence[Row], compared: Sequence[Compa
 
 
 def shown(comparison: Comparison) -> str:
-    """What a primary comparison shows at the level of 5 %, all primary comparisons allowed for.
+    """What a primary comparison shows at the level of 5 %, corrected for the number of primary comparisons.
 
-    Seeds share cold starts, so only a difference over the means of the cold starts is one for other cold starts.
+    Seeds share cold starts. So only a difference over the means of the cold starts holds for other cold starts too.
     """
     if not comparison.primary:
         return "secondary"

@@ -20,7 +20,7 @@ from recipe.effect.study import Study
 
 LIGHT = "light"  # key of extra_info: day, night or both
 Row = dict[str, Any]
-# Metrics of a step of which the row has the mean over the run and over the primary metric's steps.
+# Metrics of single steps. The row has their means over all steps, and over the steps of the primary metric.
 _STEP_METRICS = (
     "critic/score/mean",
     "mars/frac_zero_signal",
@@ -48,8 +48,8 @@ def row_of(study: Study, arm: str, run_dir: Path) -> Row:
                                before/..: before the first step, if the run has evaluated it
     prompts_sampled, rollout_tokens   over the whole run
 
-    Raises DataError if steps of the primary metric or the evaluation are missing, and ConfigError if no step has that
-    metric.
+    Raises DataError if the evaluation or the primary metric of a step is missing, and ConfigError if no step has the
+    primary metric.
     """
     steps = _steps(run_dir, study.steps)
     first, last = study.primary.first, study.primary.last
@@ -76,7 +76,7 @@ def row_of(study: Study, arm: str, run_dir: Path) -> Row:
 
 
 def _steps(run_dir: Path, num_steps: int) -> dict[int, dict[str, Any]]:
-    """Step -> its metrics, of the steps 1 to `num_steps`."""
+    """Step -> its metrics, for the steps 1 to `num_steps`."""
     path = run_dir / METRICS_FILE
     try:
         rows = read_metrics(path).rows
@@ -89,7 +89,7 @@ def _steps(run_dir: Path, num_steps: int) -> dict[int, dict[str, Any]]:
 
 
 def _means(name: str, key: str, steps: Mapping[int, Mapping[str, Any]], first: int, last: int) -> Row:
-    """Over the steps that have the metric: mars/gain/mean is missing without anchors."""
+    """Means over the steps that have the metric. Without anchors, for example, mars/gain/mean is missing."""
     values = {number: step[key] for number, step in steps.items() if step.get(key) is not None}
     window = [value for number, value in values.items() if first <= number <= last]
     found = {f"{name}/all": list(values.values()), f"{name}/window": window}
@@ -132,7 +132,7 @@ def _quantities(name: str, answers: Sequence[Answer]) -> Row:
 
 
 def _record(answer: Answer) -> EvalRecord:
-    """As the run has scored it."""
+    """The record of an answer, with the score that the run gave it."""
     reward = answer.reward
     if reward is None:
         raise DataError(
@@ -144,5 +144,5 @@ def _record(answer: Answer) -> EvalRecord:
 
 
 def light_of(answer: Answer) -> str:
-    """day, night or both: which image of the scene can be trusted. "all" for rows that do not say."""
+    """day, night or both: the light of the scene, by which its images can be trusted. "all" for rows without it."""
     return str(answer.extra_info.get(LIGHT, "all"))

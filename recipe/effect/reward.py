@@ -1,4 +1,4 @@
-"""The benchmark's reward: 1 for a right answer, 0 for any other. The thought is not read.
+"""The benchmark's reward: 1 for a right answer, 0 for any other. The thought does not matter.
 
 reward.function: recipe/effect/reward.py:answer
 """
@@ -19,7 +19,7 @@ MAX_CHARS = 16  # "0 0 8 8" has seven; a longer answer is not read
 
 
 def answer(item: RewardInput) -> RewardResult:
-    """score = accuracy = 1 if the only `<answer>` of the response is right for the row's task, else 0.
+    """score = accuracy = 1 if the response has one `<answer>` and it is right for the row's task, else 0.
 
     where, count: the same number. box: IoU with the true box >= 0.5. Numbers are plain decimal digits, separated by
     blanks. Raises DataError for a malformed truth or an unknown task.
@@ -55,7 +55,7 @@ def _read_truth(truth: str, extra_info: Mapping[str, Any]) -> tuple[str, tuple[i
 
 
 def _is_box(numbers: tuple[int, ...]) -> bool:
-    """Whether these are left < right and top < bottom, in eighths of the image."""
+    """Whether the numbers are left < right and top < bottom, in eighths of the image."""
     if len(numbers) != 4:
         return False
     left, top, right, bottom = numbers
@@ -63,7 +63,7 @@ def _is_box(numbers: tuple[int, ...]) -> bool:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """The numbers of a text that is nothing but numbers of ASCII digits and blanks between them; otherwise ()."""
+    """The numbers in a text of ASCII digits and blanks; () for any other text."""
     words = text.split(" ") if len(text) <= MAX_CHARS else []
     words = [word for word in words if word]
     if not all(word.isascii() and word.isdigit() for word in words):

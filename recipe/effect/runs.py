@@ -1,4 +1,4 @@
-"""Carry out a study: start what is missing, check each run that has ended, and note it as finished or refused."""
+"""Carry out a study: start what is missing, check each run that has ended, and record it as finished or refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TRAIN = (sys.executable, "-m", "mars.main")
 
 @dataclass(frozen=True)
 class RunEnd:
-    """How a run, or a stage before it, ended. problem: None if it is finished; else what went wrong, with its log."""
+    """How a run, or a stage before it, ended. problem: None if it succeeded; else what went wrong, with its log."""
 
     name: str
     seconds: float
@@ -36,7 +36,8 @@ class RunEnd:
 class StudyRunner:
     """Carries out the runs of a study in its folder.
 
-    settings: arm -> the settings of its runs (`settings_by_arm`). train: the command that gets the overrides of a run.
+    settings: arm -> the settings of its runs (`settings_by_arm`). train: the command that trains; it gets the
+    overrides.
     """
 
     def __init__(self, stages: Stages, settings: Mapping[str, Mapping[str, Any]], train: Sequence[str] = TRAIN) -> None:
@@ -44,7 +45,7 @@ class StudyRunner:
         self._study, self._out = stages.study, stages.out
 
     def missing(self, runs: Sequence[StudyRun]) -> list[StudyRun]:
-        """The runs that are not finished, in their order. Runs that are refused are not started again.
+        """The runs that are not finished, in order. Refused runs are not started again.
 
         Raises ConfigError if a run was started with other settings than its arm has now.
         """
@@ -61,12 +62,13 @@ class StudyRunner:
         return found
 
     def refused(self, runs: Sequence[StudyRun]) -> list[RunEnd]:
-        """The runs that ended, but are not part of the study, with the reason."""
+        """The runs that ended but are not part of the study, with the reasons."""
         records = [(run, read_record(self._out / run.name)) for run in runs]
         return [RunEnd(run.name, 0.0, r.problem) for run, r in records if r is not None and r.state == "refused"]
 
     def check_idle(self, runs: Sequence[StudyRun]) -> None:
-        """Raises BusyError if runs are still training: those of a runner that was killed before it could end them."""
+        """Raises BusyError if runs are still training, because an earlier runner was killed before it could end
+        them."""
         holders = {run.name: held_by(self._out / run.name) for run in runs}
         found = [
             f"{name}: process {holder.pid} of an earlier call is training it"
@@ -80,14 +82,14 @@ class StudyRunner:
             raise BusyError("\n".join([*found, remedy]))
 
     def stages_before(self, runs: Sequence[StudyRun]) -> list[Task]:
-        """What the runs need and is not there: rows and cold starts."""
+        """The missing stages that the runs need: rows and cold starts."""
         return self._stages.tasks(cold_starts_of(runs)) if runs else []
 
     def carry_out(self, runs: Sequence[StudyRun], jobs: int) -> Generator[RunEnd]:
-        """Do the stages that are missing, then the runs; at most `jobs` processes at a time. Yields how each ended.
+        """Do the missing stages, then the runs, with at most `jobs` processes at a time. Yields how each ended.
 
         An interrupted run goes on from its newest checkpoint. If the caller stops, the processes are ended first.
-        Raises ConfigError, as `_finish` does.
+        Raises ConfigError as `_finish` does.
         """
         by_name = {run.name: run for run in runs}
         tasks = [*self.stages_before(runs), *map(self._task, runs)]
@@ -118,9 +120,9 @@ class StudyRunner:
         )
 
     def _finish(self, run: StudyRun, seconds: float) -> str | None:
-        """Count the run's rollouts, and note how it ended. Returns what is wrong.
+        """Count the run's rollouts, and record how it ended. Returns the problem, or None.
 
-        Raises ConfigError if no step of it has the primary metric: no other run of its arm will have it.
+        Raises ConfigError if no step of the run has the primary metric, because no other run of its arm will have it.
         """
         folder = self._out / run.name
         record = read_record(folder)

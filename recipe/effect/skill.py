@@ -1,8 +1,8 @@
-"""Measures policies on the benchmark: what they see in each image, and how often a whole group is wrong at night.
+"""Measures policies on the benchmark: how well they answer from each image, and how often a whole group is wrong.
 
     python -m recipe.effect.skill recipe/effect/cold_starts/* --seed 5001 --out runs/effect/skill
 
-Prints a row of a Markdown table per policy. The answers stay in `--out`; a second call asks only what is missing.
+Prints a row of a Markdown table for each policy. Answers are kept in `--out`; a second call samples only missing ones.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def summarise(greedy: Iterable[Mapping[str, Any]], sampled: Iterable[Mapping[str
     """The numbers of COLUMNS, from records of answers (docs/evaluation.md, "The file of answers").
 
     greedy: one answer to each view of each question. multi, visible, infrared: share of right answers. union: share of
-    questions with a right answer to one of the images alone. day, night, both: multi, by light.
-    sampled: several answers to the multi view. night_all_wrong: share of the night's questions without a right one.
+    questions with a right answer to at least one single image. day, night, both: multi, by light.
+    sampled: several answers to the multi view. night_all_wrong: share of night questions without a right answer.
     """
     by_view: dict[str, dict[int, float]] = defaultdict(dict)
     lights: dict[str, list[float]] = defaultdict(list)
@@ -60,7 +60,7 @@ def right(record: Mapping[str, Any]) -> float:
 
 
 def measure(policy: Path, questions: Path, out: Path, settings: Sequence[str] = ()) -> dict[str, float]:
-    """Ask a policy the questions in the folder `questions`: all of them greedily, those at night GROUP times."""
+    """Ask a policy the questions in the folder `questions`: all once, greedily, and those at night GROUP times."""
     common = ["experiment=effect", "reward.function=recipe/effect/reward.py:answer", "data.train_files=[unused]"]
     groups = [f"evaluation.samples_per_prompt={GROUP}", "evaluation.temperature=1.0", "--views", "multi"]
     greedy = _ask(policy, questions / "test.parquet", out / "greedy", [*common, *settings])
@@ -78,7 +78,7 @@ def _ask(policy: Path, questions: Path, out: Path, arguments: Sequence[str]) -> 
 
 
 def write_questions(folder: Path, seed: int, number: int) -> None:
-    """Write `number` held-out rows, and the night ones once more in night.parquet, unless that file is there."""
+    """Write `number` held-out rows, and a copy of the night rows to night.parquet, unless this file exists."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -95,14 +95,14 @@ def write_questions(folder: Path, seed: int, number: int) -> None:
 
 
 def labels(policies: Sequence[Path]) -> list[str]:
-    """What the table calls each policy: the name of its folder, or its path where several have that name."""
+    """The name of each policy in the table: the name of its folder, or its path if several have the same name."""
     names = [policy.resolve().name for policy in policies]
     return [name if names.count(name) == 1 else str(policy) for name, policy in zip(names, policies, strict=True)]
 
 
 def answers_folder(out: Path, policy: Path, questions: Path) -> Path:
-    """Where the answers of a policy to these questions are kept. Policies in different places have different folders,
-    also if these have the same name, as the `policy` of each cold start has."""
+    """The folder for a policy's answers to these questions. It depends on the policy's path, because policies may have
+    the same name: each cold start's folder is called `policy`."""
     place = policy.resolve()
     number = hashlib.sha256(str(place).encode()).hexdigest()[:8]
     return out / questions.name.replace("questions", f"{place.name}_{number}")

@@ -1,4 +1,4 @@
-"""What has to be there before the runs: the benchmark's rows, and the cold starts."""
+"""The stages before the runs of a study: making the benchmark's rows and the cold starts."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Stages:
     shipped: Path = SHIPPED
 
     def policy(self, start: ColdStart) -> Path:
-        """The folder of a cold start's model: a shipped one, else the one that the study makes for itself."""
+        """The folder of a cold start's model: a shipped one if there is one, else the one that the study makes."""
         shipped = self.shipped / f"{start.dial:g}_{start.number}"
         return shipped if shipped.is_dir() else self.out / start.name / POLICY_FOLDER
 
     def tasks(self, starts: Sequence[ColdStart]) -> list[Task]:
-        """What is missing of the rows and of these cold starts.
+        """The tasks that make the missing rows and cold starts.
 
         Raises ConfigError if there are rows that were made with another seed or size.
         """
@@ -43,7 +43,7 @@ class Stages:
         return [*rows, *map(self._cold_start, missing)]
 
     def note_rows(self) -> None:
-        """Note that the rows of the study are whole. Raises SetupError."""
+        """Record that the rows of the study are complete. Raises SetupError."""
         write_atomically(self.out / DATA_FOLDER / ROWS_FILE, self.study.data.model_dump_json(indent=1) + "\n")
 
     def _has_rows(self) -> bool:

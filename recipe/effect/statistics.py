@@ -1,4 +1,4 @@
-"""Paired differences between two arms, with 95 % intervals and p values that allow for the number of comparisons."""
+"""Paired differences between two arms, with 95 % intervals, and p values adjusted for the number of comparisons."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TypeVar
 from mars.evaluation.summary import CONFIDENCE
 
 Key = TypeVar("Key", bound=Hashable)
-# Values are equal if they differ by less than this part of the numbers that they were computed from: 0.5 - 0.4 and
-# 0.7 - 0.6 differ in the last bit.
+# Values count as equal if they differ by less than this, relative to the numbers that they were computed from.
+# For example, 0.5 - 0.4 and 0.7 - 0.6 differ in the last bit.
 _ROUNDING = 1e-12
 
 
@@ -21,8 +21,8 @@ class Estimate:
     """A mean with its uncertainty.
 
     n: number of values. se: standard error. low, high: ends of the 95 % interval. p: two-sided, for the hypothesis that
-    the mean is 0. se, low, high and p are None for one value. p is also None if all values are equal and not 0, because
-    Student's t is then not defined; the interval is the mean itself.
+    the mean is 0. For a single value, se, low, high and p are None. If all values are equal and not 0, Student's t is
+    not defined: then p is None, and the interval is the mean itself.
     """
 
     mean: float
@@ -35,13 +35,13 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of the pairs of two arms.
+    """The difference of two arms over their pairs.
 
-    pairs: over the seeds. It holds for the cold starts that the seeds share. For others its p is too small if the
-        difference depends on the cold start: with 9 seeds on 3 cold starts and no effect on average, p < 0.05 comes in
-        10 % of studies if a fifth of the variance is between cold starts, and in 18 % if half of it is.
+    pairs: over the seeds. It holds for the cold starts that the seeds share. For other cold starts its p is too small
+        if the difference depends on the cold start. With 9 seeds on 3 cold starts and no effect on average, p < 0.05
+        occurs in 10 % of studies if a fifth of the variance is between cold starts, and in 18 % if half of it is.
     starts: over the means of each cold start's differences; None with fewer than three cold starts. It holds for other
-        cold starts, too, but with three of them only a large difference can be told from 0.
+        cold starts too, but with only three of them it detects only large differences.
     """
 
     pairs: Estimate
@@ -52,7 +52,7 @@ def estimate(values: Sequence[float], scale: float | None = None) -> Estimate | 
     """Mean, standard error and Student's t interval; None without values.
 
     With s the standard deviation over n - 1: se = s / sqrt(n), interval mean ± t(n - 1, 0.975) se.
-    scale: size of the numbers that the values are differences of, for rounding; by default that of the values.
+    scale: size of the numbers whose differences the values are, for rounding; by default the size of the values.
 
     Example: 1, 2, 3 have mean 2, se 0.577 and interval -0.48 to 4.48.
     """
@@ -77,7 +77,7 @@ def paired_difference(
 ) -> Difference | None:
     """arm minus other over the pairs that both have; None without pairs.
 
-    arm, other: pair (a seed) -> value. start_of: pair -> its cold start.
+    arm, other: key of a pair (its seed) -> value. start_of: key of a pair -> its cold start.
     """
     pairs = [key for key in arm if key in other]
     found = {key: arm[key] - other[key] for key in pairs}
@@ -95,10 +95,10 @@ def paired_difference(
 def holm(p_values: Sequence[float | None], family: int) -> list[float | None]:
     """p values adjusted for the number of comparisons that were planned (Holm 1979).
 
-    family: that number, at least that of `p_values`. Comparisons without a p value (None, or not among `p_values`,
-    because their runs are missing) count as if their p were 1, so that a study that is read early is not too sure.
-    The k-th smallest of them, k from 0, is multiplied by family - k, cut to 1, and is at least as large as those
-    before it.
+    family: this number, at least the number of `p_values`. Comparisons without a p value (None, or missing because
+    their runs are) count as if p were 1, so that a report of an unfinished study does not show too much.
+    The k-th smallest p, k from 0, is multiplied by family - k and limited to 1. It is at least as large as the adjusted
+    values before it.
 
     Example: 0.01, 0.04, 0.03 of a family of 3 become 0.03, 0.06, 0.06, and of a family of 4 0.04, 0.09, 0.09.
     """

@@ -1,4 +1,4 @@
-"""The file of a study, study.yaml: what is compared, on which seeds, and by which number, all fixed beforehand."""
+"""The file of a study, study.yaml: what is compared, on which seeds, and by which metric, all fixed beforehand."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 
 class Primary(Section):
-    """The one metric that decides: the mean of a key of metrics.jsonl over the steps `first` to `last`.
+    """The metric that decides: the mean of a key of metrics.jsonl over the steps `first` to `last`.
 
-    arms, dials: the comparisons that decide are those of these arms with the baseline at these dials. All others
-        describe.
+    arms, dials: the comparisons that decide are those of these arms with the baseline at these dials. All other
+        comparisons are secondary.
     """
 
     metric: str
@@ -38,7 +38,7 @@ class Primary(Section):
 
 
 class DataSizes(Section):
-    """Of the benchmark's rows. seed: other seeds give other scenes. train, test: numbers of rows."""
+    """The benchmark's rows. seed: of the scenes. train, test: numbers of rows."""
 
     seed: NonNegativeInt
     train: PositiveInt
@@ -48,13 +48,13 @@ class DataSizes(Section):
 class Arm(Section):
     """One method.
 
-    overrides: of the settings of a run. rollouts: generated per sampled prompt, if that is not the study's `budget`.
-    same_as: the arm whose runs this arm would repeat to the bit; it has no runs of its own.
-    controls: further arms that it is compared with, beside the study's baseline.
-    uneven: prompts may have different numbers of rollouts, if their mean in each step is `rollouts`.
-    metric: the arm's key of metrics.jsonl in place of the primary metric's, where that one does not mean the same.
-    not_comparable: why metrics of the training do not compare the arm with others, as for an arm that chooses the
-        prompts it trains on. It is then compared by the evaluation alone.
+    overrides: of the settings of a run. rollouts: per sampled prompt, if not the study's `budget`.
+    same_as: the arm whose runs this arm would repeat to the bit, so that it needs no runs.
+    controls: further arms that it is compared with, besides the study's baseline.
+    uneven: whether prompts may have different numbers of rollouts, whose mean in each step is `rollouts`.
+    metric: a key of metrics.jsonl that replaces the primary metric for this arm, if that has another meaning there.
+    not_comparable: why metrics of the training do not compare the arm with others, for example because it chooses the
+        prompts it trains on. It is then compared only by the evaluation.
     """
 
     title: str
@@ -76,8 +76,8 @@ class Arm(Section):
 class Study(Section):
     """experiment: of mars, in configs/experiment. overrides: of every run. seeds: dial -> seeds such as "0-5,8".
 
-    budget: rollouts generated per sampled prompt, anchors included. seconds_per_run: for the estimate of --plan, until
-    runs of the study have been timed. max_seed: larger seeds are refused; at most LARGEST_SEED.
+    budget: rollouts generated per sampled prompt, anchors included. seconds_per_run: estimate for --plan, until runs of
+    the study have been timed. max_seed: larger seeds are refused; at most LARGEST_SEED.
     """
 
     name: str
@@ -143,7 +143,8 @@ def parse_seeds(text: str, max_seed: int, key: str) -> list[int]:
 
 
 def chosen(wanted: Sequence[str], known: Sequence[str], option: str) -> list[str]:
-    """`wanted`, all of `known` if it is empty, in the order of `known`. Raises ConfigError for unknown names."""
+    """The names in `wanted`, or all of `known` if it is empty, in the order of `known`. Raises ConfigError for
+    others."""
     unknown = [name for name in wanted if name not in known]
     if unknown:
         raise ConfigError(f"{option}: not in the study; got {', '.join(unknown)}; choose from {', '.join(known)}")

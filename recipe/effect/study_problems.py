@@ -1,4 +1,4 @@
-"""What is wrong in the file of a study, one line for each problem: types and keys, and metrics that no run has."""
+"""Finds problems in the file of a study, one line for each: types, keys, and metrics that no run has."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def field_problems(model: type[BaseModel], error: ValidationError) -> list[Probl
 
 
 def metric_problem(key: str, metric: str) -> Problem | None:
-    """None if `metric` is one that a run may write in every step; the table of docs/metrics.md has them.
+    """None if a run may write `metric` in every step, by the table of docs/metrics.md; else the problem.
 
-    A run that trains for an hour and has no such metric would be of no use. Raises ConfigError without that page.
+    Found before the runs, because runs without this metric would be of no use. Raises ConfigError without that page.
     """
     if any(pattern.fullmatch(metric) for pattern, _ in _metrics()):
         return None
@@ -39,7 +39,7 @@ def metric_problem(key: str, metric: str) -> Problem | None:
 
 @cache
 def _metrics() -> Sequence[tuple[re.Pattern[str], str]]:
-    """(pattern, name) of each row of the page; <source> and the like stand for any name without a slash."""
+    """(pattern, name) of each row of the page; <source> and the like match any name without a slash."""
     try:
         page = METRICS_PAGE.read_text(encoding="utf-8")
     except OSError as error:

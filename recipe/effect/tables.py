@@ -19,7 +19,7 @@ _DIGITS = 6  # of a number in a file: more than the metrics of a few hundred rol
 
 
 def write_results(path: Path, rows: Sequence[Row]) -> None:
-    """One line for each run, with the primary metric of every step in the last column: all that a report needs."""
+    """One line for each run. The last column has the primary metric of every step, so a report needs no other file."""
     names = dict.fromkeys(name for row in rows for name in row)
     columns = [*_FIRST_COLUMNS, *sorted(name for name in names if name not in (*_FIRST_COLUMNS, SERIES)), SERIES]
     lines = [[_text(row.get(column)) for column in columns] for row in rows]
@@ -27,7 +27,7 @@ def write_results(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """The rows that `write_results` wrote, rounded as it did. Raises DataError."""
+    """The rows that `write_results` wrote, with its rounding. Raises DataError."""
     try:
         lines = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
         return [{name: _value(name, text) for name, text in line.items() if text} for line in lines]
@@ -36,7 +36,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 
 
 def write_differences(path: Path, comparisons: Sequence[Comparison]) -> None:
-    """One line for each comparison. Intervals are of 95 %; `starts_` is over the means of the cold starts."""
+    """One line for each comparison, with 95 % intervals. Columns `starts_…` are over the means of the cold starts."""
     columns = ["metric", "kind", "dial", "arm", "minus", "n", "mean", "se", "low", "high", "p", "p_holm"]
     columns += ["starts_n", "starts_mean", "starts_low", "starts_high", "starts_p", "starts_p_holm"]
     lines = []

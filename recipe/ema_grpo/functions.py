@@ -19,7 +19,7 @@ from mars.hooks.contract import StepFacts
 from mars.types import Prompt, PromptRollouts, Rollout
 
 EPSILON = 1e-6
-# Advantages of score - mean: only one thing may divide.
+# The advantages must be score - mean, because this rule divides them.
 NEEDS = {"algorithm.estimator": "group_norm", "algorithm.normalize_std": False, "algorithm.part_weights": {}}
 
 
@@ -27,7 +27,7 @@ NEEDS = {"algorithm.estimator": "group_norm", "algorithm.normalize_std": False, 
 class Settings:
     """decay: of the moving averages in each step. min_std: smallest deviation of a task.
 
-    guard: a prompt with an advantage beyond this is divided by the deviation of its own pool instead.
+    guard: if a prompt would get an advantage beyond this, it is divided by the deviation of its own pool instead.
     task: the field of extra_info that names a row's task; null: its data_source.
     """
 
@@ -77,12 +77,12 @@ class TaskDeviation:
 
 
 def sampled(item: PromptRollouts) -> list[Rollout]:
-    """Those trained on, without guests of `anchor.guide`, which were chosen because they scored high."""
+    """The trained responses, without guests of `anchor.guide`, which were chosen because they scored high."""
     return [rollout for group in item.multi_groups if not group.is_copy for rollout in group.valid]
 
 
 def moved(moments: tuple[float, float] | None, scores: Sequence[float], decay: float) -> tuple[float, float]:
-    """The averages with one more step's scores; these alone if there are none yet.
+    """The averages with one more step's scores. Without earlier averages, those of the scores.
 
     >>> moved(None, [0.0, 1.0], 0.75), moved((0.5, 0.5), [1.0], 0.75)
     ((0.5, 0.5), (0.625, 0.625))
@@ -98,7 +98,7 @@ def deviation(moments: tuple[float, float], min_std: float) -> float:
 
 
 def divided(values: torch.Tensor, std: float, pool: Sequence[float], guard: float) -> torch.Tensor:
-    """The values of one prompt over the task's std, or over that of the prompt's pool if one would be beyond guard."""
+    """A prompt's values over the task's std; over the std of the prompt's pool if one would be beyond guard."""
     found = values / (std + EPSILON)
     return values / (pstdev(pool) + EPSILON) if bool((found.abs() > guard).any()) else found
 
@@ -109,7 +109,7 @@ def pool_of(item: PromptRollouts) -> list[float]:
 
 
 def check_centred(base: Advantages, kept: Sequence[PromptRollouts]) -> None:
-    """Raises ConfigError unless each value is score - mean of the pool, or 0: another rule may have changed it."""
+    """Raises ConfigError unless each value is score - mean of the pool, or 0. Another rule may have changed them."""
     scores = base.values.new_tensor([rollout.reward.score for item in kept for rollout in item.trained])
     means = base.mean.repeat_interleave(torch.tensor([len(item.trained) for item in kept], dtype=torch.int64))
     if bool(((base.values - (scores - means)).abs() > 1e-9).logical_and(base.values != 0).any()):

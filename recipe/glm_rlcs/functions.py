@@ -1,4 +1,4 @@
-"""RLCS of GLM-4.1V: draw most prompts from the middle buckets of difficulty, and more of them if many give no signal.
+"""RLCS of GLM-4.1V: draw more prompts of medium difficulty, and draw more prompts if many give no signal.
 
 recipe.sampler: recipe/glm_rlcs/functions.py:CurriculumSampling
 """
@@ -23,17 +23,17 @@ from mars.types import Prompt, PromptRollouts
 
 NAME = "glm_rlcs"
 NEEDS = {"algorithm.selection": "nonzero_advantage", **AT_RANDOM}
-# Which advantages are 0 does not depend on how they are normalised.
+# Whether an advantage is 0 does not depend on how advantages are normalised.
 _PLAIN = AdvantageSettings("group_norm", False, "mean_and_std", True, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """buckets: of equal width, by a prompt's share of right responses. unseen: that share, if nothing is known of it.
+    """buckets: of equal width, by a prompt's share of right responses. unseen: the share assumed for an unknown prompt.
 
     pass_rate: the field of `extra_info` with the share from before training; None if rows have none.
     rate_decay, invalid_decay: of the moving averages of a prompt's share, and of the share of prompts without signal.
-    max_factor: bound of the prompts in a round, in units of data.prompts_per_step.
+    max_factor: largest number of prompts in a round, in units of data.prompts_per_step.
     right_from: accuracy from which a response is right.
     """
 
@@ -57,12 +57,12 @@ class Settings:
 
 
 def bucket_of(rates: np.ndarray, buckets: int) -> np.ndarray:
-    """int [N]: 0 for the most difficult. A rate of 1 is in the last one."""
+    """int [N]: 0 for the most difficult bucket. A rate of 1 is in the last bucket."""
     return np.minimum((rates * buckets).astype(int), buckets - 1)
 
 
 def draw_weights(rates: np.ndarray, buckets: int) -> np.ndarray:
-    """The weight of each prompt. All prompts of a bucket share c * (1 - c), where c is the bucket's centre."""
+    """The weight of each prompt. The prompts of a bucket together have c * (1 - c), with c the bucket's centre."""
     bucket = bucket_of(rates, buckets)
     centre = (bucket + 0.5) / buckets
     return centre * (1 - centre) / np.bincount(bucket, minlength=buckets)[bucket]
@@ -77,7 +77,7 @@ def round_size(prompts_per_step: int, invalid: float, max_factor: float) -> int:
 def invalid_share(rollouts: Sequence[PromptRollouts]) -> float:
     """Share of the prompts whose multi responses all have the advantage 0.
 
-    The advantages are computed from the scores; the pool includes the anchors' scores.
+    Advantages are computed from the scores; the pool includes the anchors' scores.
     """
     rewards = PooledRewards.of_rollouts(rollouts)
     signal = has_signal(rewards.advantages(_PLAIN), rewards.prompt_index)
@@ -85,7 +85,7 @@ def invalid_share(rollouts: Sequence[PromptRollouts]) -> float:
 
 
 class CurriculumSampling:
-    """Draws prompts by a moving average of each one's share of right responses.
+    """Draws prompts by a moving average of each prompt's share of right responses.
 
     The more prompts have given no signal (a moving average of their share), the more prompts a round has.
     """
@@ -128,7 +128,7 @@ class CurriculumSampling:
         return {"rates": rates, "invalid": self._invalid}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Prompts that are not in the data any more are left out."""
+        """Restore the state, without prompts that are no longer in the data."""
         self._rates = np.array([self._settings.unseen if rate is None else rate for rate in self._first])
         self._known = np.array([rate is not None for rate in self._first])
         self._sampled, self._invalid = np.zeros(len(self._table), dtype=bool), state["invalid"]

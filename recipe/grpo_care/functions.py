@@ -1,4 +1,4 @@
-"""GRPO-CARE: a right answer earns more if a slow copy of the policy finds it likely after the response's thinking.
+"""GRPO-CARE: a right answer earns more if a slow copy of the policy finds it likely after the response's reasoning.
 
 reward.function: recipe/grpo_care/functions.py:score
 recipe.shaping:  recipe/grpo_care/functions.py:Consistency
@@ -23,8 +23,8 @@ _ROUNDING = 1e-9  # the mean of equal confidences may differ from them by so muc
 
 @dataclass(frozen=True)
 class Settings:
-    """weight: of the bonus. min_accuracy: only responses above it can get one. max_confidence: a larger
-    confidence counts as this. margin: how far below the mean a confidence may be."""
+    """weight: of the bonus. min_accuracy: only more accurate responses can get one. max_confidence: upper limit of a
+    confidence. margin: how far below the mean a confidence may be."""
 
     weight: float
     min_accuracy: float
@@ -37,8 +37,8 @@ class Settings:
 
 
 def score(item: RewardInput) -> RewardResult:
-    """accuracy + format, each 0 or 1. The answer is the last block <answer>; format: think and answer, each with text,
-    and nothing else.
+    """accuracy + format, each 0 or 1. The answer is the last block <answer>. format: a think and an answer, each with
+    text, and nothing else.
 
     Raises DataError for a malformed truth.
     """
@@ -53,11 +53,11 @@ check_score = check_truth
 
 
 def bonuses(accuracies: Sequence[float], logprobs: Sequence[float], settings: Settings) -> list[float]:
-    """weight * accuracy for the accurate responses of a group that the reference model is confident of; 0 for others.
+    """weight * accuracy for accurate responses that the reference model is confident of; 0 for the others of the group.
 
     logprobs: the reference model's mean log-prob of each answer's tokens; NaN without an answer.
     confidence_i = min(exp(logprob_i), max_confidence). Accurate: accuracy above min_accuracy, and at least the group's
-    mean. Of these, those get the bonus whose confidence is at least the mean of their confidences - margin.
+    mean. An accurate response gets the bonus if its confidence is at least the mean of the accurate ones - margin.
     """
     if not accuracies:
         return []

@@ -34,7 +34,7 @@ def connections(item: RewardInput) -> RewardResult:
 
 
 def read_numbers(response: str, count: int) -> list[int] | None:
-    """The numbers of the only answer. None if they are not `count` whole numbers from 1 to `count`.
+    """The numbers of the only answer; None if they are not `count` whole numbers from 1 to `count`.
 
     >>> read_numbers("<answer>2 4\\n3 1</answer>", 4), read_numbers("<answer>2, 4; 3, 5</answer>", 4)
     ([2, 4, 3, 1], None)
@@ -51,10 +51,11 @@ def read_numbers(response: str, count: int) -> list[int] | None:
 
 
 def right_connections(numbers: list[int], right: list[int], rows: int, columns: int) -> float:
-    """The share of neighbours, side by side or one above the other, that are neighbours in the same way in the truth.
+    """The share of the truth's neighbours, side by side or one above the other, that are neighbours in the same way
+    here.
 
-    There are 2 rows x columns - rows - columns of them. Each true connection counts once, however often an answer that
-    repeats numbers has it.
+    There are 2 rows x columns - rows - columns pairs of neighbours. Each true pair counts once, even if an answer that
+    repeats numbers has it several times.
 
     >>> right_connections([1, 2, 4, 3], [1, 2, 3, 4], 2, 2)  # 1-2 side by side is right; 4-3, 1-4 and 2-3 are wrong
     0.25
@@ -64,14 +65,14 @@ def right_connections(numbers: list[int], right: list[int], rows: int, columns: 
 
 
 def _neighbours(numbers: list[int], rows: int, columns: int) -> set[tuple[int, int, bool]]:
-    """(number, the number right of it or below it, whether it is below)."""
+    """(number, the number right of it or below it, whether below) for all neighbours."""
     places = range(rows * columns)
     beside = {(numbers[i], numbers[i + 1], False) for i in places if i % columns < columns - 1}
     return beside | {(numbers[i], numbers[i + columns], True) for i in places if i < (rows - 1) * columns}
 
 
 def _grid(truth: str) -> list[list[int]]:
-    """Raises DataError for a truth that is no grid of the numbers 1, 2, … each once."""
+    """The grid in a truth. Raises DataError unless it is a grid of the numbers 1, 2, …, each once."""
     try:
         grid = [[int(word) for word in line.split()] for line in truth.strip().splitlines()]
     except ValueError as error:

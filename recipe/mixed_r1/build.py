@@ -2,7 +2,8 @@
 
     python recipe/mixed_r1/build.py /models/Qwen2.5-VL-3B-Instruct runs/mixed_r1_embeddings
 
-Writes embeddings.npy (float16, each row divided by its length), which processes share in memory, and tokenizer.json.
+Writes tokenizer.json, and embeddings.npy: float16, each row divided by its length. Processes share embeddings.npy in
+memory.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ NAME = "embed_tokens.weight"
 
 
 def main(model: str, out: str) -> None:
-    """Raises DataError for a folder without safetensors that hold the embeddings of text tokens."""
+    """Raises DataError for a folder without safetensors that contain the embeddings of text tokens."""
     target = Path(out)
     matrix = input_embeddings(Path(model))
     target.mkdir(parents=True, exist_ok=True)
@@ -32,12 +33,12 @@ def main(model: str, out: str) -> None:
 
 
 def lengths(matrix: np.ndarray) -> np.ndarray:
-    """[rows, 1]."""
+    """The length of each row: [rows, 1]."""
     return np.linalg.norm(matrix, axis=1, keepdims=True)
 
 
 def input_embeddings(model: Path) -> np.ndarray:
-    """[vocabulary, size], float32."""
+    """The input embeddings of a model: float32 [vocabulary, size]."""
     for file in sorted(model.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 it is no mapping
@@ -47,7 +48,7 @@ def input_embeddings(model: Path) -> np.ndarray:
 
 
 def command(arguments: Sequence[str]) -> None:
-    """Exits with the message of an error alone."""
+    """Run `main` with command-line arguments. On an error, print only its message and exit with its code."""
     parser = argparse.ArgumentParser(prog="build.py", description="Write a model's input embeddings.")
     parser.add_argument("model", help="folder of a model with safetensors")
     parser.add_argument("out", help="folder to write")

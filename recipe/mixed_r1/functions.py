@@ -1,9 +1,9 @@
-"""The rewards of Mixed-R1, one for each kind of data; `reward.functions` says which set has which.
+"""The rewards of Mixed-R1, one for each kind of data; `reward.functions` gives each data set its reward.
 
     reward.functions: {charts: recipe/mixed_r1/functions.py:chart, captions: recipe/mixed_r1/functions.py:text, …}
 
-`text` needs the input embeddings of the policy: recipe/mixed_r1/build.py writes them into a folder, and the environment
-of the run names it in MIXED_R1_EMBEDDINGS.
+`text` needs the input embeddings of the policy. recipe/mixed_r1/build.py writes them into a folder. The run's
+environment variable MIXED_R1_EMBEDDINGS names this folder.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ class Embeddings:
     vectors: np.ndarray
 
     def of(self, text: str) -> np.ndarray:
-        """[tokens, size], float32."""
+        """The embeddings of a text's tokens: float32 [tokens, size]."""
         ids = self.tokenizer.encode(text, add_special_tokens=False).ids[:MAX_TOKENS]
         return np.asarray(self.vectors[ids], dtype=np.float32)
 
 
 def match(item: RewardInput) -> RewardResult:
-    """A short answer or an option: right or wrong, as the reward `vqa` compares it. Raises DataError."""
+    """A short answer or an option: right or wrong, by the rules of the reward `vqa`. Raises DataError."""
     answer_accuracy(item, None)  # a malformed truth is an error, with an answer or without
     return _scored(item, lambda answer: answer_accuracy(item, answer))
 
 
 def chart(item: RewardInput) -> RewardResult:
-    """A number read off a chart: 1 - its relative error, at least 0. Raises DataError for a truth that is no number."""
+    """A number read from a chart: 1 - relative error, at least 0. Raises DataError if the truth is not a number."""
     true = true_number(item.truth)
     return _scored(item, lambda answer: closeness(read_number(answer), true))
 
@@ -63,7 +63,7 @@ def boxes(item: RewardInput) -> RewardResult:
 
 
 def text(item: RewardInput) -> RewardResult:
-    """An open answer: `bmas` of its token embeddings with the truth's.
+    """An open answer: `bmas` of its token embeddings and the truth's.
 
     Raises ConfigError without embeddings, DataError for a truth without text.
     """
@@ -76,7 +76,7 @@ check_boxes = grounding.check_truth
 
 
 def check_chart(truth: str, extra_info: object, truth_size: object) -> None:
-    """Raises DataError for a truth that is no number."""
+    """Raises DataError if the truth is not a number."""
     true_number(truth)
 
 
@@ -96,7 +96,7 @@ def true_number(truth: str) -> float:
 def bmas(answer: np.ndarray, truth: np.ndarray) -> float:
     """Bidirectional max-average similarity of rows of length 1: ((mean_i max_j + mean_j max_i) cosine) / 2, in [0, 1].
 
-    answer: [i, size]. truth: [j, size]. Negative results, and those of a text without tokens, are 0.
+    answer: [i, size]. truth: [j, size]. A negative result becomes 0. The result is 0 for a text without tokens.
 
     >>> bmas(np.eye(2), np.eye(2)[:1])  # (mean(1, 0) + 1) / 2
     0.75
@@ -119,7 +119,7 @@ def closeness(number: float | None, true: float) -> float:
 
 
 def read_number(answer: str) -> float | None:
-    """The number that `answer` consists of, without a currency sign, commas and %; None if it is not just one number.
+    """The number in an answer, without currency sign, commas and %; None if the answer is not just one number.
 
     >>> read_number("$1,250.5"), read_number(" 30 %"), read_number("−US$5"), read_number("30 or 40"), read_number("<5")
     (1250.5, 30.0, -5.0, None, None)

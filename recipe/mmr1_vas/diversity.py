@@ -1,4 +1,4 @@
-"""How much several responses to one prompt differ, by their token ids."""
+"""How much several responses to one prompt differ in their token ids."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NO_MATCH = 0.1  # the count that stands for no matching n-gram of an order, in 
 
 
 def distinct_ngrams(responses: Sequence[Tokens], n: int) -> float:
-    """Different n-grams of all responses / number of their n-grams; 0 if there is none.
+    """Number of different n-grams in all responses / number of all n-grams; 0 without n-grams.
 
     >>> distinct_ngrams([(1, 2, 3, 4), (1, 2, 3)], 3)  # 123, 234 and 123 again
     0.6666666666666666
@@ -25,11 +25,11 @@ def distinct_ngrams(responses: Sequence[Tokens], n: int) -> float:
 
 
 def self_bleu(responses: Sequence[Tokens]) -> float:
-    """Mean over the responses of BLEU against the others, with n-grams of 1 to 3 tokens weighted equally; 0 for fewer
-    than two responses. Alike responses give 1.
+    """Mean over the responses of BLEU against the others, with n-grams of 1 to 3 tokens weighted equally. Equal
+    responses give 1; fewer than two responses give 0.
 
-    Chen and Cherry (2014), smoothing method 1: an order without a match counts 0.1 matches. A response without any
-    token of the others has BLEU 0.
+    Smoothing method 1 of Chen and Cherry (2014): an order without a match counts 0.1 matches. A response that shares no
+    token with the others has BLEU 0.
     """
     if len(responses) < 2:
         return 0.0
@@ -51,21 +51,21 @@ def self_bleu(responses: Sequence[Tokens]) -> float:
 
 
 def mean_edit_distance(responses: Sequence[Tokens]) -> float:
-    """Mean over the pairs of responses of the number of insertions, deletions and replacements of tokens that turn one
-    into the other; 0 for fewer than two responses."""
+    """Mean edit distance over the pairs of responses: the number of insertions, deletions and replacements of tokens
+    that turn one into the other; 0 for fewer than two responses."""
     pairs = list(combinations(responses, 2))
     return sum(edit_distance(a, b) for a, b in pairs) / len(pairs) if pairs else 0.0
 
 
 def _ngram_names(responses: Sequence[Tokens], n: int) -> list[np.ndarray]:
-    """For each response the names of its n-grams: int64 [max(length - n + 1, 0)], equal for equal n-grams."""
+    """For each response, numbers for its n-grams: int64 [max(length - n + 1, 0)], equal for equal n-grams."""
     tokens = np.array([token for response in responses for token in response], dtype=np.int64)
     _, tokens = np.unique(tokens, return_inverse=True)
     ends = np.cumsum([len(response) for response in responses])
     texts = np.split(tokens, ends[:-1])
     names = texts
     for length in range(2, n + 1):
-        # Each pair (name of the n-gram before, next token) gets a number, which is below the count of all n-grams.
+        # Each pair (number of the shorter n-gram, next token) gets a number, which is below the count of all n-grams.
         pairs = [
             before[: max(len(text) - length + 1, 0)] * (len(tokens) + 1) + text[length - 1 :]
             for before, text in zip(names, texts, strict=True)
@@ -77,8 +77,8 @@ def _ngram_names(responses: Sequence[Tokens], n: int) -> list[np.ndarray]:
 
 def _matches(names: list[np.ndarray]) -> tuple[list[int], list[int]]:
     """For each response: the number of its n-grams that occur in another response, and the number of all its n-grams.
-    In the first number an n-gram counts as often as this response has it, but at most as often as any one of the other
-    responses has it."""
+    In the first number, an n-gram counts as often as this response has it, but at most as often as the other response
+    that has it most often."""
     width = 1 + max((int(name.max()) for name in names if len(name)), default=0)
     counts = np.stack([np.bincount(name, minlength=width) for name in names])
     top = np.partition(counts, -2, axis=0)[-2:]  # the second largest and the largest count

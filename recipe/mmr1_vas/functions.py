@@ -1,4 +1,4 @@
-"""MMR1's variance-aware sampling: draw a part of each batch by how much the rewards and responses of a prompt vary.
+"""MMR1's variance-aware sampling: draw part of each batch by how much a prompt's rewards and responses vary.
 
 recipe.sampler: recipe/mmr1_vas/functions.py:VarianceAware
 """
@@ -24,8 +24,8 @@ NEEDS = AT_RANDOM
 
 @dataclass(frozen=True)
 class Settings:
-    """learnability, distinct_3, self_bleu_123, edit_distance: weights of these numbers in a prompt's score; one of
-    weight 0 is not computed. momentum: share of the old score that stays when a prompt is observed again.
+    """learnability, distinct_3, self_bleu_123, edit_distance: their weights in a prompt's score. A number of weight 0
+    is not computed. momentum: share of the old score that stays when a prompt is observed again.
 
     ratio: share of a batch that is drawn by scores. probe_every: steps from one probe to the next; 0: no probes.
     probe_prompts: prompts that a probe samples; None: all. right_from: accuracy from which a response is right.
@@ -51,7 +51,7 @@ class Settings:
 
 
 def score(item: PromptRollouts, settings: Settings) -> float | None:
-    """The weighted sum of the numbers that have a weight; None if no response is valid."""
+    """The weighted sum of the numbers with a weight; None if no response is valid."""
     if (share := right_share(item, settings.right_from)) is None:
         return None
     texts = [rollout.completion.token_ids for rollout in item.multi.valid]
@@ -66,8 +66,8 @@ def score(item: PromptRollouts, settings: Settings) -> float | None:
 
 
 def draw_weights(scores: np.ndarray) -> np.ndarray:
-    """Scores scaled to 0 .. 1, between the lowest and the highest known one. NaN: not known; these prompts get the mean
-    weight of the others."""
+    """Scores scaled to 0 .. 1, from the lowest to the highest known score. Prompts with an unknown score (NaN) get the
+    mean weight of the others."""
     known = ~np.isnan(scores)
     if not known.any():
         return np.ones(len(scores))
@@ -77,7 +77,7 @@ def draw_weights(scores: np.ndarray) -> np.ndarray:
 
 
 def interleaved(drawn: Sequence[int], walked: Sequence[int]) -> list[int]:
-    """One of each in turn, then what is left of the longer one.
+    """One of each in turn, then the rest of the longer one.
 
     >>> interleaved([1, 2], [3, 4, 5])
     [1, 3, 2, 4, 5]
@@ -86,8 +86,8 @@ def interleaved(drawn: Sequence[int], walked: Sequence[int]) -> list[int]:
 
 
 class VarianceAware:
-    """For each prompt, the score of what was observed last. `_place`: how far the batches have walked through a random
-    order of all prompts."""
+    """Keeps a score for each prompt. `_place`: how far the batches have walked through a random order of all
+    prompts."""
 
     def __init__(self, setup: SamplerSetup, settings: Settings) -> None:
         self._setup, self._settings = setup, settings
@@ -112,7 +112,7 @@ class VarianceAware:
         return [self._table.prompts[i] for i in interleaved(drawn, walked)]
 
     def probes(self, step: int) -> Sequence[Prompt]:
-        """Every `probe_every` steps, from the first on, the next `probe_prompts` of the random order."""
+        """Every `probe_every` steps, beginning with step 1, the next `probe_prompts` prompts of the random order."""
         every, size = self._settings.probe_every, len(self._order)
         if every == 0 or (step - 1) % every:
             return ()
@@ -139,7 +139,7 @@ class VarianceAware:
         return {"scores": scores, "place": self._place}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Prompts that are not in the data any more are left out."""
+        """Restore the state, without prompts that are no longer in the data."""
         self._scores = np.full(len(self._table), np.nan)
         self._place = state["place"] % max(len(self._order), 1)
         for place, found in zip(self._table.places(state["scores"]), state["scores"].values(), strict=True):

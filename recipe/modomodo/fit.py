@@ -1,8 +1,8 @@
-"""MoDoMoDo: find the mixture of data sets that a quadratic model of finished pilot runs thinks best.
+"""MoDoMoDo: find the mixture of data sets that is best by a quadratic model of finished pilot runs.
 
     python recipe/modomodo/fit.py runs/pilot_1 runs/pilot_2 …
 
-Each run has an evaluation and `data.weights` over the same `data.train_files`. Prints the value for `data.weights`.
+All runs must have an evaluation, `data.weights` and the same `data.train_files`. Prints the value for `data.weights`.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ SMALLEST = 5e-5
 
 
 def features(mixtures: np.ndarray) -> np.ndarray:
-    """The terms of a quadratic function on mixtures [n, m]: w_i and w_i w_j for i < j: [n, m + m (m - 1) / 2].
+    """The terms of a quadratic function of mixtures [n, m]: w_i and w_i w_j for i < j: [n, m + m (m - 1) / 2].
 
-    As the weights of a mixture have the sum 1, these span the constant and the squares too.
+    The weights of a mixture have the sum 1, so these terms span the constant and the squares too.
     """
     first, second = np.triu_indices(mixtures.shape[1], 1)
     return np.concatenate([mixtures, mixtures[:, first] * mixtures[:, second]], axis=1)
 
 
 def fit(mixtures: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Least squares: the coefficients of `features`; those of the smallest norm if there are too few runs."""
+    """Least squares: the coefficients of `features`. With too few runs, the solution of smallest norm."""
     return np.linalg.lstsq(features(mixtures), scores, rcond=None)[0]
 
 
@@ -44,7 +44,7 @@ def predicted(coefficients: np.ndarray, mixtures: np.ndarray) -> np.ndarray:
 
 
 def to_simplex(points: np.ndarray) -> np.ndarray:
-    """The nearest mixture to each of the points [n, m]: no weight below 0, sum 1 (Duchi et al., 2008).
+    """The mixture that is nearest to each of the points [n, m]: no weight below 0, sum 1 (Duchi et al., 2008).
 
     >>> to_simplex(np.array([[1.0, 0.5, -2.0]])).tolist()
     [[0.75, 0.25, 0.0]]
@@ -71,7 +71,7 @@ def best_mixture(coefficients: np.ndarray, num_sets: int) -> np.ndarray:
 def read_run(run_dir: Path) -> tuple[list[str], list[float], float]:
     """(training files, their shares, score) of a run. The score is the mean accuracy of its last evaluation.
 
-    Raises DataError for a folder that is no run, or has no evaluation with a score, ConfigError for a run without
+    Raises DataError if the folder is not a run or has no evaluation with a score, and ConfigError for a run without
     `data.weights`.
     """
     try:
@@ -91,7 +91,7 @@ def read_run(run_dir: Path) -> tuple[list[str], list[float], float]:
 
 
 def main(folders: Sequence[str]) -> None:
-    """Raises DataError and ConfigError as `read_run` does, and DataError for runs over different files."""
+    """Raises DataError and ConfigError as `read_run` does, and DataError if runs have different files."""
     runs = [read_run(Path(folder)) for folder in folders]
     if len({tuple(files) for files, _, _ in runs}) != 1:
         raise DataError("the runs differ in data.train_files; give runs over the same files")
@@ -110,7 +110,7 @@ def main(folders: Sequence[str]) -> None:
 
 
 def command(arguments: Sequence[str]) -> None:
-    """Exits with the message of an error alone."""
+    """Run `main` with command-line arguments. On an error, print only its message and exit with its code."""
     parser = argparse.ArgumentParser(prog="fit.py", description="Find the best mixture of data sets.")
     parser.add_argument("runs", nargs="+", help="folder of a finished pilot run")
     try:

@@ -1,6 +1,6 @@
-"""NoisyRollout: responses to a noisy image join the group of those to the clean one, and train the clean prompt.
+"""NoisyRollout: responses to noisy images join the group of those to the clean images, and are trained with these.
 
-recipe.requests:   recipe/noisy_rollout/functions.py:NoisyRollouts   asks the noisy image
+recipe.requests:   recipe/noisy_rollout/functions.py:NoisyRollouts   samples with noisy images
 recipe.transforms: recipe/noisy_rollout/functions.py:noise           named "noise"
 """
 
@@ -21,9 +21,9 @@ TRANSFORM = "noise"
 
 @dataclass(frozen=True)
 class Settings:
-    """samples: responses to the noisy images of a prompt.
+    """samples: number of responses to the noisy images of a prompt.
 
-    steps: diffusion steps of the noise, of 1000. strength: share of them, from 0 to 1; it falls with a ramp.
+    steps: diffusion steps of the noise, of 1000. strength: share of these steps, from 0 to 1; a ramp lowers it.
     """
 
     samples: int
@@ -41,9 +41,9 @@ def noise(settings: Settings) -> ImageTransform:
 
 
 class NoisyRollouts:
-    """Asks every prompt again with noise on all its images. Its responses are guests with a bounded ratio.
+    """Samples every prompt also with noise on all its images. These responses are guests with a bounded ratio.
 
-    Anchors stay clean.
+    Anchors see clean images.
     """
 
     ramps = ("strength",)
@@ -57,7 +57,7 @@ class NoisyRollouts:
 
 
 def noisy_images(prompt: Prompt, facts: StepFacts) -> tuple[ImageRef, ...]:
-    """The images with other noise in each step. The images as they are if the strength leaves no diffusion step."""
+    """The images with noise that differs in each step; unchanged if the strength leaves no diffusion step."""
     images, settings = tuple(source.image for source in prompt.sources), facts.settings
     if int(settings.steps * settings.strength) == 0:
         return images

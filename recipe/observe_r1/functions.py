@@ -1,4 +1,4 @@
-"""Observe-R1: the image is described before thinking, short right responses earn more, half-solved prompts count most.
+"""Observe-R1: a response describes the image before thinking; short right responses and half-solved prompts count more.
 
 reward.function:  recipe/observe_r1/functions.py:score
 recipe.shaping:   recipe/observe_r1/functions.py:Concise
@@ -36,7 +36,7 @@ class Settings:
 
 
 def score(item: RewardInput) -> RewardResult:
-    """accuracy + 0.5 format. format: 1 for the form of `has_form`. Raises DataError for a malformed truth."""
+    """accuracy + 0.5 format. format: 1 if `has_form`, else 0. Raises DataError for a malformed truth."""
     accuracy = answer_accuracy(item, parse_response(item.response).answer)
     form = float(has_form(item.response))
     return RewardResult(accuracy + 0.5 * form, accuracy, {"accuracy": accuracy, "format": form})
@@ -46,8 +46,8 @@ check_score = check_truth
 
 
 def has_form(text: str) -> bool:
-    """Whether a text has one <observe>, <think> and <answer> each, none of them empty: observe before think or within
-    it, and answer right after think. More text may stand before and after.
+    """Whether a text has one <observe>, one <think> and one <answer>, none of them empty, in the right order: observe
+    before think or within it, and answer right after think. There may be text before and after them.
 
     >>> has_form("<observe>a car</observe> <think>so</think><answer>3</answer>")
     True
@@ -68,7 +68,7 @@ def has_form(text: str) -> bool:
 
 
 class Concise:
-    """The bonus for the shortest right response of a group; the first of those that are equally short."""
+    """The bonus for the shortest right response of a group. If several are equally short, the first gets it."""
 
     ramps = ("bonus", "min_tokens")
     part, on = "concise", "multi"

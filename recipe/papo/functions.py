@@ -1,4 +1,4 @@
-"""PAPO: a loss that raises how much the log-probs of a response depend on the image, and a reward for a boxed answer.
+"""PAPO: a loss by which log-probs of a response come to depend more on the image, and a reward for a boxed answer.
 
 reward.function:   recipe/papo/functions.py:score
 recipe.transforms: recipe/papo/functions.py:masked           black patches
@@ -26,11 +26,11 @@ PATCH = 14
 
 @dataclass(frozen=True)
 class Settings:
-    """masked_share: of the patches that are black. images: of a prompt that are masked, "all" or "one".
+    """masked_share: share of the patches that are black. images: which images of a prompt are masked, "all" or "one".
 
-    gamma: of the perception term. cap: the most that one token adds to it, in nats. entropy, masked_entropy: of the
-    entropy terms for the image and for the masked image. through_masked: whether the log-probs for the masked image
-    are those of the current weights, with gradient, instead of those before the step's first update.
+    gamma: factor of the perception term. cap: largest amount that a token adds to it, in nats. entropy, masked_entropy:
+    factors of the entropy terms for the image and for the masked image. through_masked: whether log-probs for the
+    masked image come from the current weights, with gradient, or from the weights before the step's first update.
     """
 
     masked_share: float
@@ -55,7 +55,7 @@ class Settings:
 def score(item: RewardInput) -> RewardResult:
     """0.9 accuracy + 0.1 format. Raises DataError for a malformed truth.
 
-    accuracy: of the last box. format: 1 for a <think> and then a box, with nothing before.
+    accuracy: of the last box. format: 1 for a <think> followed by a box, with nothing before.
     """
     accuracy, form = boxed_accuracy(item), float(has_blocks_and_box(item.response, "think"))
     return RewardResult(0.9 * accuracy + 0.1 * form, accuracy, {"accuracy": accuracy, "format": form})
@@ -73,7 +73,7 @@ class PerceptionLoss:
 
     -gamma min(k3, cap) - entropy p - masked_entropy m,    k3 = exp(m - p) - (m - p) - 1
 
-    Without an image to mask there is only the term -entropy p.
+    For a prompt without an image, only the term -entropy p is added.
     """
 
     measures = False

@@ -1,11 +1,11 @@
-"""PEARL: questions about what the images show are trained beside the prompt, and decide whether it is trained on.
+"""PEARL: questions about what the images show are trained too, and decide whether their prompt is trained on.
 
 reward.function:  recipe/pearl/functions.py:score
 recipe.requests:  recipe/pearl/functions.py:Checklist  the perception questions of a row, as a group of their own
-recipe.advantage: recipe/pearl/functions.py:Gate       weight 0 for a prompt whose perception questions go wrong
+recipe.advantage: recipe/pearl/functions.py:Gate       weight 0 for a prompt with wrong perception answers
 
-A row's `extra_info.checklist` is a list of {"question": ..., "answer": ...}. With a "source" too, the question is asked
-about that image alone.
+A row's `extra_info.checklist` is a list of {"question": ..., "answer": ...}. If a question also has a "source", only
+the image of this source is shown with it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ INSTRUCTION = (
 
 @dataclass(frozen=True)
 class Settings:
-    """num_samples: responses to a checklist. threshold: share of right answers that it takes to train on the prompt."""
+    """num_samples: responses to a checklist. threshold: share of right answers needed to train on the prompt."""
 
     num_samples: int
     threshold: float
@@ -47,16 +47,16 @@ class Settings:
 
 
 def score(item: RewardInput) -> RewardResult:
-    """Of a checklist: the share of right answers. Else as the reward vqa: accuracy + format (0 to 0.5). DataError."""
+    """For a checklist the share of right answers; else as the reward vqa: accuracy + format (0 to 0.5). DataError."""
     if item.extra != NAME:
         return score_vqa(item)
     return RewardResult(share := share_right(item), share, {"perception": share})
 
 
 def share_right(item: RewardInput) -> float:
-    """The share of the answers of a checklist (`item.truth`, a JSON list) that are right, line by line.
+    """The share of right answers to a checklist (`item.truth`, a JSON list), line by line.
 
-    A missing line is wrong; lines beyond the last question are not looked at, nor are empty ones.
+    A missing line is wrong. Empty lines, and lines after the last question's, are ignored.
     """
     truths = json.loads(item.truth)
     lines = [line for line in (parse_response(item.response).answer or "").splitlines() if has_visible(line)]
@@ -69,13 +69,13 @@ def share_right(item: RewardInput) -> float:
 
 
 def without_number(line: str, number: int) -> str:
-    """A line without the number of its question, if it begins with it: "2. red" is "red" as the second line."""
+    """A line without the number of its question, if it begins with this number: line 2 "2. red" becomes "red"."""
     marks = (f"{number}. ", f"{number}) ", f"({number}) ", f"{number}: ")
     return next((line[len(mark) :].strip() for mark in marks if line.startswith(mark)), line)
 
 
 def checklist_of(prompt: Prompt) -> dict[View, list[tuple[str, str]]]:
-    """`read_checklist` of a row. Raises DataError that names it."""
+    """`read_checklist` of a row. Raises DataError that names the row."""
     try:
         return read_checklist(prompt.extra_info, [source.name for source in prompt.sources])
     except DataError as error:
@@ -85,7 +85,7 @@ def checklist_of(prompt: Prompt) -> dict[View, list[tuple[str, str]]]:
 def read_checklist(extra_info: Mapping[str, Any], names: Sequence[str] | None) -> dict[View, list[tuple[str, str]]]:
     """View -> its questions and answers; the view None has all images. {} without a checklist. Raises DataError.
 
-    names: the sources of the row; None if they are not known."""
+    names: the sources of the row; None if unknown."""
     found: dict[View, list[tuple[str, str]]] = {}
     given = extra_info.get("checklist") or []
     for one in given if isinstance(given, list | tuple) else [given]:
@@ -102,14 +102,14 @@ def read_checklist(extra_info: Mapping[str, Any], names: Sequence[str] | None) -
 
 
 def check_score(truth: str, extra_info: Mapping[str, Any], truth_size: Size | None) -> str | None:
-    """What is wrong with the truth, or with an answer of the checklist. Raises DataError."""
+    """What is wrong with the truth or with an answer of the checklist; None if nothing is. Raises DataError."""
     answers = [answer for pairs in read_checklist(extra_info, None).values() for _, answer in pairs]
     problems = [f"extra_info.checklist: {problem}" for one in answers if (problem := check_truth(one, {}, None))]
     return check_truth(truth, extra_info, truth_size) or next(iter(problems), None)
 
 
 class Checklist:
-    """Asks all perception questions about the same images in one request, trained with its own answers."""
+    """Asks all perception questions about the same images in one request, which is trained with its own answers."""
 
     def before(self, prompt: Prompt, facts: StepFacts) -> Sequence[Extra]:
         asked = []
@@ -128,7 +128,7 @@ class Checklist:
 class Gate:
     """Weight 0 for the responses to a prompt whose checklists have a mean accuracy below `threshold`.
 
-    A prompt without a checklist, or with one of which nothing was sampled, is trained on.
+    A prompt is trained on if it has no checklist, or if no response to its checklist was sampled.
     """
 
     ramps = ("threshold",)
@@ -145,6 +145,6 @@ class Gate:
 
 
 def opens(item: PromptRollouts, threshold: float) -> float:
-    """1 if a prompt is trained on, 0 if not."""
+    """1 if the prompt is trained on, else 0."""
     shares = [one.reward.accuracy for group in item.extras for one in group.valid if one.extra == NAME]
     return float(not shares or math.fsum(shares) / len(shares) >= threshold - _ROUNDING)

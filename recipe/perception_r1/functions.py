@@ -1,9 +1,9 @@
-"""The reward of Perception-R1: the answer, and how many facts of the image a judge finds in the response.
+"""The reward of Perception-R1: the answer, and how many facts about the image a judge finds in the response.
 
     reward.function: recipe/perception_r1/functions.py:score
 
-A row's `extra_info.facts` is a list of texts about the image. The judge is an OpenAI-style chat endpoint: the
-environment has its url in JUDGE_URL and the model's name there in JUDGE_MODEL.
+A row's `extra_info.facts` is a list of texts about the image. The judge is an OpenAI-style chat endpoint. The
+environment variables JUDGE_URL and JUDGE_MODEL have its URL and the name of its model.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mars.types import RewardInput, RewardResult
 
 @dataclass(frozen=True)
 class Settings:
-    """Weights of the parts beside the accuracy, and the n of repeated n-grams of words."""
+    """Weights of the parts besides the accuracy, and the length n of the word n-grams for repetition."""
 
     format: float
     facts: float
@@ -51,8 +51,8 @@ _VERDICT = re.compile(r"[^\w\n]{0,8}(\d{1,4})[^\w\n]{1,8}(yes|no)\b", re.IGNOREC
 def score(item: RewardInput) -> RewardResult:
     """score = accuracy + 0.1 format + 0.7 facts - 2 repetition. accuracy: 0 or 1.
 
-    parts: accuracy, format, facts (the share that the judge finds), repetition (the share of 20-grams that come again).
-    Raises DataError for a row without facts, ConfigError without a judge, JudgeError if it does not answer.
+    parts: accuracy, format, facts (the share that the judge finds), repetition (the share of repeated 20-grams).
+    Raises DataError for a row without facts, ConfigError without a judge, JudgeError if the judge does not answer.
     """
     facts = facts_of(item.extra_info)
     answer = parse_response(item.response).answer
@@ -73,7 +73,7 @@ def check_score(truth: str, extra_info: Mapping[str, Any], truth_size: Size | No
 
 
 def has_form(response: str) -> bool:
-    """Whether a response is a think and an answer, neither of them empty, and the answer has a box."""
+    """Whether a response is a think and an answer, neither of them empty, and the answer has a non-empty box."""
     blocks = read_blocks(response, ("think", "answer"))
     return blocks is not None and has_visible(blocks[0]) and has_visible(boxed(blocks[1]))
 
@@ -89,7 +89,7 @@ def question(facts: tuple[str, ...], response: str) -> str:
 
 
 def found_share(verdicts: str, num_facts: int) -> float:
-    """The share of facts with a yes. A fact without a line, or with two that differ, counts as not found.
+    """The share of facts with a yes. A fact without a line, or with two lines that differ, counts as not found.
 
     >>> found_share("1: yes\\n2: No\\n3: YES\\n3: no", 4)
     0.25
@@ -101,7 +101,7 @@ def found_share(verdicts: str, num_facts: int) -> float:
 
 
 def facts_of(extra_info: Mapping[str, Any]) -> tuple[str, ...]:
-    """Raises DataError."""
+    """The facts of a row. Raises DataError."""
     facts = extra_info.get("facts")
     if not isinstance(facts, list | tuple) or not facts or not all(isinstance(f, str) and f.strip() for f in facts):
         raise DataError(f"extra_info.facts: got {str(facts)[:80]}; give a list of texts about the image")
@@ -110,5 +110,5 @@ def facts_of(extra_info: Mapping[str, Any]) -> tuple[str, ...]:
 
 @cache
 def judge() -> Judge:
-    """Raises ConfigError if the environment does not name one."""
+    """The judge that the environment names. Raises ConfigError if it names none."""
     return judge_of_environment(temperature=0, max_tokens=1024)

@@ -1,10 +1,10 @@
-"""The reward of RewardMap: right answers about a transit map, and credit for the right pieces of a route.
+"""The reward of RewardMap: right answers about a transit map, and credit for right parts of a route.
 
     reward.function: recipe/rewardmap/functions.py:score
 
-A row's `extra_info.map` has `kind` (planning or question) and `difficulty` (easy, middle or hard); for planning also
-`lines` (name -> its stations in order), `start`, `end`, and `transfers`, how many the route needs. The truth of a
-question is compared as the reward `vqa` does it; the truth of a route is not read.
+A row's `extra_info.map` has `kind` (planning or question) and `difficulty` (easy, middle or hard). For planning it also
+has `lines` (name -> its stations in order), `start`, `end`, and `transfers`, the number that the route needs. The truth
+of a question is compared as in the reward `vqa`; the truth of a route is not used.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Leg:
 
 @dataclass(frozen=True)
 class Route:
-    """What a planning question asks for. Names of lines as `line_name` writes them, those of stations as `plain`."""
+    """A planning question. Names of lines are in the form of `line_name`, names of stations in the form of `plain`."""
 
     lines: Mapping[str, tuple[str, ...]]
     start: str
@@ -63,7 +63,7 @@ def score(item: RewardInput) -> RewardResult:
 
 
 def check_score(truth: str, extra_info: Mapping[str, Any], truth_size: Size | None) -> str | None:
-    """What is wrong with the truth of a question. Raises DataError for a malformed map."""
+    """What is wrong with the truth of a question; None if nothing is. Raises DataError for a malformed map."""
     facts = facts_of(extra_info)
     if facts["kind"] == "question":
         return check_truth(truth, extra_info, truth_size)
@@ -72,7 +72,7 @@ def check_score(truth: str, extra_info: Mapping[str, Any], truth_size: Size | No
 
 
 def facts_of(extra_info: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Raises DataError for a map without kind and difficulty."""
+    """The map of a row. Raises DataError for a map without kind and difficulty."""
     facts = extra_info.get("map")
     found = facts if isinstance(facts, Mapping) else {}
     if found.get("kind") not in ("planning", "question") or str(found.get("difficulty")) not in DIFFICULTY:
@@ -82,7 +82,7 @@ def facts_of(extra_info: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def read_route(facts: Mapping[str, Any]) -> Route:
-    """Raises DataError. A Parquet file has the lines of all its maps in each row, with null for those of other maps."""
+    """The route. In Parquet files each row has the lines of all maps, null for other maps. Raises DataError."""
     given, transfers, lines = facts.get("lines"), facts.get("transfers"), {}
     for name, stations in given.items() if isinstance(given, Mapping) else ():
         if stations is None:
@@ -104,7 +104,7 @@ def _is_name(value: object) -> bool:
 
 
 def read_legs(text: str) -> list[Leg]:
-    """The legs of an answer, in order: the lines Route Name, Departure Stop and Arrival Stop of pieces between "--"."""
+    """The legs of an answer, in order: pieces between "--" with Route Name, Departure Stop and Arrival Stop."""
     found = [_LEG.search(piece) for piece in text.split("--", MAX_LEGS)]
     return [Leg(line_name(match[1]), plain(match[2]), plain(match[3])) for match in found if match]
 
@@ -114,12 +114,12 @@ def line_name(name: str) -> str:
 
 
 def plain(name: str) -> str:
-    """A station's name without brackets and what is in them, blanks, hyphens, case, and the words station and metro."""
+    """A station's name without brackets and their content, blanks, hyphens, case, and the words station and metro."""
     return re.sub(r"[(（][^)）]*[)）]|\b(?:station|metro)\b|站$|[\s,*'-]", "", name[:MAX_NAME].casefold().strip())
 
 
 def is_right(legs: list[Leg], route: Route) -> bool:
-    """Whether the legs lead from start to end, on lines that have their stops, each from where the last one ended."""
+    """Whether the legs lead from start to end, each on a line with its stops, and from the last one's end."""
     if not legs or (legs[0].departure, legs[-1].arrival) != (route.start, route.end):
         return False
     on_lines = all({leg.departure, leg.arrival} <= set(route.lines.get(leg.line, ())) for leg in legs)
@@ -127,11 +127,11 @@ def is_right(legs: list[Leg], route: Route) -> bool:
 
 
 def detail_of(legs: list[Leg], route: Route) -> float:
-    """Credit for pieces of a route, at most 10: 0 unless its first and last stops are right, which is worth 2.
+    """Credit for parts of a route, at most 10. 0 unless its first and last stops are right, which is worth 2.
 
-    Leg i = 1, 2, …: -5 if the route needs fewer legs; +3 if its line exists (without transfers: +4 if that line has
-    both the start and the end); for i <= transfers, +1 if both its stops are on the line and the next leg goes on from
-    there.
+    Leg i = 1, 2, …: -5 if the route needs fewer legs. +3 if the leg's line exists (without transfers: +4 if the line
+    has both start and end). +1 for i <= transfers, if both stops of the leg are on its line and the next leg starts
+    where it ends.
     """
     if not legs or (legs[0].departure, legs[-1].arrival) != (route.start, route.end):
         return 0.0

@@ -1,4 +1,4 @@
-"""The reward of SATORI-R1: a caption of the image, boxes of what the question is about, and the answer.
+"""The reward of SATORI-R1: a caption of the image, boxes of the objects in question, and the answer.
 
     reward.function: recipe/satori_r1/functions.py:score
 
@@ -28,9 +28,9 @@ MAX_WORDS = 1000  # of a caption: the longest common subsequence takes time with
 
 
 def score(item: RewardInput) -> RewardResult:
-    """score = format + caption + box + answer, each in [0, 1]. accuracy: that of the answer, 0 or 1.
+    """score = format + caption + box + answer, each in [0, 1]. accuracy: of the answer, 0 or 1.
 
-    Raises DataError for a row without a caption and boxes, or with a truth that is malformed.
+    Raises DataError for a row without caption or boxes, or with a malformed truth.
     """
     caption, boxes = facts_of(item.extra_info)
     said, shown, answered = (_only(item.response, tag) for tag in TAGS)
@@ -44,20 +44,20 @@ def score(item: RewardInput) -> RewardResult:
 
 
 def check_score(truth: str, extra_info: Mapping[str, Any], truth_size: Size | None) -> str | None:
-    """What is wrong with a row's truth. Raises DataError for a row without a caption or boxes."""
+    """What is wrong with a row's truth; None if nothing is. Raises DataError for a row without caption or boxes."""
     facts_of(extra_info)
     return check_truth(truth, extra_info, truth_size)
 
 
 def has_form(response: str, has_boxes: bool) -> bool:
-    """Whether a response is a caption, boxes and an answer. Boxes are [[...]], or [] if the row has none."""
+    """Whether a response is a caption, boxes and an answer. Boxes: [[...]], or [] if the row has none."""
     blocks = read_blocks(response, TAGS)
     shown = "" if blocks is None else blocks[1].strip()
     return (shown.startswith("[[") and shown.endswith("]]")) or (not has_boxes and shown == "[]")
 
 
 def caption_overlap(caption: str, reference: str) -> float:
-    """The mean of BLEU-4 and the F1 of ROUGE-L, in [0, 1]: in small letters, with punctuation as words only in BLEU.
+    """The mean of BLEU-4 and the F1 of ROUGE-L, in [0, 1], in small letters. Punctuation counts as words only in BLEU.
 
     >>> caption_overlap("One person on a road.", "one person on a road.")
     1.0
@@ -68,14 +68,15 @@ def caption_overlap(caption: str, reference: str) -> float:
 
 
 def covered(ours: list[Box] | None, true: list[Box]) -> float:
-    """The IoU of both areas. Of a row without boxes: 1 for an empty list. 0 for None."""
+    """The IoU of both areas; 0 for None. For a row without boxes: 1 for an empty list, else 0."""
     if ours is None or not true:
         return float(ours == true)
     return union_iou(ours, true)
 
 
 def answered_boxes(item: RewardInput, text: str, true_boxes: int) -> list[Box] | None:
-    """The well-formed boxes of a text, in the frame of the truth; None if it has no list, or malformed boxes alone."""
+    """The well-formed boxes of a text, in the frame of the truth; None without a list, or if all boxes are
+    malformed."""
     scale_x, scale_y = frame_scale(item)
     try:
         found = read_boxes(parse_response(f"<answer>{text}</answer>"), true_boxes + MAX_EXTRA_BOXES)

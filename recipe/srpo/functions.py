@@ -1,7 +1,7 @@
 """The reward of SRPO: a first answer, a reflection on it, and a second answer.
 
-reward.function: recipe/srpo/functions.py:score             the weights of the authors' OpenRLHF version
-reward.function: recipe/srpo/functions.py:score_as_in_verl  those of their verl version
+reward.function: recipe/srpo/functions.py:score             the weights in the authors' OpenRLHF version
+reward.function: recipe/srpo/functions.py:score_as_in_verl  the weights in their verl version
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ TAGS = ("think", "answer", "reflection", "think", "answer")
 
 @dataclass(frozen=True)
 class Settings:
-    """Rewards of the accuracy of (first, second), weights of the parts, and the length of a response.
+    """Rewards for the accuracies of (first, second) answer, weights of the parts, and bounds of the length.
 
-    kept, corrected, lost: right and right, wrong and right, right and wrong. single: one answer only, and it is right.
-    target, limit: of the response's length, as multiples of the first attempt's.
+    kept: both right. corrected: only the second right. lost: only the first right. single: one answer, which is right.
+    target, limit: lengths of the response, as multiples of the first attempt's.
     """
 
     kept: float
@@ -40,17 +40,17 @@ VERL = Settings(0.75, 1.0, -0.25, 0.75, 0.5, 0.25, 0.1, 2.0, 2.5)
 
 
 def score(item: RewardInput) -> RewardResult:
-    """Raises DataError for a malformed truth."""
+    """`scored` with the OpenRLHF version's weights. Raises DataError for a malformed truth."""
     return scored(item, OPENRLHF)
 
 
 def score_as_in_verl(item: RewardInput) -> RewardResult:
-    """Raises DataError for a malformed truth."""
+    """`scored` with the verl version's weights. Raises DataError for a malformed truth."""
     return scored(item, VERL)
 
 
 def scored(item: RewardInput, settings: Settings) -> RewardResult:
-    """The weighted sum of the parts reflection (of the answers), format and length. accuracy: of the last answer."""
+    """The weighted sum of the parts reflection (of both answers), format and length. accuracy: of the last answer."""
     answer_accuracy(item, None)  # a malformed truth is an error, with answers or without
     right = [bool(answer_accuracy(item, answer)) for answer in read_each(item.response, "answer")]
     blocks = read_blocks(item.response, TAGS) or ()
@@ -90,9 +90,9 @@ def reflection_reward(right: list[bool], settings: Settings) -> float:
 
 
 def length_reward(words: int, first_words: int, settings: Settings) -> float:
-    """exp(-((L - T) / (T_max - T))^2): 1 for a response of the target length, in (0, 1]. 0 if nothing was said first.
+    """exp(-((L - T) / (T_max - T))^2), in (0, 1]: 1 at the target length T. 0 if the first attempt has no words.
 
-    words: L, of the whole response. first_words: of the first think and answer; T and T_max are multiples of it.
+    words: L, of the whole response. first_words: of the first think and answer; T and T_max are multiples of this.
 
     >>> length_reward(20, 10, OPENRLHF), round(length_reward(25, 10, OPENRLHF), 6)  # exp(-1)
     (1.0, 0.367879)

@@ -1,10 +1,10 @@
-"""StableReinforce of R1-Reward: no advantage far from the others, and a judge that compares reasoning and answer.
+"""StableReinforce of R1-Reward: outlying advantages become 0, and a judge compares reasoning and answer.
 
 reward.function:  recipe/stable_reinforce/functions.py:score
 recipe.advantage: recipe/stable_reinforce/functions.py:AdvantageFilter
 
-A row shows a question with two responses; its truth is 1 or 2, the better one. The judge is an OpenAI-style chat
-endpoint: the environment has its url in JUDGE_URL and the model's name there in JUDGE_MODEL.
+A row shows a question with two responses; its truth is 1 or 2, the better response. The judge is an OpenAI-style chat
+endpoint. The environment variables JUDGE_URL and JUDGE_MODEL have its URL and the name of its model.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ _VERDICT = re.compile(r"(?<!\d)[01](?!\d)")
 
 @dataclass(frozen=True)
 class Settings:
-    """deviations: advantages whose z is above this or below minus this become 0.
+    """deviations: an advantage whose |z| is larger than this becomes 0.
 
-    subtract_mean: whether z is the distance to the mean of the step in standard deviations, as in the original. If
-    false, z is the advantage divided by the root mean square of the step.
+    subtract_mean: true: z is the distance from the step's mean in standard deviations, as in the original. false: z is
+    the advantage divided by the step's root mean square.
     """
 
     deviations: float
@@ -58,10 +58,10 @@ class Settings:
 
 
 def score(item: RewardInput) -> RewardResult:
-    """accuracy (1 + 0.5 consistency) + 0.5 format. consistency: the judge's 1 or -1, or 0 without a verdict.
+    """accuracy (1 + 0.5 consistency) + 0.5 format. consistency: 1 or -1 by the judge, or 0 without a verdict.
 
-    Only about a right answer the judge is asked; elsewhere its verdict changes nothing, and consistency is 0.
-    Raises DataError for a malformed truth, ConfigError without a judge, JudgeError if it does not answer.
+    The judge is asked only about a right answer. For a wrong one its verdict would change nothing; consistency is 0.
+    Raises DataError for a malformed truth, ConfigError without a judge, JudgeError if the judge does not answer.
     """
     answer = parse_response(item.response).answer
     accuracy = answer_accuracy(item, answer)
@@ -78,14 +78,14 @@ check_score = check_truth
 
 
 def question(response: str, answer: str) -> str:
-    """The judge gets the last lines before the answer."""
+    """The question to the judge, with the last lines before the answer."""
     reasoning = response.partition("<answer>")[0].strip().splitlines()[-LINES:]
     said = answer.strip()
     return ASK.format(reasoning="\n".join(reasoning)[-MAX_CHARS:], answer=MEANING.get(said, said)[:MAX_CHARS])
 
 
 def verdict_of(text: str) -> float:
-    """1 for 1, -1 for 0, and 0 for a text with neither or with both.
+    """1 if the text has the digit 1, -1 if it has 0, and 0 if it has neither or both.
 
     >>> [verdict_of(text) for text in ("1", "Output: 0", "10 of 10", "1 or 0?", "")]
     [1.0, -1.0, 0.0, 0.0, 0.0]
@@ -100,15 +100,15 @@ def verdict_of(text: str) -> float:
 
 @cache
 def judge() -> Judge:
-    """Raises ConfigError if the environment does not name one."""
+    """The judge that the environment names. Raises ConfigError if it names none."""
     return judge_of_environment(temperature=0, max_tokens=16)
 
 
 class AdvantageFilter:
-    """The advantages of a step become their z, or 0 if that is large: see `filtered`.
+    """Replaces each advantage of a step by its z, or by 0 if |z| is large (`filtered`).
 
-    Responses of weight 0 are left out of mean and root mean square. Weights stay, so the tokens of a response whose
-    advantage is 0 still count in the loss's denominator.
+    Responses of weight 0 do not count in mean and root mean square. Weights stay, so the tokens of a response whose
+    advantage becomes 0 still count in the loss's denominator.
     """
 
     ramps = ("deviations",)
@@ -125,10 +125,10 @@ class AdvantageFilter:
 
 
 def filtered(values: torch.Tensor, counted: torch.Tensor, settings: Settings) -> torch.Tensor:
-    """z = (values - c) / sqrt(mean((values - c)^2)); 0 where |z| is above the deviations.
+    """z = (values - c) / sqrt(mean((values - c)^2)); 0 where |z| is above `deviations`. All 0 if the root is 0.
 
-    c: the mean if `subtract_mean`, so that the root is the standard deviation; else 0. A standard deviation alone could
-    be far smaller than the values, and z of any size. Both means are over the counted values. All 0 if the root is 0.
+    c: the mean if `subtract_mean`, so that the root is the standard deviation; else 0. (With c = 0 and the standard
+    deviation as divisor, z could be of any size.) Both means are over the counted values.
 
     >>> filtered(torch.tensor([0.0, 0.0, 0.0, 8.0]), torch.tensor([True] * 4), Settings(1.5, subtract_mean=False))
     tensor([0., 0., 0., 0.])

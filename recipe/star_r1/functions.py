@@ -1,4 +1,4 @@
-"""The reward of STAR-R1: which attributes of which objects differ between two images, with credit for parts.
+"""The reward of STAR-R1: which attributes of which objects differ between two images, with partial credit.
 
     reward.function: recipe/star_r1/functions.py:score
 
@@ -23,10 +23,10 @@ MAX_EXTRA = 100  # an answer with more changes than this beyond the truth is not
 
 @dataclass(frozen=True)
 class Settings:
-    """What stated changes are worth.
+    """Credit for stated changes.
 
-    whole, attribute, object: all of it is right, or object and attribute, or the object. extra: each change beyond the
-    number of true ones. silent: no change at all. form: think and answer, and nothing else.
+    whole: all is right. attribute: object and attribute are right. object: only the object is right. extra: for each
+    change beyond the number of true ones. silent: if no change is stated. form: for think and answer, and nothing else.
     """
 
     whole: float
@@ -55,7 +55,7 @@ def score(item: RewardInput) -> RewardResult:
 
 
 def true_changes(truth: str) -> list[Change]:
-    """Raises DataError for a truth that is no list of changes."""
+    """The changes of a truth. Raises DataError if it is not a list of changes."""
     true = read_changes(truth)
     if not true:
         raise DataError(f'truth: got {truth[:80]!r}; want JSON such as [["3", "color", "red"]]')
@@ -68,7 +68,7 @@ def check_score(truth: str, extra_info: object, truth_size: object) -> None:
 
 
 def credit(stated: Sequence[Change], true: Sequence[Change], settings: Settings) -> float:
-    """The sum over stated changes. A true change is used once, by the first change that agrees with it best.
+    """The sum over stated changes. Each true change is matched once, first by whole changes, then by fewer fields.
 
     >>> credit([("3", "color", "red"), ("4", "size", "big")], [("3", "color", "red"), ("4", "size", "small")], PAPER)
     6.5

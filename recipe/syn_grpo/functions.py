@@ -1,7 +1,7 @@
-"""Syn-GRPO: train on rows that another program makes from the policy's own descriptions, while the run trains.
+"""Syn-GRPO: train on rows that another program makes, during the run, from the policy's own descriptions.
 
-recipe.sampler:   recipe/syn_grpo/functions.py:GrowingSet         reads new rows, and writes down descriptions
-recipe.advantage: recipe/syn_grpo/functions.py:DescriptionReward  pays for descriptions whose rows get diverse answers
+recipe.sampler:   recipe/syn_grpo/functions.py:GrowingSet         reads new rows, and writes descriptions
+recipe.advantage: recipe/syn_grpo/functions.py:DescriptionReward  rewards descriptions whose rows get diverse answers
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from mars.types import Prompt, PromptRollouts
 PARENT = "made_from"
 """extra_info of a new row: the id of the prompt whose response described it."""
 WANTED = "wanted"
-# With another selection the rule would not see rows whose answers are all alike.
+# Another selection would hide rows whose answers are all alike from the rule.
 NEEDS = {"algorithm.selection": "all", "data.weights": None}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """folder: where new files of rows appear; descriptions go to its folder "wanted".
+    """folder: where new files of rows appear; descriptions are written to its folder "wanted".
 
-    share: of a step's prompts that are new rows, as far as there are enough. files_per_round: at most so many new files
-    are read before a round. weight: of the reward for a description. decay: of the running means.
+    share: of new rows among a step's prompts, if there are enough. files_per_round: most new files that are read before
+    a round. weight: of the reward for a description. decay: of the running means.
     """
 
     folder: str
@@ -49,7 +49,7 @@ class Settings:
 
 
 class GrowingSet:
-    """Each step: `share` of new rows, drawn anew from all of them, and the next prompts of the training files."""
+    """Each step: a random `share` of new rows, and the next prompts of the training files."""
 
     def __init__(self, setup: SamplerSetup, settings: Settings) -> None:
         self.setup, self.settings = setup, settings
@@ -63,7 +63,7 @@ class GrowingSet:
         readable = [prompt for prompt in self.new if prompt.prompt_id not in left_out]
         chosen = sorted(readable, key=lambda p: self._draw(round, p))[: int(self.settings.share * size)]
         given, self.place = walk(self.given, self.place, size - len(chosen), left_out)
-        # Sorted so that each update has its share of both.
+        # Sorted by a hash, so that each update has its share of both.
         return sorted([*chosen, *given], key=lambda p: self._draw(round, p))
 
     def probes(self, step: int) -> Sequence[Prompt]:
@@ -97,21 +97,21 @@ class GrowingSet:
 
 
 def appeared(folder: str, known: Sequence[str]) -> list[str]:
-    """The names of row files in `folder` that are not known, in order. A name with a dot in front is not ready yet."""
+    """The names of new row files in `folder`, sorted. A file whose name begins with a dot is not complete yet."""
     paths = (path for kind in ("*.jsonl", "*.parquet") for path in Path(folder).glob(kind))
     return sorted({path.name for path in paths if not path.name.startswith(".")} - set(known))
 
 
 def description_of(text: str) -> str | None:
-    """The only description of a response; None if there is none."""
+    """The only description in a response; None if there is none, or more than one."""
     found = [one.strip() for one in read_each(text, "description")]
     return found[0] if len(found) == 1 and found[0] else None
 
 
 class DescriptionReward:
-    """Adds weight (d(x) - m) to the advantage of each response to x that has a description.
+    """Adds weight (d(x) - m) to the advantage of each response to prompt x that has a description.
 
-    d(x): running mean of the diversity of the rows made from x. m: that of all new rows.
+    d(x): running mean of the diversity of the rows made from x. m: running mean over all new rows.
     """
 
     ramps = ("weight", "decay")

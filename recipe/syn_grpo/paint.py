@@ -3,8 +3,9 @@
     python recipe/syn_grpo/paint.py runs/quickstart/data/train.parquet runs/puzzles/syn_grpo
     python recipe/syn_grpo/paint.py runs/puzzles/syn_grpo/wanted/step_000001.jsonl runs/puzzles/syn_grpo
 
-The first form makes a new row of each row of the file; the second one of each description that a run has written. The
-colour comes from a hash of the row and the description. The file appears when it is complete, with its images in it.
+The first command makes a new row from each row of the file, the second one from each description that a run has
+written. The colour comes from a hash of the row and the description. The new file appears when it is complete, with its
+images in it.
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ def main(source: str, folder: str) -> None:
 
 
 def wanted(source: str) -> Iterator[tuple[Row, Path, str | None, str]]:
-    """For each new row to make: (row to make it of, folder of that row's images, `made_from`, description).
+    """For each new row: (the row it is made from, folder of that row's images, `made_from`, description).
 
-    made_from: the id of the prompt for which a response gave the description. A .parquet file has no descriptions:
-    None and "".
+    made_from: the id of the prompt whose response gave the description. For a .parquet file, which has no descriptions,
+    the last two are None and "".
     """
     if source.endswith(".parquet"):
         yield from ((row, Path(source).parent, None, "") for row in rows_of(source))

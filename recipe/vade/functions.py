@@ -1,4 +1,4 @@
-"""VADE: draw the prompts that the policy probably gets right about half the time, by what their responses were so far.
+"""VADE: draw prompts that the policy probably gets right about half of the time, judged by their responses so far.
 
 recipe.sampler: recipe/vade/functions.py:Vade
 """
@@ -23,12 +23,12 @@ NEEDS = AT_RANDOM
 
 @dataclass(frozen=True)
 class Settings:
-    """prior_right, prior_wrong: the Beta distribution of a prompt that nothing is known of.
+    """prior_right, prior_wrong: the Beta distribution of an unknown prompt.
 
-    decay: what a prompt's earlier counts keep of their distance to the prior when it is sampled again. slow_decay: what
-    the counts of every prompt keep of it in each step.
-    rule: "topk" takes the rates closest to `target`; "threshold" takes any between `lower` and `upper`, then those
-    closest to them. candidates: so many random prompts are considered in a round; None: all.
+    decay: when a prompt is sampled again, its earlier counts keep this share of their distance to the prior.
+    slow_decay: in each step, the counts of every prompt keep this share of it.
+    rule: "topk" takes the rates closest to `target`; "threshold" takes those between `lower` and `upper`, then the
+    closest to these. candidates: number of random prompts that a round considers; None: all.
     right_from: accuracy from which a response is right.
     """
 
@@ -54,7 +54,7 @@ class Settings:
 
 
 def best(rates: np.ndarray, count: int, settings: Settings) -> np.ndarray:
-    """The places of `count` rates, best first; among equals, the first in `rates`."""
+    """The places of the `count` best rates, best first. Among equal ones, the first in `rates`."""
     if settings.rule == "topk":
         distance = (rates - settings.target) ** 2
     else:
@@ -68,7 +68,7 @@ def kept(counts: np.ndarray, prior: np.ndarray, decay: float) -> np.ndarray:
 
 
 class Vade:
-    """For each prompt, the counts (a, b) of a Beta distribution of the share of right responses."""
+    """Keeps for each prompt the counts (a, b) of a Beta distribution of its share of right responses."""
 
     def __init__(self, setup: SamplerSetup, settings: Settings) -> None:
         self._setup, self._settings = setup, settings
@@ -87,7 +87,7 @@ class Vade:
         rates = rng.beta(self._counts[:, 0], self._counts[:, 1])
         candidates = order[self._table.readable(left_out)[order]][: self._settings.candidates]
         chosen = best(rates[candidates], self._setup.prompts_per_step, self._settings)
-        # In the random order of the candidates, so that each update of the step gets prompts of every rate.
+        # In the random order of the candidates, so that each update of the step has prompts of every rate.
         return [self._table.prompts[i] for i in candidates[np.sort(chosen)]]
 
     def probes(self, step: int) -> Sequence[Prompt]:
@@ -113,13 +113,13 @@ class Vade:
         return metrics | ({"rate_error": float(np.mean(errors))} if errors else {})
 
     def state(self) -> Mapping[str, Any]:
-        """The counts of the prompts that were sampled so far."""
+        """The counts of the prompts that have been sampled."""
         known = np.flatnonzero(self._known)
         ids = (self._table.prompts[i].prompt_id for i in known)
         return {"counts": dict(zip(ids, self._counts[known].tolist(), strict=True))}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Prompts that are not in the data any more are left out."""
+        """Restore the state, without prompts that are no longer in the data."""
         self._counts = np.tile(self._prior, (len(self._table), 1))
         self._known = np.zeros(len(self._table), dtype=bool)
         for place, counts in zip(self._table.places(state["counts"]), state["counts"].values(), strict=True):

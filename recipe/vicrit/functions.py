@@ -1,4 +1,4 @@
-"""The reward of ViCrit: the wrong words of a description, as `mars data build caption_swap` asks for them.
+"""The reward of ViCrit: find the wrong words of a description, in rows of `mars data build caption_swap`.
 
 reward.function: recipe/vicrit/functions.py:span
 """
@@ -17,9 +17,8 @@ MARKS = " \t\n\r.,;:!?\"'`*“”‘’()[]"
 def span(item: RewardInput) -> RewardResult:
     """score = exact (0 or 1) + format (0 to 0.5). accuracy: exact.
 
-    parts: exact, 1 if the answer equals the truth, the words that were changed; first_word, 1 if the first of these
-    words is among the answer's, which is what the public code's evaluation asks for; format, 0.25 each for a
-    think and for an answer.
+    parts: exact, 1 if the answer is the truth, which has the words that were changed; first_word, 1 if the answer has
+    the first of these words, as in the public code's evaluation; format, 0.25 for a think and 0.25 for an answer.
     Raises DataError for a truth without words.
     """
     check_span(item.truth)
@@ -38,7 +37,7 @@ def check_span(truth: str, extra_info: object = None, truth_size: object = None)
 
 
 def answer_text(answer: str | None) -> str:
-    """Text in \\boxed{} if the answer has one box, else the answer. "" for an answer of more than 300 characters.
+    """The text in \\boxed{} if the answer has one box, else the answer. "" if it has more than 300 characters.
 
     >>> answer_text("It is \\\\boxed{red}."), answer_text("red")
     ('red', 'red')

@@ -19,7 +19,7 @@ from mars.types import RewardInput, RewardResult
 
 @dataclass(frozen=True)
 class Criterion:
-    """found: a true box is found if its match is better than this. recall, precision: (lo, hi) of `stepped`."""
+    """found: quality of its match above which a true box is found. recall, precision: (low, high) of `stepped`."""
 
     found: float
     recall: tuple[float, float]
@@ -34,8 +34,8 @@ LATE_FROM_STEP = 1500
 def score(item: RewardInput) -> RewardResult:
     """score = recall + precision + format, each in [0, 1]. accuracy: the share of true boxes that are found.
 
-    In a scene without objects all of them are 1 for an answer that says so, and 0 for anything else.
-    Before training step 1500 the criterion is EARLY, from it on LATE. Raises DataError for a malformed truth.
+    In a scene without objects, all are 1 for an answer that says so, and 0 for any other answer.
+    The criterion is EARLY before training step 1500, and LATE from it on. Raises DataError for a malformed truth.
     """
     return scored(read_labelled(item), LATE if item.step >= LATE_FROM_STEP else EARLY)
 
@@ -60,8 +60,8 @@ def scored(reading: BoxReading, criterion: Criterion) -> RewardResult:
 def matched_quality(boxes: Sequence[LabelledBox], truth: Sequence[LabelledBox]) -> list[float]:
     """GIoU of each matched pair: min(len(boxes), len(truth)) numbers.
 
-    One box for one true box, with the smallest total cost; the cost of a pair is the L1 distance of the boxes in
-    pixels, less 1 if the labels agree, less the GIoU.
+    Boxes are matched one to one with the smallest total cost. The cost of a pair is the L1 distance of the boxes in
+    pixels, minus 1 if the labels agree, minus the GIoU.
     """
     ours, true = [entry.box for entry in boxes], [entry.box for entry in truth]
     distance = np.abs(np.array(ours)[:, None] - np.array(true)[None, :]).sum(-1)

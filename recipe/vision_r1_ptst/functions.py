@@ -11,8 +11,8 @@ from mars.types import RewardInput, RewardResult
 
 
 def score(item: RewardInput) -> RewardResult:
-    """score = format * accuracy, 0 or 1. format: think and answer, each with text, and nothing else;
-    without both there is no answer either.
+    """score = format * accuracy, 0 or 1. format: a think and an answer, each with text, and nothing else. Without both
+    blocks there is no answer.
 
     Raises DataError for a malformed truth.
     """

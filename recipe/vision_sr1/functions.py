@@ -2,7 +2,7 @@
 
 reward.function: recipe/vision_sr1/functions.py:score
 recipe.requests: recipe/vision_sr1/functions.py:DescriptionAlone  asks the question with the description, no images
-recipe.shaping:  recipe/vision_sr1/functions.py:SelfReward        the reward for a right answer to that
+recipe.shaping:  recipe/vision_sr1/functions.py:SelfReward        the reward if the answer to it is right
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ check_score = check_truth
 
 
 def has_form(text: str) -> bool:
-    """Whether a text is a description and a think with only blanks between, followed by a box at the end."""
+    """Whether a text is a description and a think, with only blanks between them, and then a box at the end."""
     blocks, end, last = text.rpartition("</think>")
     has_box = last.strip().startswith(BOX) and last.strip().endswith("}")
     return has_box and read_blocks(blocks + end, ("description", "think")) is not None
 
 
 def description_of(text: str) -> str | None:
-    """The only description of a response; None if there is none that can be read."""
+    """The only description in a response; None without one that can be read."""
     found = read_each(text, "description")
     return found[0].strip() if len(found) == 1 and has_visible(found[0]) else None
 
 
 class DescriptionAlone:
-    """Asks the question of each response with its description in place of the images: once, sampled as the response."""
+    """For each response, asks its question with its description instead of the images: one sample, sampled alike."""
 
     def before(self, prompt: Prompt, facts: StepFacts) -> Sequence[Extra]:
         return ()

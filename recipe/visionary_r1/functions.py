@@ -2,9 +2,9 @@
 
 reward.function: recipe/visionary_r1/functions.py:score
 recipe.requests: recipe/visionary_r1/functions.py:CaptionAlone   asks the question with the caption, no images
-recipe.shaping:  recipe/visionary_r1/functions.py:CaptionReward  the reward for the accuracy of that
+recipe.shaping:  recipe/visionary_r1/functions.py:CaptionReward  the reward for the accuracy of the answer to it
 
-A row's `extra_info.problem_type` is "OCR" or "free-form" for answers that may be right in part.
+A row's `extra_info.problem_type` is "OCR" or "free-form" if its answers may be partly right.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Settings:
 def score(item: RewardInput) -> RewardResult:
     """accuracy + format, each in [0, 1]. format: 1 for <info>, <think> and <answer> in this order, and nothing else.
 
-    A request with the caption alone is answered without tags. Raises DataError for a malformed truth.
+    The answer to a request with only the caption has no tags. Raises DataError for a malformed truth.
     """
     check_score(item.truth, item.extra_info)
     if item.extra == NAME:
@@ -62,7 +62,7 @@ def score(item: RewardInput) -> RewardResult:
 
 
 def check_score(truth: str, extra_info: Mapping[str, Any], truth_size: Size | None = None) -> None:
-    """Raises DataError for a malformed truth: an empty one, where it is not compared by the rules of vqa."""
+    """Raises DataError for a malformed truth: an empty one, or one that the rules of vqa refuse where they are used."""
     text, kind = (parse_truth(truth).answer or "").strip(), extra_info.get("problem_type")
     if kind == "free-form" or (kind == "OCR" and as_number(text) is None):
         problem = None if re.search(r"\w", text) else f"truth: got {truth[:80]!r}; want a text"
@@ -73,8 +73,8 @@ def check_score(truth: str, extra_info: Mapping[str, Any], truth_size: Size | No
 
 
 def accuracy(item: RewardInput, answer: str) -> float:
-    """In [0, 1]. free-form: ROUGE. A truth that is a number: 1 if the first number of the answer is the same ("50%" is
-    0.5), or if the answer is right by the rules of vqa. Other OCR: edit similarity. Else the rules of vqa.
+    """In [0, 1]. free-form: ROUGE. If the truth is a number: 1 if the answer's first number is equal ("50%" is 0.5),
+    or if the answer is right by the rules of vqa. Other OCR: edit similarity. Otherwise the rules of vqa.
     """
     truth, kind = (parse_truth(item.truth).answer or "").strip(), item.extra_info.get("problem_type")
     if kind == "free-form":
@@ -111,7 +111,7 @@ def first_number(text: str) -> float | None:
 
 
 def caption_of(text: str) -> str | None:
-    """The only caption of a response; None if there is none that can be read."""
+    """The only caption in a response; None without one that can be read."""
     found = read_each(text, "info")
     return found[0].strip() if len(found) == 1 and has_visible(found[0]) else None
 
@@ -124,7 +124,7 @@ def messages(prompt: Prompt, caption: str) -> tuple[Message, ...]:
 
 
 class CaptionAlone:
-    """Asks the question of each response with its caption in place of the images: once, sampled as the response."""
+    """For each response, asks its question with its caption instead of the images: one sample, sampled alike."""
 
     def before(self, prompt: Prompt, facts: StepFacts) -> Sequence[Extra]:
         return ()

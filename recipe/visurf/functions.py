@@ -1,8 +1,9 @@
-"""ViSurf: the true answer joins the responses to a prompt while none of them reaches it.
+"""ViSurf: the true answer joins the responses to a prompt as long as none of them scores as high.
 
 reward.function:  recipe/visurf/functions.py:score
 recipe.requests:  recipe/visurf/functions.py:TrueAnswer    the true answer as one more response
-recipe.advantage: recipe/visurf/functions.py:NeverAgainst  does not train where this would be against the true answer
+recipe.advantage: recipe/visurf/functions.py:NeverAgainst  no training that would lower the probability of the true
+answer
 
 A row's column `response`, if it has one, is the true answer with its reasoning.
 """
@@ -48,9 +49,9 @@ check_score = check_truth
 
 
 def text_of(prompt: Prompt) -> str:
-    """The row's `response`; without one, the truth in answer tags.
+    """The row's `response`. Without one, the truth in answer tags.
 
-    If the truth names several right choices, only the first is in the tags.
+    If the truth has several right choices, only the first is in the tags.
     """
     if prompt.response is not None:
         return prompt.response
@@ -59,13 +60,13 @@ def text_of(prompt: Prompt) -> str:
 
 
 def worth(prompt: Prompt) -> float:
-    """The score of the true answer: 1, or 0 if the reward does not read it as right. Raises as `score`."""
+    """The score of the true answer: 1; 0 if the reward does not read it as right. Raises as `score`."""
     text = text_of(prompt)
     return score(RewardInput(prompt.data_source, None, text, prompt.truth, None, None, prompt.extra_info, NAME)).score
 
 
 class TrueAnswer:
-    """Adds the true answer to a prompt, unless one of its responses has a score as high as that of the true answer."""
+    """Adds the true answer to a prompt, unless a response to the prompt has a score as high."""
 
     def before(self, prompt: Prompt, facts: StepFacts) -> Sequence[Injected]:
         return ()
@@ -80,7 +81,7 @@ class TrueAnswer:
 class NeverAgainst:
     """Weight 0 for a true answer if a response has at least its reward, or if its advantage is not above 0.
 
-    Both are so only because of penalties, of another reward than `score`, or of the rewards of anchors.
+    This only happens with penalties, with another reward than `score`, or because of the rewards of anchors.
     """
 
     def __call__(self, base: Advantages, kept: Sequence[PromptRollouts], facts: StepFacts) -> Advantages:

@@ -1,7 +1,7 @@
-"""VL-Cogito: advantages weighted by how hard a prompt is, in three stages, and longer thoughts where answers are wrong.
+"""VL-Cogito: advantages weighted by a prompt's difficulty, in three stages, and longer reasoning if answers are wrong.
 
 reward.function:  recipe/vl_cogito/functions.py:score             stages 1 and 2
-reward.function:  recipe/vl_cogito/functions.py:score_last_stage  stage 3: wrong answers that repeat themselves lose too
+reward.function:  recipe/vl_cogito/functions.py:score_last_stage  stage 3: less for wrong answers that repeat themselves
 recipe.advantage: recipe/vl_cogito/functions.py:DifficultyWeight
 recipe.shaping:   recipe/vl_cogito/functions.py:LengthOfWrong     stage 3
 """
@@ -29,11 +29,11 @@ WEIGHT_OF_TARGET = 0.5
 
 @dataclass(frozen=True)
 class Settings:
-    """curve: the weight of a prompt by its share of right responses, by the original's names. all_wrong: the weight
-    that s_1 gives to a prompt without a right response.
+    """curve: the weight of a prompt by its share of right responses, named as in the original. all_wrong: the weight
+    that curve s_1 gives to a prompt without a right response.
 
-    target_tokens, limit_tokens: lengths that a wrong response to a prompt without a right one should reach, and should
-    stay below. right_from: accuracy from which a response is right.
+    target_tokens, limit_tokens: a wrong response to a prompt without a right one should have target_tokens tokens or
+    more, but fewer than limit_tokens. right_from: accuracy from which a response is right.
     """
 
     curve: Literal["s_3", "s_2", "s_1", "h_1", "h_2", "h_3"]
@@ -56,7 +56,7 @@ def score(item: RewardInput) -> RewardResult:
 
 
 def score_last_stage(item: RewardInput) -> RewardResult:
-    """`score`, and for a wrong answer minus half the share of its 20-grams of words that come again (`repetition`)."""
+    """`score`; for a wrong answer minus half the share of its repeated 20-grams of words (`repetition`)."""
     plain = score(item)
     words = item.response.lower().split()
     part = 0.0 if plain.accuracy else -0.5 * repetition(words, NGRAM)
@@ -104,7 +104,7 @@ class DifficultyWeight:
 class LengthOfWrong:
     """Up to half a point less for a wrong response that is shorter, or much longer, than the right ones of its group.
 
-    In a group without a right one, the target length of the settings is the measure, and up to a quarter is lost.
+    If the group has no right one, the length is compared with the settings' lengths, and up to a quarter is lost.
     """
 
     ramps = ("target_tokens", "limit_tokens")
@@ -123,7 +123,7 @@ class LengthOfWrong:
 
 
 def length_term(tokens: int, right_tokens: float | None, settings: Settings) -> float:
-    """What a wrong response of this length gets. right_tokens: mean length of its group's right ones, None without.
+    """The amount for a wrong response of this length. right_tokens: mean length of its group's right ones, or None.
 
     >>> settings = Settings("s_1", 0.25, 750, 4096, 0.5)
     >>> [length_term(tokens, 100.0, settings) for tokens in (0, 100, 200, 900)]
@@ -139,5 +139,5 @@ def length_term(tokens: int, right_tokens: float | None, settings: Settings) -> 
 
 
 def _cosine(progress: float) -> float:
-    """-LONGEST_LOSS at 0, 0 at 1, back to -LONGEST_LOSS at 2."""
+    """-LONGEST_LOSS at 0, 0 at 1, and -LONGEST_LOSS again at 2."""
     return -LONGEST_LOSS / 2 * (1 + cos(pi * progress))

@@ -1,4 +1,4 @@
-"""The rewards of VLM-R1 for boxes: open-vocabulary detection, and one object that a sentence refers to.
+"""The rewards of VLM-R1 for boxes: open-vocabulary detection, and the object that a sentence refers to.
 
 reward.function: recipe/vlm_r1/functions.py:detection
 reward.function: recipe/vlm_r1/functions.py:reference
@@ -21,8 +21,8 @@ from mars.types import RewardInput, RewardResult
 def detection(item: RewardInput) -> RewardResult:
     """score = od_length (0 to 1) + format (0 or 1). accuracy: od_length.
 
-    parts: od_length (mAP times the length factor; 1 if neither answer nor truth has boxes, 0 if only one has), map,
-    length_factor, format. Raises DataError for a malformed truth.
+    parts: od_length (mAP times the length factor; 1 if neither answer nor truth has boxes, 0 if only one of them has),
+    map, length_factor, format. Raises DataError for a malformed truth.
     """
     reading = read_labelled(item)
     precision = class_precision(reading)
@@ -35,7 +35,7 @@ def detection(item: RewardInput) -> RewardResult:
 def reference(item: RewardInput) -> RewardResult:
     """score = iou (0 to 1) + format (0 or 1), for a truth of one box. accuracy: iou.
 
-    The IoU is that of the answer's first box, and 0 if there is none. Raises DataError for any other truth.
+    iou: of the answer's first box; 0 without a box. Raises DataError for any other truth.
     """
     true = the_box(item.truth)
     ours = [entry.box for entry in read_labelled(item).boxes[:1]]
@@ -48,7 +48,7 @@ check_detection = check_truth
 
 
 def check_reference(truth: str, extra_info: Mapping[str, Any], truth_size: Size | None) -> str | None:
-    """What is wrong with a truth. Raises DataError for a truth that is not one box."""
+    """What is wrong with a truth; None if nothing is. Raises DataError for a truth that is not one box."""
     the_box(truth)
     return check_truth(truth, extra_info, truth_size)
 
@@ -70,7 +70,8 @@ def length_factor(predicted: int, true: int) -> float:
 
 
 def class_precision(reading: BoxReading) -> float:
-    """COCO's mAP of an answer: the mean over the truth's labels; all boxes are one class if a true box has no label."""
+    """COCO's mAP of an answer: the mean over the truth's labels. If a true box has no label, all boxes are one
+    class."""
     if not reading.truth or not reading.entries:
         return float(reading.readable and not reading.truth and not reading.entries)
     labels = sorted({true.label for true in reading.truth}) if reading.labels_count else [None]

@@ -1,7 +1,7 @@
-"""VOGUE: some prompts train on responses to a noisy image, with a bonus where the noise changes the policy most.
+"""VOGUE: some prompts are trained on responses to noisy images, with a bonus where the noise changes the policy most.
 
-recipe.requests:   recipe/vogue/functions.py:NoisyBranch    asks the noisy image of some prompts
-recipe.advantage:  recipe/vogue/functions.py:OneBranch      trains these prompts on their noisy responses alone
+recipe.requests:   recipe/vogue/functions.py:NoisyBranch    samples some prompts with noisy images
+recipe.advantage:  recipe/vogue/functions.py:OneBranch      trains these prompts only on their noisy responses
 recipe.tokens:     recipe/vogue/functions.py:NoisyBonus     adds to the advantages of noisy tokens
 recipe.transforms: recipe/vogue/functions.py:noise          named "noise"
 """
@@ -32,10 +32,11 @@ _MAX_LOG_RATIO = 20.0  # keeps exp finite in float32
 
 @dataclass(frozen=True)
 class Settings:
-    """samples: responses to the noisy images. noisy_share: probability that a prompt is trained on them; a ramp.
+    """samples: responses to the noisy images. noisy_share: probability that a prompt is trained on them; may be a ramp.
 
     steps: diffusion steps of the noise, of 1000.
-    uncertainty, entropy: factors of the two bonuses. max_uncertainty: of a token, in nats. These may be ramps too.
+    uncertainty, entropy: factors of the two bonuses. max_uncertainty: of a token, in nats. These three may be ramps
+    too.
     """
 
     samples: int
@@ -57,7 +58,8 @@ def noise(settings: Settings) -> ImageTransform:
 
 
 class NoisyBranch:
-    """Asks a prompt again with noise on its images, if this step trains its noisy branch. The responses are guests."""
+    """Samples a prompt also with noise on its images, if this step trains its noisy branch. The responses are
+    guests."""
 
     ramps = ("noisy_share",)
 
@@ -79,10 +81,10 @@ def is_noisy(prompt_id: str, facts: StepFacts) -> bool:
 
 
 class OneBranch:
-    """Weight 0 for a prompt's responses to its clean images, if it is trained on responses to its noisy ones.
+    """Weight 0 for a prompt's responses to clean images, if the prompt is trained on responses to noisy images.
 
-    If all noisy ones failed or are left out (algorithm.truncated_responses=mask), the clean ones are trained on. Clean
-    and noisy ones stay in the pool from which advantages are computed.
+    If all noisy responses failed or are left out (algorithm.truncated_responses=mask), the clean ones are trained on.
+    Both stay in the pool from which advantages are computed.
     """
 
     def __call__(self, base: Advantages, kept: Sequence[PromptRollouts], facts: StepFacts) -> Advantages:
@@ -102,7 +104,7 @@ class OneBranch:
 
 
 class NoisyBonus:
-    """A token of a noisy response has advantage + uncertainty x min(u, max_uncertainty) + entropy x H."""
+    """Gives a token of a noisy response advantage + uncertainty x min(u, max_uncertainty) + entropy x H."""
 
     ramps = ("uncertainty", "entropy", "max_uncertainty")
     passes = (ScoringPass(NAME, TRANSFORM),)
@@ -133,9 +135,9 @@ def uncertainty(clean: Tensor, noisy: Tensor, from_noisy: Tensor) -> Tensor:
     """An estimate of u = (KL(clean || noisy) + KL(noisy || clean)) / 2 at each token: (e^d - 1) d / 2, never negative.
 
     clean, noisy: log-probs of the sampled tokens given the two images, [T]. from_noisy: whether the token was sampled
-    from the noisy one. d: log-prob given the other image minus that given the image it was sampled from. The mean over
-    sampled tokens is u: that of e^d - 1 - d is the KL to the other, that of d e^d - e^d + 1 the KL back, and their
-    sum is (e^d - 1) d.
+    given the noisy image. d: log-prob given the other image minus log-prob given the image it was sampled from. Over
+    sampled tokens, the mean of e^d - 1 - d is the KL to the other distribution, and the mean of d e^d - e^d + 1 the KL
+    back. Their sum is (e^d - 1) d, whose mean is 2 u.
     """
     d = torch.where(from_noisy, clean - noisy, noisy - clean).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
     return torch.expm1(d) * d / 2

@@ -1,4 +1,4 @@
-"""VPPO: trains on the tokens that depend most on the image, and more on responses that depend on it more.
+"""VPPO: trains on the tokens that depend most on the image, and more on the responses that depend more on it.
 
 reward.function:   recipe/vppo/functions.py:score
 recipe.transforms: recipe/vppo/functions.py:masked         black patches
@@ -32,10 +32,10 @@ _SAME = 1e-6
 
 @dataclass(frozen=True)
 class Settings:
-    """masked_share: of the patches that are black. images: of a prompt that are masked, "all" or "one".
+    """masked_share: share of the patches that are black. images: which images of a prompt are masked, "all" or "one".
 
-    cap: the highest dependency of a token, in nats. kept_share: of a response's tokens that stay in the policy loss.
-    lowest_weight: of the response that depends least on the image. entropy: of the entropy term.
+    cap: largest dependency of a token, in nats. kept_share: share of a response's tokens that stay in the policy loss.
+    lowest_weight: weight of the response that depends least on the image. entropy: factor of the entropy term.
     """
 
     masked_share: float
@@ -72,7 +72,7 @@ def masked(settings: Settings) -> ImageTransform:
 def largest(values: Tensor, layout: TokenLayout, share: float) -> Tensor:
     """Which tokens are among the ceil(share x n) largest of their sequence's n counted tokens: bool, [T].
 
-    values: [T]. Of equal values the first ones are taken.
+    values: [T]. Among equal values, the first ones are taken.
     """
     order = torch.where(layout.mask, values, -torch.inf).argsort(descending=True, stable=True)
     order = order[layout.sequence_index[order].argsort(stable=True)]
@@ -84,7 +84,7 @@ def largest(values: Tensor, layout: TokenLayout, share: float) -> Tensor:
 
 
 def response_weights(scores: Tensor, totals: Mapping[str, float], lowest: float) -> Tensor:
-    """The weight of each response: from `lowest`, growing with its score, 1 in the mean over the update.
+    """The weight of each response. It grows with the score, from `lowest`. Its mean over the update is 1.
 
     scores: mean dependency of each response, [S]. totals: the lowest and highest score, their sum and their number.
     """
@@ -101,10 +101,11 @@ def have_images(facts: TokenFacts) -> Tensor:
 
 
 class SeeingTokens:
-    """With s the dependency of a token on the image, min(exp(m - old) - (m - old) - 1, cap), m its log-prob for the
-    masked image: filters the tokens of the policy loss, multiplies advantages, and adds -entropy x log-prob.
+    """Filters the tokens of the policy loss and multiplies advantages, by the dependency of tokens on the image. Adds
+    -entropy x log-prob to the loss.
 
-    A response to a prompt without an image keeps all its tokens and its advantages, and does not count in the totals.
+    The dependency is min(exp(m - old) - (m - old) - 1, cap), with m the token's log-prob for the masked image. A
+    response to a prompt without an image keeps its tokens and advantages, and does not count in the totals.
     """
 
     measures = True
@@ -115,7 +116,7 @@ class SeeingTokens:
         self.passes = (ScoringPass("masked", "masked", images="one" if settings.images == "one" else "all"),)
 
     def _dependencies(self, facts: TokenFacts) -> tuple[Tensor, Tensor]:
-        """Of tokens, [T], and their mean in each response, [S]."""
+        """The dependencies of tokens, [T], and their mean in each response, [S]."""
         found = capped_k3(facts.old, facts.extra["masked"], facts.now("vppo", self.settings).cap)
         found = torch.where(facts.with_images, found, 0.0)
         return found, facts.layout.sum_by_sequence(found) / facts.layout.lengths().clamp(min=1)
