@@ -59,7 +59,7 @@ def check_processor(folder: Path, key: str, trust_remote_code: bool) -> None:
     """
     from transformers import AutoImageProcessor, AutoProcessor, AutoVideoProcessor
 
-    # The sizes are mars's own, data.min_image_pixels and data.max_image_pixels.
+    # Any limits serve: those of a run are data.min_image_pixels and data.max_image_pixels.
     budget = ImageBudget.from_pretrained(str(folder), 784, 50176)
     loaded = {}
     for kind, auto in (("image", AutoImageProcessor), ("video", AutoVideoProcessor), ("", AutoProcessor)):

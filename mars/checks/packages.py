@@ -15,7 +15,7 @@ from mars.run_dir.ray_folder import check_vllm_folder, ray_folder_parent
 # Packages whose kernels transformers uses for linear attention if they are installed: name for pip -> (name for Python,
 # whether it computes in float32).
 _KERNELS = {"flash-linear-attention": ("fla", False), "causal-conv1d": ("causal_conv1d", True)}
-# One of these is there wherever CUDA or ROCm finds a GPU: NVIDIA's driver, that of WSL, and AMD's.
+# Files of the drivers of NVIDIA, WSL and AMD. Wherever CUDA or ROCm finds a GPU, one of them exists.
 _GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
 

@@ -28,7 +28,7 @@ from mars.config.problem import Problem
 from mars.errors import ConfigError
 
 NOT_SET = "???"
-"""The value of a setting without one, as in a file."""
+"""Stands for the value of a setting that has none, as in files."""
 
 _SAVED = "config.yaml"
 _WIDTH = 80

@@ -21,8 +21,8 @@ from mars.config.verl_names import library, translation
 
 EXPERIMENT = "experiment"
 _KEY = re.compile(r"[+~]*([\w./]+)")
-# A value that begins with a home directory, or has a letter beyond ASCII, as /données/train.parquet: Hydra takes both
-# only in quotes, and no shell replaces "~" there.
+# A value that begins with "~", or has a letter beyond ASCII, such as /données/train.parquet. Hydra accepts such a value
+# only in quotes.
 _BARE = re.compile(r"(?<=[=\[,:])( *)((?:[\w./@+~:-]|[^\x00-\x7f])+)(?= *[,\]}]| *$)", re.ASCII)
 _QUOTE = "write key=value; quote a value with special characters: 'run.name=\"a=b\"'"
 

@@ -21,7 +21,7 @@ PATH_KEYS = (
 """Keys with a path, or a list of paths. Functions in users' files are paths too: mars/plugin.py expands those."""
 
 _OF_RECIPES = ("data.image_root", "data.train_files", "data.eval_files")
-"""Keys with paths that recipes have: those in recipe/ are mars' own, if the current folder has none."""
+"""Keys whose paths may begin with recipe/: if the current folder has no such path, mars' own recipes are meant."""
 
 _VARIABLE = re.compile(r"\$(?=\w|\{)\{?(?P<name>\w*)")
 _WRITE_VARIABLE = "write ${oc.env:NAME} for it, ~ for $HOME, or ./$… for a file of this name"

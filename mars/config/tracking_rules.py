@@ -9,7 +9,7 @@ from mars.config.rules import Rule
 from mars.config.run_sections import TRACKERS
 from mars.plugin import is_spec
 
-# Tracker -> what its package takes as the name of a project, the longest name, and the same in words.
+# Tracker -> (names of projects that its package accepts, length of the longest name, the allowed names in words).
 _PROJECTS = {
     "wandb": (re.compile(r"[^/\\#?%:]+"), 128, "none of / \\ # ? % :"),
     "swanlab": (re.compile(r"[0-9a-zA-Z_\-+.]+"), 100, "letters from a to z, digits and _ - + . alone"),

@@ -30,7 +30,7 @@ GENERATOR = "mars report of several runs"
 """A mark in each page of this kind: only a file with this mark may be replaced by a new page."""
 
 MAX_RUNS = MAX_LINES
-_HEADING_CHARACTERS = 24  # of a run's name above a column
+_HEADING_CHARACTERS = 24  # most characters of a run's name above a column
 _SCRIPT = "answers.js"  # loads the page again
 
 

@@ -41,11 +41,11 @@ _SMOOTH_FROM = 40
 _MAX_BARS = 100
 _WIDTH, _HEIGHT = 4.6, 2.9  # inches: letters of 9 points can be read where a figure is as wide as a phone
 _LABEL_CHARACTERS = 60
-_LINE_CHARACTERS = 68  # of a line of the legend
-MAX_LINES = 12  # of a figure: more could not be told apart
-_MAX_POINTS = 400  # of a run's line among those of other runs: more cannot be seen, and take room on the page
+_LINE_CHARACTERS = 68  # most characters of a line of the legend
+MAX_LINES = 12  # most lines of a figure: more could not be told apart
+_MAX_POINTS = 400  # most points of a run's line: more cannot be seen, and make the page larger
 _MARKED = 20  # lines of runs with at most so many points show where they are, such as evaluations
-_LARGEST = 1e100  # of a drawn value: axes overflow near the largest float, and cannot show NaN and infinity
+_LARGEST = 1e100  # largest drawn value: axes overflow near the largest float
 _ANCHOR = re.compile(r"mars/anchor/(.+)/mean")
 
 
@@ -104,7 +104,7 @@ def _difference(left: Series, right: Series) -> Series:
 
 
 def _trailing_means(series: Series, window: int, places: Sequence[int]) -> Series:
-    """Of the points at `places`, the step and the mean of the last `window` values."""
+    """(step, mean of the last `window` values) of the points at `places`."""
     values = [value for _, value in series]
     parts = [values[max(0, place + 1 - window) : place + 1] for place in places]
     return [(series[place][0], sum(part) / len(part)) for place, part in zip(places, parts, strict=True)]
@@ -128,7 +128,7 @@ def lines_figure(caption: str, lines: Mapping[str, Series], unit: str, *, of_run
 
 
 def _line_figure(lines: Mapping[str, Series], numbers: Mapping[str, int], unit: str, of_runs: bool) -> bytes:
-    longest = max(map(len, lines.values()))  # one window for all lines: with a shorter one, a line is less steady
+    longest = max(map(len, lines.values()))  # one window for all lines: a shorter window makes a line less smooth
 
     def draw(axes: Axes) -> None:
         for name, series in lines.items():

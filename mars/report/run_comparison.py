@@ -25,7 +25,7 @@ NONE = "–"
 _SIX_DIGITS = ".6g"
 _USUAL = ("started", "checkpoint_saved", "finished")
 _STEPS_SHOWN = 5
-_VALUE_CHARACTERS = 120  # of a value
+_VALUE_CHARACTERS = 120  # most characters of a value
 _SAME_CHARACTERS = 30  # shown before the place where values begin to differ
 
 

@@ -19,7 +19,7 @@ from mars.tracking.rollouts import ROLLOUTS_FOLDER
 
 _QUESTIONS = 24
 _VIEWS = 100  # most views to choose from
-_SCRIPT = "answers.js"  # the filter, and loading again
+_SCRIPT = "answers.js"  # filters the answers, and loads the page again
 
 _SUMMARY_KEYS = (
     "run.num_steps",

@@ -149,7 +149,7 @@ def load_json(text: str) -> Any:
     depths = accumulate(map(_STEP.__getitem__, brackets))
     if max(depths, default=0) > MAX_NESTING:
         raise ValueError(f"nested deeper than {MAX_NESTING}")
-    # float() reads digits without end; int() refuses more than 4,300 with an error of its own.
+    # float() reads any number of digits; int() refuses more than 4,300 with another error.
     return json.loads(text, parse_int=float)
 
 

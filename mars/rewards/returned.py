@@ -124,7 +124,7 @@ def _not_finite(number: Any) -> str | None:
         return None if math.isfinite(number) else f"is not a finite number; got {number}"
     except OverflowError:
         return f"is not a finite number; got one of {type(number).__name__} beyond the range of float"
-    except ValueError:  # of a Decimal that signals
+    except ValueError:  # a signalling NaN of Decimal
         return f"is not a finite number; got {number}"
 
 

@@ -73,7 +73,7 @@ def edit_distance(answer: Sequence[Hashable], reference: Sequence[Hashable]) -> 
     for i, item in enumerate(answer):
         where[item] = where.get(item, 0) | 1 << i
     full, last = (1 << len(answer)) - 1, 1 << (len(answer) - 1)
-    # Rows whose value is above (up) or below (down) that of the row before.
+    # The rows whose value is above (up) or below (down) the value of the previous row.
     up, down, distance = full, 0, len(answer)
     for item in reference:
         equal = where.get(item, 0)

@@ -30,8 +30,8 @@ class CallThreads:
         self._num_threads = num_threads
         self._timeout_s = timeout_s
         self._queue: SimpleQueue[Call] = SimpleQueue()
-        self._deadlines: dict[int, float] = {}  # of the calls that the pool awaits
-        self._lock = threading.Lock()  # of the deadlines and of sending
+        self._deadlines: dict[int, float] = {}  # of the calls whose end the pool awaits
+        self._lock = threading.Lock()  # guards the deadlines, and sending
 
     def serve(self) -> None:
         """Takes calls until the pool closes its end, then raises EOFError. There are never more calls than threads."""

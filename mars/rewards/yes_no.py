@@ -100,7 +100,7 @@ def _last_word(words: tuple[str, ...], text: str) -> str | None:
     if set(words) >= POLAR and _HEDGES & set(words):
         return None
     clauses = [clause for clause in map(_words, _CLAUSE_END.split(_spelt_out(text))) if clause]
-    before = set(clauses[-1][:-1]) - ARTICLES  # they do not make "a yes?" a question
+    before = set(clauses[-1][:-1]) - ARTICLES  # "a yes?" does not count as a question
     if before and text.rstrip("\"'”’ ").endswith("?"):
         return None
     return None if before & _WITHDRAWS or _OPPOSITE[last] in before else last

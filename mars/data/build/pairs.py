@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 QUARTERS = ("upper left", "upper right", "lower left", "lower right")
 ANGLES = (0, 90, 180, 270)
 EPSILON = 1e-9  # shares are floats: their products may be a little too large or small
-SMALLEST, LARGEST = 0.6, 0.9  # share of the sides in the two views of `Contrastive`
+SMALLEST, LARGEST = 0.6, 0.9  # sides of views, as shares of the image's shorter side
 Part = tuple[float, float, float, float]
 
 

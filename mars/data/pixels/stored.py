@@ -47,7 +47,7 @@ class Place(NamedTuple):
 
 
 ReadImage = Callable[[Place], str | bytes]
-"""The file of an image, or its encoded bytes. Raises BadImage."""
+"""(place of an image) -> the path of its file, or its encoded bytes. Raises BadImage."""
 
 
 def stored_image(place: Place) -> str | bytes:

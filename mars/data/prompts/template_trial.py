@@ -119,7 +119,7 @@ def _render_all(tokenizer: Any, arguments: Mapping[str, Any], connection: Connec
 
     `try_template` says when a template fails. The parent kills the child after `_DEADLINE_S` seconds.
     """
-    with suppress(OSError, ValueError):  # a system without /proc, or a lower limit
+    with suppress(OSError, ValueError):  # there is no /proc, or the limit is lower already
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + _MEMORY_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))

@@ -17,7 +17,7 @@ from mars.output.files import replacing
 from mars.output.progress import progress
 from mars.types import IMAGE_MARKER
 
-UNNAMED = "looking"  # what a teacher thinks that does not name the image it believes
+UNNAMED = "looking"  # the thought of a teacher that names no image
 
 
 @dataclass(frozen=True)
