@@ -73,8 +73,8 @@ def demands(
 def host_line(offloaded: int, cluster: ClusterConfig) -> Iterator[str]:
     """Host memory of a rank that takes turns with an engine. offloaded: bytes that it moves there.
 
-    Pinned memory comes in blocks of powers of two, one for each tensor, so it may be twice as much. A checkpoint copies
-    what it writes.
+    Pinned memory comes in blocks of powers of two, one for each tensor, so it may take up to twice as much. A
+    checkpoint needs a further copy of what it writes.
     """
     if is_colocated(cluster.placement, cluster.kind, cluster.device):
         size = offloaded / _GIB

@@ -235,10 +235,11 @@ def make_hook(
 ) -> Any:
     """Run the file of `spec` and call what it names with `arguments` and the file's settings, if it declares any.
 
-    recipe: as `resolved` returns it. key: that of `spec`, such as "recipe.advantage". members: what the hook must
-    have: a method -> the number of its arguments, or an attribute -> None. ramps: of the run. If they change a setting
-    of the file, reading this setting from the settings given here raises ConfigError (`read_once`). Raises ConfigError
-    if a member is missing.
+    recipe: as `resolved` returns it. key: the setting that has `spec`, such as "recipe.advantage".
+    members: what the hook must have: method -> number of its arguments, attribute -> None.
+    ramps: of the run. If they change a setting of the file, the hook gets a ConfigError when it reads this setting from
+        the settings given here (`read_once`).
+    Raises ConfigError if a member is missing.
     """
     name = settings_name(spec)
     wanted = f"({', '.join([*(type(given).__name__ for given in arguments), 'settings: Settings'])})"

@@ -93,7 +93,7 @@ class StepHooks:
     def weighted(
         self, kept: list[SampledPrompt], settings: AdvantageSettings, step: int
     ) -> tuple[list[SampledPrompt], dict[str, float]]:
-        """The prompts to train on with the advantages and weights that the `AdvantageRule`s make, and metrics.
+        """(prompts to train on, with the advantages and weights that the `AdvantageRule`s give; metrics).
 
         Raises ConfigError if a rule gives another number of values, a value that is not finite, or a weight below 0.
         """

@@ -34,7 +34,7 @@ class Page:
 
     Every part whose number or size depends on data is rendered by `parts` or `spread`, and every image is embedded by
     `embed` or `picture`, so that the page stays within its limit.
-    macros: the file that has the macros of the parts. folder: of the templates; that of this file by default.
+    macros: the file that has the macros of the parts. folder: where the templates are; by default beside this file.
     """
 
     def __init__(self, macros: str, folder: Path = _HERE) -> None:

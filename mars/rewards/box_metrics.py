@@ -22,9 +22,9 @@ def iou_matrix(ours: Sequence[Box], true: Sequence[Box]) -> np.ndarray:
 
 
 def giou_matrix(ours: Sequence[Box], true: Sequence[Box]) -> np.ndarray:
-    """Generalised IoU (arXiv 1902.09630) of each pair: IoU - (hull - union) / hull, in (-1, 1]. [len(ours), len(true)]
+    """Generalised IoU (arXiv 1902.09630) of each pair: [len(ours), len(true)], in (-1, 1].
 
-    hull: the area of the smallest box around both.
+    It is IoU - (hull - union) / hull. hull: the area of the smallest box around both.
 
     >>> giou_matrix([(0, 0, 10, 10)], [(0, 0, 10, 10), (30, 0, 40, 10)]).tolist()  # 0 - (400 - 200) / 400
     [[1.0, -0.5]]

@@ -105,9 +105,9 @@ def mean_iou(ious: Sequence[float], num_true: int) -> float:
 def compat_reward(ious: Sequence[float], num_predicted: int, num_true: int) -> float:
     """The public code's reward for matched IoUs. num_true must be at least 1. In [0, 1 + 0.3 ln num_true].
 
-    sum of the IoUs above 0.3 / num_true * (1 + 0.3 ln num_true) - min(0.5 extra / num_true, 1),    not below 0
+    (sum of the IoUs above 0.3) / num_true * (1 + 0.3 ln num_true) - min(0.5 extra / num_true, 1),    at least 0
 
-    extra: num_predicted - num_true, not below 0. Boxes are matched first; then pairs with an IoU of 0.3 or less are
+    extra: num_predicted - num_true, at least 0. Boxes are matched first; then pairs with an IoU of 0.3 or less are
     left out. Constants: the public code of the paper (docs/rewards.md).
 
     >>> round(compat_reward([0.8, 0.3], num_predicted=2, num_true=2), 6)  # 0.8 / 2 * (1 + 0.3 ln 2)
@@ -175,7 +175,7 @@ def check_truth(truth: str, extra_info: Mapping[str, Any], truth_size: tuple[int
     """What is wrong with a truth, or None. Refuses a malformed truth, and a box outside the image.
 
     Also refuses boxes that are shares of the image's sides (0 to 1): no answer in pixels could match them.
-    truth_size: (width, height) of the image; None: not checked.
+    truth_size: (width, height) of the image; None: no box is outside.
 
     A corner may be ROUNDING pixels outside: x + w of a COCO box may be 640.0000001 in an image of width 640.
     """

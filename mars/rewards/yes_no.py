@@ -67,13 +67,14 @@ _IS_THERE = re.compile(r"(?:there|it|they|he|she) (?:is|are|was|were|does|do)")
 
 
 def yes_or_no(answer: str) -> str | None:
-    """ "yes", "no", or None where the answer is neither, or both.
+    """ "yes", "no", or None if the answer is neither, or both.
 
-    - The last word, unless its clause negates it ("not yes", "I cannot say no") or says the opposite too.
-    - The first word, if a clause follows that does not contradict or revise it: "Yes, there is a car."
-    - One sentence about what is there: "There is no car.", "It is not."
-    The rules are tried in this order. Of an answer longer than `MAX_CHARS` only the last `MAX_CHARS` characters are
-    read, and only the rule of the last word is tried.
+    Three rules are tried in this order:
+    - The last word decides, unless its clause negates it ("not yes", "I cannot say no") or says the opposite too.
+    - The first word decides, if a clause follows that does not contradict or revise it: "Yes, there is a car."
+    - One sentence about what is there decides: "There is no car.", "It is not."
+    Of an answer longer than `MAX_CHARS`, only the last `MAX_CHARS` characters are read, and only the first rule is
+    tried.
 
     >>> yes_or_no("I see one, so yes"), yes_or_no("not yes"), yes_or_no("There is no car."), yes_or_no("yes or no")
     ('yes', None, 'no', None)

@@ -25,7 +25,7 @@ Part = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Rotation:
-    """By which angle was the second image rotated? Counter-clockwise, in steps of 90 degrees. sources: see `pairs`.
+    """By which angle, counter-clockwise in steps of 90 degrees, was the second image rotated? sources: see `pairs`.
 
     The second image is only the square in the middle, because the shape of a whole image would tell 90 and 270 from 0
     and 180.

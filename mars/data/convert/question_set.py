@@ -43,9 +43,10 @@ class SetRules:
         only if the numbers of image tags and of images differ.
     depth: encoding of the source "depth" if its file has more than 8 bits per channel.
     truth: answer -> ground truth, for questions without choices.
-    keep_file_names: name a split after its file; otherwise it is train or test, as the run scripts expect.
-    responses: the assistant's turn of a conversation is also the row's response, for the cold start.
-    tidy: put leading image tags on a line of their own, followed by the task instruction, and list the choices.
+    keep_file_names: whether a split has its file's name; otherwise it is train or test, as the run scripts expect.
+    responses: whether the assistant's turn of a conversation is also the row's response, for the cold start.
+    tidy: whether to put leading image tags on a line of their own, followed by the task instruction, and to list the
+        choices.
     """
 
     name: str

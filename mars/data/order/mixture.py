@@ -29,7 +29,8 @@ class PromptMixture(PromptStream):
     """An endless sequence of batches in which set i has the share weights[i] / sum(weights).
 
     Shares are rounded to whole prompts so that the running total never drifts. Each set has its own epochs. No prompt
-    comes twice in a batch. Within a batch the sets alternate, so that every update of the step gets its share of each.
+    comes twice in a batch. Within a batch the sets alternate, so that every update of the step gets prompts of each
+    set.
     One epoch of the mixture is as many prompts as all sets have together (`len`).
 
     If weights change, the shares of each batch are rounded to a millionth.

@@ -139,7 +139,7 @@ def _stamp(place: Place) -> tuple[int, int]:
 
 
 class ContentCache:
-    """Contents by their SHA-256, on disk, in at most `max_bytes`; the oldest are dropped first.
+    """Contents by their SHA-256, on disk, in at most `max_bytes`. The oldest contents are dropped first.
 
     The files are temporary and have no name: no other process can open them, and the system frees them however this
     process ends. Not safe to use from several threads.

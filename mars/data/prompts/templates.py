@@ -29,7 +29,8 @@ class PromptTemplate:
         question: that message's text, with one "<image>" per image in place. The template must keep these markers.
         choices: list of texts, may be empty.
         box_space: the frame of the model's boxes, "resized_pixels" or "norm_1000".
-        model_type: that of config.json. data_source: the row's. sources: their names.
+        model_type: the model_type of config.json.
+        data_source: the row's data_source. sources: the names of the row's sources.
     Jinja code in a row's text is not run.
     """
 
