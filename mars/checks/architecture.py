@@ -1,8 +1,9 @@
 """Compare a checkpoint with the architecture of its config.json, and try what saving the policy will do.
 
 Slow to import: it needs transformers' model classes. `python -m mars.checks.architecture PATH KEY TRUST` prints the
-error as JSON. mars/checks/model.py runs this module in another process, so that a driver that needs no model does not
-import these classes.
+error as JSON. mars/checks/model.py runs this module in another process, so that a driver that needs no model class does
+not
+import them.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ def _beside(first: str, group: Sequence[tuple[str, Pair, Mapping[str, list[str]]
 
 
 def _turned(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The table with one row, instead of one column, for each run, because ten columns would not fit."""
+    """The table with one row, instead of one column, for each run."""
     labels, cells = zip(*table["rows"], strict=True)
     rows = list(zip(table["columns"], zip(*cells, strict=True), strict=True))
     return {**table, "columns": labels, "rows": rows}

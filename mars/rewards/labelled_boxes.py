@@ -38,7 +38,7 @@ class BoxReading:
 
     @property
     def labels_count(self) -> bool:
-        """Whether every true box has a label, so that labels can be compared."""
+        """Whether every true box has a label."""
         return all(true.label for true in self.truth)
 
 

@@ -61,8 +61,7 @@ def rouge_n(answer: Sequence[str], reference: Sequence[str], n: int) -> float:
 def edit_distance(answer: Sequence[Hashable], reference: Sequence[Hashable]) -> int:
     """The fewest insertions, deletions and replacements that make one sequence of the other (Levenshtein, 1966).
 
-    Bit-parallel (Myers 1999, in the form of Hyyrö 2001): bit i of an integer is row i of the table. So a column of the
-    table takes a dozen operations on integers of len(answer) bits.
+    Bit-parallel (Myers 1999, in the form of Hyyrö 2001): bit i of an integer is row i of the table.
 
     >>> edit_distance("a red car".split(), "the red sports car".split())  # a -> the, + sports
     2

@@ -81,9 +81,8 @@ def build_tokenizer(vocabulary: Vocabulary, seed: int, family: Family = "qwen2_5
     single tokens.
     vocabulary: "real" is filled up to 151,936 ids with merges drawn from `seed`; the others do not depend on the seed.
         "benchmark": the words of `benchmark_corpus.txt`; the integers 0 to 16 are single tokens, also after a space.
-    family: for InternVL, its own special tokens are added. For Qwen3.5, text is split as in the real model, because
-    transformers' Qwen3.5 tokenizer does so whatever the tokenizer's file says; numbers and sentences are then several
-    tokens.
+    family: for InternVL, its own special tokens are added. For Qwen3.5, text is split as in the real model, which
+        transformers does whatever the tokenizer's file says; numbers and sentences are then several tokens.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
