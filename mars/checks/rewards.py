@@ -27,8 +27,9 @@ def try_rewards(
 ) -> None:
     """For every reward, score the right and the empty answer to the first rows that use it.
 
-    Raises ConfigError if the reward fails on all right answers, or if a result lacks a part of
-    `algorithm.part_weights`. Empty answers count too, because a reward may give parts only to right answers.
+    Raises ConfigError if the reward fails on all right answers, or if a result that has not
+    failed lacks a part of `algorithm.part_weights`. Empty answers are scored for this too, because a reward may give
+    parts only to right answers.
 
     Warns if the reward fails on some answers, and if it scores no right answer, in any usual form, above the empty one.
     Scoring none higher is no error, because only the function knows the form of its answers.

@@ -144,9 +144,7 @@ def _check_rewards(first: EvaluatedRun, other: EvaluatedRun, files: Sequence[Sco
 
 
 def _identity(function: str) -> str:
-    """The name by which rewards of two runs are compared. A user's file has no folder in it: the runs' paths may
-    differ.
-    """
+    """The name by which rewards of two runs are compared: for a user's file without its folder, which may differ."""
     return function if is_built_in(function) else os.path.basename(function)
 
 

@@ -1,4 +1,4 @@
-"""Split an image into bands of rows: work on it then needs extra memory only for one band."""
+"""Split an image into bands of rows, so that work on it needs extra memory only for one band."""
 
 from __future__ import annotations
 
