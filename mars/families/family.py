@@ -1,4 +1,4 @@
-"""What mars must know of a family of vision-language models. Each family has a file; table.py lists them."""
+"""What mars needs to know of a family of vision-language models. Each family has a file; table.py lists them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BoxSpace = Literal["resized_pixels", "norm_1000"]
 
 
 class ImageLimits(Protocol):
-    """How large the model may see an image: mars.data.prompts.budget.ImageBudget."""
+    """Limits of the size at which the model sees an image (mars.data.prompts.budget.ImageBudget)."""
 
     @property
     def min_pixels(self) -> int: ...
@@ -32,9 +32,9 @@ class ImageLimits(Protocol):
 
 
 class ImageSizing(Protocol):
-    """What a family's image processor does to the size of an image.
+    """How a family's image processor resizes an image.
 
-    takes_resized: whether it leaves an image of `size(...)` as it is, also with larger limits.
+    takes_resized: whether it leaves an image of `size(...)` unchanged, also with larger limits.
     """
 
     @property
@@ -45,7 +45,7 @@ class ImageSizing(Protocol):
         ...
 
     def num_tokens(self, size: Size, limits: ImageLimits) -> int:
-        """Tokens of an image in the language model, with those that the processor puts before and after it."""
+        """Number of an image's tokens in the language model, with those that the processor adds before and after it."""
         ...
 
     def max_bytes(self, limits: ImageLimits) -> int:
@@ -53,21 +53,21 @@ class ImageSizing(Protocol):
         ...
 
     def settings(self, limits: ImageLimits) -> dict[str, Any]:
-        """The arguments with which transformers' image processor keeps the limits."""
+        """The arguments for transformers' image processor that set these limits."""
         ...
 
     def grid(self, features: Mapping[str, Any], limits: ImageLimits) -> Grid:
-        """The grid of the only image in the output of the image processor."""
+        """The grid of the image in the output of the image processor, which must be for one image."""
         ...
 
 
 class ModelForward(Protocol):
-    """What differs between families in a forward. model: `backbone.model`, a model without its head."""
+    """The family's part of a forward. model: `backbone.model`, a model without its head."""
 
     def positions(self, model: Any, input_ids: Tensor, image_id: int, grids: Sequence[Grid]) -> Tensor:
         """Positions of a prompt: int64 [A, P], with A = 3 axes (time, height, width) for M-RoPE, else 1.
 
-        input_ids: int64 [P]. grids: of the images that the prompt shows.
+        input_ids: int64 [P]. grids: of the images in the prompt.
         """
         ...
 
@@ -79,24 +79,24 @@ class ModelForward(Protocol):
         ...
 
     def generate_inputs(self, input_ids: Tensor, image_id: int, grids: Sequence[Grid]) -> dict[str, Tensor]:
-        """What `generate` needs besides ids, mask and pixels. input_ids: int64 [B, L]."""
+        """Inputs of `generate` besides ids, mask and pixels. input_ids: int64 [B, L]."""
         ...
 
 
 @dataclass(frozen=True)
 class ModelParts:
-    """Where the parts of a Hugging Face model are: paths of modules, and classes.
+    """Where the parts of a Hugging Face model are: paths of modules, and names of classes.
 
     Every weight is below `vision`, `projector` or `language`. A projector may be inside the vision tower; its weights
-    then count as weights of the projector, not of the vision tower.
+    then belong to the projector.
     tied: name of a weight -> name of the weight it is shared with, if config.json's tie_word_embeddings is true.
     layer_classes: names of the classes of vision blocks and decoder layers, the units of FSDP.
     patch_embedding: a `Conv3d` whose kernel is as large as a patch of the image processor; None if there is none.
-    vision_segments: whether the vision tower attends to windows or images one by one, and so can use
+    vision_segments: whether the vision tower attends to each window or image separately, so that it can use
         mars/actor/vision_attention.py.
     linear_attention: names of the classes of layers with linear attention. mars/actor/linear_attention.py changes
         these layers so that they accept packs.
-    not_loaded: beginnings of names: transformers leaves the weights with such names out of the model.
+    not_loaded: beginnings of the names of weights that transformers leaves out of the model.
     """
 
     vision: tuple[str, ...]
@@ -114,19 +114,18 @@ class ModelParts:
 class Family:
     """One family.
 
-    model_type: config.json's. name: for messages.
-    language_types: what text_config's model_type may be, if the family has several language models.
+    model_type: in config.json. name: for messages.
+    language_types: possible values of text_config's model_type, if the family has several language models.
     box_space: the frame in which its models write boxes.
     media_tokens: special tokens of media, besides those that have "image", "video", "vision" or "audio" in their name.
-    image_start, image_end: the tokens that the image processor puts before and after an image; none if the chat
-        template does.
+    image_start, image_end: the tokens that the image processor adds before and after an image; none if the chat
+        template adds them.
     image_processor: transformers' class that makes the pixels, without the ending Fast or Pil of its variants.
     sizing_keys: settings of the image processor that `read_sizing` needs.
     read_sizing: (image processor's settings, processor_config.json or nothing, config.json, name of the settings' file)
         -> (patch_size, merge_size, sizing): the side of a vision patch in pixels, and the side of the square of patches
         that becomes one token. Raises SetupError for wrong settings.
-    tokenizer_class: transformers' class of its tokenizers, if that does not depend on the class that
-        tokenizer_config.json names; None if it does.
+    tokenizer_class: transformers' class of its tokenizers; None if tokenizer_config.json names the class.
     template_arguments: arguments of the chat template.
     image_settings: settings of config.json that must be equal for two models to read the same pixels.
     vllm_on_cpu: whether vLLM can run its models in float32 on a CPU. Its log-probs then equal the trainer's.

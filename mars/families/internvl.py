@@ -19,9 +19,9 @@ _START, _END = ("<img>",), ("</img>",)
 
 @dataclass(frozen=True)
 class Tiles:
-    """An image is scaled to a canvas of square tiles, as transformers' GotOcr2ImageProcessor chooses it.
+    """An image is scaled to a canvas of square tiles, which is chosen as in transformers' GotOcr2ImageProcessor.
 
-    If there are several tiles, the whole image follows as one more.
+    If there are several tiles, the whole image follows as another tile.
     """
 
     tile_size: int
@@ -30,8 +30,8 @@ class Tiles:
     def size(self, size: Size, limits: ImageLimits) -> Size:
         """The canvas. The limits do not count the tile of the whole image.
 
-        Example: 1280x1024 with tiles of 448 and at most 5 tiles -> (896, 896), which is 2 x 2 tiles. The quotient 1 is
-        the nearest to 1.25, and 2 x 2 tiles have less than twice the image's pixels.
+        Example: 1280x1024 with tiles of 448 and at most 5 tiles -> (896, 896), which is 2 x 2 tiles. The ratio 1 is
+        nearest to 1.25, and 2 x 2 tiles have less than twice the image's pixels.
         """
         columns, rows = self._canvas(size, limits)
         return columns * self.tile_size, rows * self.tile_size
@@ -61,10 +61,10 @@ class Tiles:
         return (self.tile_size // (limits.patch_size * limits.merge_size)) ** 2
 
     def _canvas(self, size: Size, limits: ImageLimits) -> tuple[int, int]:
-        """(columns, rows) whose quotient is nearest to width / height.
+        """(columns, rows) whose ratio is nearest to width / height.
 
-        Of those that are equally near, the one with the most tiles that has less than twice the image's pixels; if none
-        has, the one with the fewest tiles.
+        If several are equally near: the one with the most tiles that has less than twice the image's pixels. If none
+        has: the one with the fewest tiles.
         """
         (width, height), most = size, self._most_tiles(limits)
         sides = range(1, most + 1)
@@ -85,8 +85,8 @@ def _with_whole(tiles: int) -> int:
 def read_sizing(
     settings: Mapping[str, Any], processor: Mapping[str, Any], config: Mapping[str, Any], file: str
 ) -> tuple[int, int, Tiles]:
-    """See `Family.read_sizing`. Compares the size of a tile with config.json's vision_config, and the tokens of a tile
-    with image_seq_length of config.json and of processor_config.json, by which the engine expands prompts."""
+    """See `Family.read_sizing`. Compares a tile's size with config.json's vision_config. Compares a tile's number of
+    tokens with image_seq_length in config.json and in processor_config.json, by which the engine expands prompts."""
     vision = config.get("vision_config")
     vision = vision if isinstance(vision, dict) else {}
     tile, patch = _side(vision.get("image_size", 448)), _side(vision.get("patch_size", 14))
@@ -118,7 +118,7 @@ def read_sizing(
 
 
 def _side(value: Any) -> int | None:
-    """The side of a square that is written as 14 or as [14, 14]; None for anything else."""
+    """The side of a square written as 14 or as [14, 14]; None for any other value."""
     sides = value if isinstance(value, list) else [value]
     is_side = bool(sides) and all(type(side) is int and side == sides[0] for side in sides) and sides[0] > 0
     return sides[0] if is_side else None

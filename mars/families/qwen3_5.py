@@ -12,7 +12,7 @@ QWEN3_5 = replace(
     name="Qwen3.5",
     box_space="norm_1000",
     tokenizer_class="Qwen3_5Tokenizer",
-    # An empty thought ends the prompt, so that a response writes its <think> and </think> itself, as in other families.
+    # The prompt ends with an empty thought, so that responses write <think> and </think> as in other families.
     template_arguments={"enable_thinking": False},
     vllm_on_cpu=False,  # its kernels for linear attention take bfloat16 alone
     parts=replace(

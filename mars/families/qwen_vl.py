@@ -1,4 +1,4 @@
-"""What the families of Qwen-VL have in common."""
+"""The common part of the Qwen-VL families."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BYTES_PER_PIXEL = 24  # 3 channels x 2 frames (an image is processed as a video
 
 @dataclass(frozen=True)
 class SmartResize:
-    """Whole images of any size, in multiples of a merged patch (Wang et al. 2024, arXiv 2409.12191, section 2.1)."""
+    """Whole images of any size, as multiples of a merged patch (Wang et al. 2024, arXiv 2409.12191, section 2.1)."""
 
     takes_resized: bool = True
 
@@ -107,9 +107,9 @@ class MropeForward:
         return positions[:, 0]
 
     def image_features(self, model: Any, pixel_values: Tensor, grids: Tensor, image_index: Sequence[int]) -> Any:
-        """Repeats Qwen3-VL's deepstack features, too, for an image that is in `image_index` several times.
+        """Also repeats Qwen3-VL's deepstack features for an image that is in `image_index` several times.
 
-        They are one tensor per layer and image, or in transformers 5.17 one tensor per layer for all images.
+        They are one tensor per layer and image; in transformers 5.17, one tensor per layer for all images.
         """
         import torch
 

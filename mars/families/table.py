@@ -20,7 +20,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def check_language(family: Family, config: Mapping[str, Any], where: str) -> None:
-    """Raises SetupError if the language model is not one of the family's. A config.json need not name it."""
+    """Raises SetupError if the language model is not one of the family's. It is not checked if config.json lacks it."""
     text = config.get("text_config")
     kind = text.get("model_type") if isinstance(text, dict) else None
     if kind is not None and family.language_types and kind not in family.language_types:

@@ -1,4 +1,4 @@
-"""Writes the report of a run anew whenever the run has written something, until the run ends."""
+"""Rewrites the report of a run each time the run has written something, until the run ends."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def follow(
     say: Callable[[str], object],
     out: Path | None = None,
 ) -> None:
-    """Write the report of a running run, and anew whenever its files have changed. Returns when the run has ended,
-    before the page says so.
+    """Write the report of a running run, and rewrite it whenever the run's files have changed. Returns when the run has
+    ended, before a page says so.
 
-    every: seconds between two looks at the run; also how often the page loads itself again. A run that has not logged
-    anything yet is waited for. wait: lets so many seconds pass; what it raises ends this. say: gets one line for each
-    page. out: the page, by default RUN/report.html.
+    every: seconds between two looks at the run; also the interval at which the page reloads itself. If the run has not
+    logged anything yet, it waits. wait: waits for a number of seconds; its exceptions end this function. say: called
+    with one line for each page. out: the page, by default RUN/report.html.
     """
     shown: Signs | None = None
-    # The state is read before the files: what a run has written when it has ended is complete.
+    # The state is read before the files, so that the files of an ended run are complete.
     while (now := standing(run_dir, reload_s=every)) is not None and now.state == "running":
         found = signs(run_dir)
         if found != shown:
@@ -47,7 +47,7 @@ def follow(
 
 
 def standing(run_dir: Path, reload_s: int | None = None) -> Standing | None:
-    """How the run stands now; None if the folder has no record of a run. reload_s: used while the run is running."""
+    """How the run stands; None if the folder has no record of a run. reload_s: used while the run is running."""
     events, writer = read_events(run_dir), held_by(run_dir)
     if writer is None and not events:
         return None
@@ -56,7 +56,7 @@ def standing(run_dir: Path, reload_s: int | None = None) -> Standing | None:
 
 
 def signs(run_dir: Path) -> Signs:
-    """(time of the last change, size) of each file that a report shows."""
+    """(time of the last change, size) of each file that the report shows."""
     files = [run_dir / name for name in (METRICS_FILE, EVENTS_FILE, CONFIG_FILE)]
     for folder in (EVALUATION_FOLDER, ROLLOUTS_FOLDER):
         files += (run_dir / folder).glob("*.json*")

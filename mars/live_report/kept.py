@@ -1,9 +1,9 @@
-"""Keeps a run's report up to date while the run runs, by a process beside it.
+"""Keeps a run's report up to date during the run, in a separate process.
 
 driver ── starts ──> mars/live_report/program.py ── every minute, if RUN has changed ──> RUN/report.html
 driver ── closes the pipe, or dies ──> the last page, which says how the run has ended
 
-Drawing a page takes about a second of Python. In a thread of the driver it would hold the interpreter that long.
+A page takes about a second of Python. In a thread of the driver it would hold the GIL for that time.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ _PROGRAM = "mars.live_report.program"
 def report_kept(run_dir: Path, tracking: TrackerConfig, lock: RunLock) -> Iterator[None]:
     """Keep <run_dir>/report.html up to date during the block, if `tracking.to` names the report.
 
-    At the end the lock of run_dir is released, so that the page tells how the run has ended, and the last page is
-    waited for: at most `tracking.timeout_s`, and not at all if the run ends early (`interrupts.reason`). Failures are
-    logged; they raise nothing.
+    At the end the lock of run_dir is released, so that the last page can say how the run has ended. The block then
+    waits
+    for that page: at most `tracking.timeout_s`, and not at all if the run ends early (`interrupts.reason`). Failures
+    are only logged.
     """
     process = ReportProcess.start(run_dir) if REPORT in tracking.to else None
     try:
@@ -45,18 +46,18 @@ def report_kept(run_dir: Path, tracking: TrackerConfig, lock: RunLock) -> Iterat
 
 
 class ReportProcess:
-    """The process that writes the page of one run. errors: the file with what it says of a failure."""
+    """The process that writes the page of one run. errors: the file for its error messages."""
 
     def __init__(self, process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
         self._process, self._errors = process, errors
 
     @classmethod
     def start(cls, run_dir: Path) -> ReportProcess | None:
-        """None, and a warning, if no process can be started."""
+        """Start the process. If this fails, warns and returns None."""
         try:
             errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
-            # -P: a user's folder may have files named like Python's modules, or a folder named mars.
-            # A session of its own: Ctrl-C in the run's terminal does not reach it.
+            # -P: a user's folder may have files named like Python's modules, or a folder named mars. In a separate
+            # session, so that Ctrl-C in the run's terminal does not reach it.
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", _PROGRAM, str(run_dir.absolute())],
                 stdin=subprocess.PIPE,
@@ -70,10 +71,10 @@ class ReportProcess:
         return cls(process, errors)
 
     def close(self, timeout_s: float) -> None:
-        """Let it write the last page, and wait for that. It is not killed: it ends by itself, within seconds."""
+        """Let the process write the last page, and wait for it. It is not killed, because it ends within seconds."""
         assert self._process.stdin is not None
         with suppress(OSError):  # it has ended
-            # Not only closed: a process that was forked and not executed may keep the pipe open.
+            # Closing is not enough: a forked process may keep the pipe open.
             os.write(self._process.stdin.fileno(), b"\n")
         self._process.stdin.close()
         try:

@@ -1,7 +1,7 @@
-"""`python -m mars.live_report.program RUN`: write RUN/report.html until the run ends, and once more.
+"""`python -m mars.live_report.program RUN`: rewrite RUN/report.html until the run ends, and once more then.
 
-`report_kept` starts it. Its stdin is a pipe, which the run writes to at its end; if the run is killed, the kernel
-closes the pipe. It has the lowest priority, and needs at most a twentieth of one core.
+`report_kept` starts it. Its stdin is a pipe to which the run writes when it ends. If the run is killed, the kernel
+closes the pipe. The program has the lowest priority, and uses at most a twentieth of one core.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ class RunOver(Exception):
 
 
 def pauses(pipe: int, clock: Callable[[], float] = time.process_time) -> Callable[[float], None]:
-    """A function that lets so many seconds pass, or 20 times the CPU time since its last call if that is longer.
+    """A function that waits for a number of seconds, or for 20 times the CPU time since its last call if that is
+    longer.
 
-    pipe: a file descriptor. As soon as it can be read the function raises RunOver. clock: seconds of CPU time.
+    pipe: a file descriptor. As soon as it can be read, the function raises RunOver. clock: seconds of CPU time.
     """
     begun = clock()
 
@@ -43,10 +44,11 @@ def pauses(pipe: int, clock: Callable[[], float] = time.process_time) -> Callabl
 
 
 def write_pages(run_dir: Path, pause: Callable[[float], None]) -> None:
-    """Write the page until `pause` raises RunOver, then once more. A run that has nothing to show gets no page.
+    """Write the page until `pause` raises RunOver, then once more. A run without anything to show gets no page.
 
-    The first page comes after one pause, because a run that starts has enough to do. One that cannot be written, for
-    example because the disk is full, is tried again after a pause. Raises MarsError or OSError for the last one alone.
+    The first page comes after a pause, so that it does not slow down the start of the run. If a page cannot be written,
+    for example because the disk is full, it is tried again after a pause. Raises MarsError or OSError only for the last
+    page.
     """
     from mars.data.pixels.images import decode_image
     from mars.live_report.follow import follow, standing

@@ -1,4 +1,4 @@
-"""transformers without its progress bars ("Loading weights", "Writing model shards"), which cut up lines of mars."""
+"""Hides transformers' progress bars ("Loading weights", "Writing model shards"), which break up lines of mars."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """No bars inside the block. Outside they stay: the one of a download tells how long that will take."""
+    """No bars during the block. Elsewhere they stay, because the bar of a download shows how long it will take."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

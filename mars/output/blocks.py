@@ -1,4 +1,4 @@
-"""Evenly spaced blocks of a file, from which fingerprints are made. Imports the standard library alone."""
+"""Evenly spaced blocks of a file, for fingerprints. Imports only the standard library."""
 
 from __future__ import annotations
 

@@ -14,9 +14,9 @@ from mars.output.text import visible
 
 
 class _Unescaped:
-    """Where a `VisibleConsole` writes: sys.stdout or sys.stderr, past the escaping of a `VisibleStream`.
+    """Where a `VisibleConsole` writes: sys.stdout or sys.stderr, without the escaping of a `VisibleStream`.
 
-    The console has escaped the texts itself; its own colours and cursor movements must not be escaped.
+    The console has already escaped the texts, and its own colours and cursor movements must not be escaped.
     """
 
     def __init__(self, *, stderr: bool) -> None:
@@ -24,7 +24,7 @@ class _Unescaped:
 
     @property
     def rich_proxied_file(self) -> _Unescaped:
-        """While a progress bar is shown, rich replaces sys.stdout and asks its replacement for the file behind it."""
+        """While a progress bar is shown, rich replaces sys.stdout, and asks the replacement for the original file."""
         return self
 
     def _stream(self) -> TextIO:
@@ -40,10 +40,10 @@ class _Unescaped:
 
 
 class VisibleConsole(Console):
-    """rich's console for tables, colours and progress bars, over texts of models, data sets and file names.
+    """rich's console for tables, colours and progress bars, for texts of models, data sets and file names.
 
-    rich removes some control characters of the texts and passes on the rest; this one escapes them in every text before
-    its width is measured.
+    rich removes some control characters of texts and keeps others. This console escapes them in every text before its
+    width is measured.
     """
 
     def __init__(self, *, stderr: bool = False, width: int | None = None, highlight: bool = True) -> None:

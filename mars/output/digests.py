@@ -18,14 +18,14 @@ class FileDigest:
 
 
 def file_digest(path: Path) -> FileDigest:
-    """Reads the whole file. Raises OSError."""
+    """Size and sum of a file. Reads the whole file. Raises OSError."""
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         return FileDigest(file.tell(), sha256)
 
 
 def write_durably(path: Path, pieces: Iterable[bytes]) -> FileDigest:
-    """Write a file, one piece after the other, and wait until it is on the disk. Raises OSError."""
+    """Write a file piece by piece, and wait until it is on the disk. Raises OSError."""
     size, sha256 = 0, hashlib.sha256()
     with path.open("wb") as file:
         for piece in pieces:
@@ -38,7 +38,7 @@ def write_durably(path: Path, pieces: Iterable[bytes]) -> FileDigest:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk: renaming a file is not durable before. Raises OSError."""
+    """Wait until the names in a folder are on the disk, because renaming is not durable before. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and errors that name the file."""
+"""Write files completely or not at all, and raise errors that name the file."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ _SPECIAL = {
 
 
 def special_kind(mode: int) -> str | None:
-    """What a path with this mode (`st_mode` of `os.stat`) is, such as "a named pipe"; None for a regular file."""
+    """The kind of a path with this mode (`st_mode` of `os.stat`), such as "a named pipe"; None for a regular file."""
     return None if stat.S_ISREG(mode) else _SPECIAL.get(stat.S_IFMT(mode), "no file")
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:
-    """Raises OSError, with the reason in `strerror`, for what is no file: opening a named pipe waits for its writer."""
+    """Raises OSError, with the reason in `strerror`, if it is not a file. Opening a named pipe would wait for a
+    writer."""
     special = special_kind(os.stat(path).st_mode)
     if special is not None:
         raise OSError(errno.EINVAL, f"it is {special}, not a file", os.fspath(path))
@@ -52,7 +53,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def private_folder_problem(folder: Path) -> str | None:
-    """Why others might change what is in `folder`, which exists; None if only this user can enter it."""
+    """Why others might change the contents of an existing `folder`; None if only this user can enter it."""
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode):
         return f"{folder} is no folder, or a link to one; give a folder of your own"
@@ -68,11 +69,11 @@ def private_folder_problem(folder: Path) -> str | None:
 
 @contextmanager
 def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
-    """A draft beside `path` for the block to write. The end of the block renames it to `path`, an exception deletes it.
+    """A draft beside `path` for the block to write. The end of the block renames it to `path`; an exception deletes it.
 
-    Whoever opens `path` finds the old file or the whole new one, also after a crash. Makes the folder. Raises OSError.
-    shared: several processes may write the file at once. Each has a draft with a name of its own, which stays behind if
-    the process is killed.
+    A process that opens `path` finds either the old file or the complete new one, even after a crash. Makes the folder.
+    Raises OSError. shared: whether several processes may write the file at once. Then each draft has its own name, and
+    stays behind if its process is killed.
 
         with replacing(Path("metrics.jsonl")) as draft:
             draft.write_bytes(lines)
@@ -98,7 +99,7 @@ def write_atomically(path: Path, content: str, *, shared: bool = False) -> None:
 
 
 def give_usual_permissions(*paths: Path) -> None:
-    """Give files the permissions that a new file gets in their folder: safetensors lets only this user read its own.
+    """Give files the permissions of new files in their folder, because safetensors lets only this user read its files.
 
     Raises OSError.
     """
@@ -111,7 +112,7 @@ def give_usual_permissions(*paths: Path) -> None:
 
 
 def append(path: Path, content: str) -> None:
-    """Raises SetupError; a part of `content` may then be at the end of the file."""
+    """Append to a text file. Raises SetupError; part of `content` may then be at the end of the file."""
     try:
         with path.open("a", encoding="utf-8") as stream:
             stream.write(content)
@@ -120,9 +121,9 @@ def append(path: Path, content: str) -> None:
 
 
 def check_writable(path: Path, option: str) -> None:
-    """Make the folder that the file `path` goes to. Raises SetupError where no file can be written there.
+    """Make the folder of the file `path`. Raises SetupError if no file can be written there.
 
-    Called before a long job that writes the file at its end. option: what names the path, such as "--html".
+    Called before a long job that writes the file at its end. option: names the path in messages, such as "--html".
     """
     if path.name in ("", "..") or (os.path.exists(path) and not os.path.isfile(path)):
         raise SetupError(f"{option}: want a file; got {str(path)!r}; give a path such as folder/file")
@@ -136,9 +137,9 @@ def check_writable(path: Path, option: str) -> None:
 
 
 def check_folder(folder: Path, option: str) -> None:
-    """Raises SetupError where the folder cannot be made, or where it is there and no file can be made in it.
+    """Raises SetupError if the folder cannot be made, or if it exists and no file can be made in it.
 
-    Makes and changes nothing. option: what names the path, such as "run.dir".
+    Makes and changes nothing. option: names the path in messages, such as "run.dir".
     """
     try:
         os.stat(folder)
@@ -164,7 +165,8 @@ def check_folder(folder: Path, option: str) -> None:
 def check_page(path: Path, option: str) -> None:
     """As `check_writable`, for an HTML page.
 
-    Raises ConfigError for a name that does not end with .html or .htm: the page could overwrite a file of another kind.
+    Raises ConfigError if the name does not end with .html or .htm, because the page could overwrite a file of another
+    kind.
     """
     check_writable(path, option)
     if path.suffix.lower() not in (".html", ".htm"):
@@ -172,7 +174,7 @@ def check_page(path: Path, option: str) -> None:
 
 
 def cannot_write(path: Path, error: OSError, option: str | None = None) -> SetupError:
-    """What to raise for an OSError while writing."""
+    """The error to raise for an OSError while writing."""
     name = str(path) if option is None else f"{option}: {path}"
     return SetupError(f"{name}: cannot be written ({error.strerror}); make room there, or give another path")
 

@@ -1,4 +1,4 @@
-"""Fonts of figures and pictures: labels may hold any character, also Chinese, Japanese and Korean ones (CJK)."""
+"""Fonts of figures and pictures. Labels may have any characters, including Chinese, Japanese and Korean ones (CJK)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CJK = (
 
 @cache
 def families() -> tuple[str, ...]:
-    """The font families of labels: matplotlib's own, and the first of `CJK` that this machine has."""
+    """The font families of labels: matplotlib's own, and the first of `CJK` that is installed on this machine."""
     from matplotlib.font_manager import fontManager
 
     installed = {font.name for font in fontManager.ttflist}
@@ -46,9 +46,9 @@ def font_files() -> list[str]:
 
 
 def drawable(text: str, files: Sequence[str] | None = None) -> str:
-    r"""`text` with the characters that no font of `files` has, and invisible ones, replaced by their escapes.
+    r"""`text` with invisible characters, and characters that no font of `files` has, replaced by their escapes.
 
-    A figure would show boxes in their place, with a warning for each. files: `font_files` by default.
+    Without this, a figure would show boxes in their place, with a warning for each. files: `font_files` by default.
 
     >>> from matplotlib.font_manager import findfont
     >>> drawable("红外 é", [findfont(LATIN)])
@@ -66,7 +66,7 @@ def drawable(text: str, files: Sequence[str] | None = None) -> str:
 
 
 def font_file(text: str) -> str:
-    """The file of the first font that has every character of the `drawable` text; the last font's if none has."""
+    """The file of the first font that has every character of a `drawable` text; if none has, the last font's file."""
     from matplotlib.font_manager import get_font
 
     files = font_files()

@@ -1,4 +1,4 @@
-"""One message for everything that is wrong with the rows, lines or entries of a file."""
+"""One message for all problems with the rows, lines or entries of a file."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def problem_table(
     subject: str,
     unit: str,
 ) -> list[str]:
-    """Lines of text: how many rows cannot be used, then a line for each problem, then how many problems are not shown.
+    """Lines of text: how many rows cannot be used, a line for each problem, and how many problems are not shown.
 
-    problems: a tuple of texts for each problem, one text per column of the table. The first text names the row, the
-        last says what is wrong.
+    problems: for each problem a tuple with one text per column of the table. The first text names the row, the last one
+        says what is wrong.
     total: number of all rows, good and bad.
     most_shown: None shows all. subject: the file or set. unit: what its rows are called.
 
@@ -41,7 +41,7 @@ def problem_table(
 
 
 def refuse(problems: Sequence[tuple[str, str]], path: Path, total: int, unit: str) -> None:
-    """Raises DataError with a table of (place, problem), control characters escaped; does nothing without problems."""
+    """Raises DataError with a table of (place, problem), control characters escaped. Does nothing without problems."""
     if not problems:
         return
     shown = [(visible(place), visible(problem)) for place, problem in problems]

@@ -1,4 +1,4 @@
-"""A progress bar on stderr, removed when done; nothing is shown if stderr is not a terminal."""
+"""A progress bar on stderr, removed at its end. Without a terminal nothing is shown."""
 
 from __future__ import annotations
 

@@ -10,14 +10,14 @@ from typing import Any
 _SECRET_NAME = re.compile(
     r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|PWD|CREDENTIALS?|AUTH|PAT)(_|$)", re.IGNORECASE
 )
-# Variables that match and hold no secret: working folders, and files or sockets where a secret is kept.
+# Variables whose names match, but which have no secret: folders, and files or sockets that contain a secret.
 _NO_SECRET_NAME = re.compile(r"^(OLD)?PWD$|_(PATH|FILE|DIR|SOCK|URL|MODE)$", re.IGNORECASE)
-# Shorter values are words such as "true" and "none", which are everywhere.
+# Shorter values are words such as "true" and "none", which occur everywhere.
 _MIN_CHARS = 8
 
 
 def secret_values(environment: Mapping[str, str]) -> dict[str, str]:
-    """Value -> name of each variable whose name looks like a key: WANDB_API_KEY, HF_TOKEN, DB_PASSWORD."""
+    """Value -> name, for each variable whose name looks like a secret's: WANDB_API_KEY, HF_TOKEN, DB_PASSWORD."""
     return {
         value: name
         for name, value in environment.items()
@@ -26,7 +26,7 @@ def secret_values(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def redact(text: str) -> str:
-    """`text` with each value of such a variable of this process replaced by <the variable's name>."""
+    """`text` with the values of this process's secret variables replaced by <the variable's name>."""
     for value, name in secret_values(os.environ).items():
         if value in text:
             text = text.replace(value, f"<{name}>")
@@ -34,7 +34,7 @@ def redact(text: str) -> str:
 
 
 def redacted(value: Any) -> Any:
-    """A tree of dicts, lists and strings, such as a dumped configuration, with every string passed through `redact`."""
+    """A tree of dicts, lists and strings, such as a dumped configuration, with `redact` applied to every string."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, dict):

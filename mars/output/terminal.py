@@ -16,14 +16,14 @@ from mars.output.text import visible
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-# Kept in what others print: progress bars of libraries return to the start of the line.
+# Not escaped in the output of libraries, because progress bars return to the start of the line.
 KEEP = "\n\t\r"
 
 
 class _Outliving(io.FileIO):
-    """A copy of a file descriptor that leads to /dev/null once nobody can read it: work goes on without a reader.
+    """A copy of a file descriptor that leads to /dev/null when nobody can read it any more, so that work can go on.
 
-    So does the original then, for the processes that are started later, unless it was redirected.
+    The original then leads there too, for processes that are started later, unless it was redirected.
     """
 
     def __init__(self, fd: int) -> None:
@@ -45,9 +45,9 @@ class _Outliving(io.FileIO):
         return super().write(data)
 
     def _has_lost_reader(self, error: OSError) -> bool:
-        """Whether it is a pipe whose reader has ended (`| head`), or a terminal that was closed.
+        """Whether the error means a pipe whose reader has ended (`| head`), or a closed terminal.
 
-        From a disk, EIO is a failure that must be seen.
+        On a disk, EIO is a failure that must be raised.
         """
         is_device = stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
         return error.errno == errno.EPIPE or (error.errno == errno.EIO and is_device)
@@ -56,8 +56,9 @@ class _Outliving(io.FileIO):
 class VisibleStream(io.TextIOWrapper):
     """A text stream to a file descriptor that escapes control and invisible characters.
 
-    Characters that the encoding lacks are escaped too. It has a copy of the descriptor: the original may be redirected.
-    What is written after the reader of a pipe has ended is dropped, without an error: a run does not fail for that.
+    Characters that the encoding lacks are escaped too. It writes to a copy of the descriptor, because the original may
+    be redirected. Text that is written after a pipe's reader has ended is dropped without an error, so that a run goes
+    on.
     """
 
     def __init__(self, fd: int, encoding: str, *, line_buffering: bool) -> None:
@@ -76,9 +77,9 @@ class VisibleStream(io.TextIOWrapper):
 
 @contextmanager
 def escaped_output(line_by_line: bool = False) -> Iterator[None]:
-    """sys.stdout and sys.stderr are streams that escape inside the block. One that has no file descriptor stays.
+    """During the block, sys.stdout and sys.stderr escape characters. A stream without a file descriptor is not changed.
 
-    line_by_line: write each line at once, also to a file: for a process that may be killed at any time.
+    line_by_line: write each line at once, even to a file, for a process that may be killed at any time.
     """
     before = sys.stdout, sys.stderr
     try:

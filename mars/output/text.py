@@ -10,15 +10,15 @@ _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 # They join or part the characters around them, as in families of emoji and in Persian words.
 _JOINERS = frozenset("\u200c\u200d")
-# Signs of numbers and verses, in category Cf, but to be seen.
+# Signs of numbers and verses. They are visible, although they are in category Cf.
 _ARABIC_SIGNS = frozenset(map(chr, (*range(0x600, 0x606), 0x6DD, 0x8E2)))
 
 
 def visible(text: str, keep: str = "") -> str:
     r"""`text` with control characters and invisible characters replaced by their escapes.
 
-    A joiner between two visible characters that are not ASCII stays: it is part of how they look.
-    keep: characters to leave as they are, such as "\n\t" for several lines of text.
+    A joiner between two visible non-ASCII characters stays, because it changes how they look.
+    keep: characters that are not escaped, such as "\n\t" for a text of several lines.
 
     >>> visible("\x1b[2Jred")
     '\\x1b[2Jred'
@@ -42,22 +42,22 @@ def _is_hidden(character: str) -> bool:
 
 
 def _is_seen(character: str) -> bool:
-    """Whether a character that is not ASCII can be seen; False for ""."""
+    """Whether it is a visible character outside ASCII; False for ""."""
     return bool(character) and not character.isascii() and not character.isspace() and not _is_hidden(character)
 
 
 def shorten(text: str, limit: int) -> str:
-    """The first `limit` characters of `text`, followed by the number of characters left out."""
+    """The first `limit` characters of `text`, followed by the number of characters that are left out."""
     if len(text) <= limit:
         return text
     return f"{text[:limit]} … ({len(text) - limit} more characters)"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """One line of text for each row, padded so that the columns line up. Each cell is passed through `visible`.
+    """One line of text for each row, padded so that columns are aligned. Cells are passed through `visible`.
 
-    All rows must have the same number of cells. A Chinese character or an emoji is two columns of a terminal wide, an
-    accent none.
+    All rows must have equally many cells. Chinese characters and emoji count as two columns of a terminal, accents as
+    none.
 
     >>> aligned([("step", "size"), ("2", "7.4 MB")])
     ['step  size', '2     7.4 MB']

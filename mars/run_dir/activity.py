@@ -19,7 +19,7 @@ ACTIVITY_FILE = "activity.json"
 
 
 class ActivityFile:
-    """Writes the file of one attempt. folder: that of the attempt. clock: seconds since 1970."""
+    """Writes the activity of one attempt. folder: of the attempt. clock: seconds since 1970."""
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
         self._path = folder / ACTIVITY_FILE
@@ -27,9 +27,10 @@ class ActivityFile:
         self._record = OptionalRecord(self._path)
 
     def write(self, activity: Activity) -> None:
-        """Replace the file. A failure is logged once and tried again at the next call: the run does not need the file.
+        """Replace the file. A failure is logged once and the next call tries again, because a run does not need the
+        file.
 
-        It is not forced to the disk: after a crash of the machine nobody asks what the driver does.
+        Does not wait until the file is on the disk, because nobody needs it after a crash of the machine.
         """
         stages = [(name, round(seconds, 1)) for name, seconds in activity.stages]
         answered = {worker: round(seconds, 1) for worker, seconds in activity.answered_s.items()}
@@ -52,7 +53,7 @@ class NotedActivity:
 
 
 def read_activity(folder: Path) -> NotedActivity | None:
-    """What the file of an attempt says; None without a file, or if it is damaged."""
+    """The content of an attempt's file; None if there is none, or if it is damaged."""
     try:
         content = json.loads((folder / ACTIVITY_FILE).read_bytes())
         stages = tuple((str(name), float(seconds)) for name, seconds in content["stages"])

@@ -1,9 +1,9 @@
-"""logs/attempt_N/: the record of attempt N, which is the first start of a run or a resume of it.
+"""logs/attempt_N/: the record of attempt N of a run. An attempt is the first start of a run, or a resume.
 
 attempt.json     command, overrides, working directory, process, versions, machine, environment, code, users' functions
-code.diff        how the code of mars differs from its commit; only where it does
+code.diff        how the code of mars differs from its commit; only if it differs
 processes.json   the processes that it has started on its own host, for `mars doctor`
-engine-0.log ... logs of its workers, and engine-0.processes.jsonl ...: their processes, on whatever host they run
+engine-0.log ... logs of its workers, and engine-0.processes.jsonl ...: the workers' processes, on any host
 """
 
 from __future__ import annotations
@@ -93,10 +93,10 @@ def read_attempt(folder: Path) -> dict[str, Any]:
 
 
 def enter_working_directory(run_dir: Path) -> Path | None:
-    """Go to the folder in which the run's last attempt was started, so that relative paths mean what they meant.
+    """Change to the folder in which the run's last attempt was started, so that relative paths keep their meaning.
 
-    Where it is gone, a warning says so, and it is returned; otherwise None is. The folder of a submitted job is a copy
-    of the user's folder; each job has its own, and does not return to that of an earlier one.
+    If this folder is gone, logs a warning and returns it; else returns None. Does not change to the folder of a
+    submitted job, because each job has its own copy of the user's folder.
     """
     recorded = [read_attempt(folder).get("working_directory") for _, folder in attempts(run_dir)]
     folder = next((folder for folder in reversed(recorded) if isinstance(folder, str)), None)
@@ -112,7 +112,8 @@ def enter_working_directory(run_dir: Path) -> Path | None:
 
 
 def recorded_processes(folder: Path) -> Iterator[tuple[ProcessId, str]]:
-    """(process, its name) of each process of an attempt, on any host: the driver first, then workers, then others."""
+    """(process, its name) of each process of an attempt, on any host: the driver, then workers, then other
+    processes."""
     own = process_from(read_attempt(folder).get("process"))
     if own is not None:
         yield own, "mars"

@@ -1,4 +1,4 @@
-"""Notes the prompts that are left out of a run because they cannot be read: one event for each."""
+"""Records the prompts that are left out of a run because they cannot be read, with one event for each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mars.run_dir.events import EventLog, read_events
 
 
 class BadPromptEvents:
-    """A `BadPromptReport`. Notes each prompt once in a run, also if a resumed run repeats the step that found it."""
+    """A `BadPromptReport`. Records each prompt once in a run, even if a resumed run repeats the step that found it."""
 
     def __init__(self, events: EventLog, run_dir: Path) -> None:
         self._events = events

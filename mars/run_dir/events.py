@@ -35,7 +35,7 @@ EventName = Literal[
 
 
 class EventLog:
-    """Appends events to a file, each on the disk when `log` returns. A failure to write never ends the run.
+    """Appends events to a file. An event is on the disk when `log` returns. A failure to write never ends the run.
 
     path: None keeps nothing.
     """
@@ -45,9 +45,9 @@ class EventLog:
         self._record = None if path is None else OptionalRecord(path)
 
     def log(self, event: EventName, step: int | None, **details: Any) -> None:
-        """step: the last one that was finished, or the one that the event happened in; None if no step is meant.
+        """step: the last finished step, or the step in which the event happened; None if the event belongs to no step.
 
-        details: what JSON can hold; anything else is written as its text.
+        details: values for JSON; other values are written as text.
         """
         if self._path is None or self._record is None:
             return
@@ -62,8 +62,8 @@ class EventLog:
 
 
 def read_events(run_dir: Path) -> list[dict[str, Any]]:
-    """The events of a run in their order; lines that are no event are left out. Raises OSError for another failure
-    than a missing file."""
+    """The events of a run in order, without lines that are not events. A missing file has no events. Raises OSError if
+    the file cannot be read."""
     try:
         lines = (run_dir / EVENTS_FILE).read_bytes().splitlines()
     except FileNotFoundError:

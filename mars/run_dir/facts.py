@@ -1,4 +1,4 @@
-"""What a run's numbers may depend on besides its settings: the machine, the environment, and the code of mars."""
+"""What a run's numbers may depend on besides its settings: machine, environment, and code of mars."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_DIFF_BYTES = 2**20
 _TIMEOUT_S = 10.0
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
-# Variables that libraries read, by the beginnings of their names.
+# Beginnings of the names of variables that libraries read.
 _RELEVANT = re.compile(
     r"(CUDA|NVIDIA|NCCL|GLOO|PYTORCH|OMP|MKL|OPENBLAS|KMP|MALLOC|VLLM|RAY|HF|HUGGINGFACE|TRANSFORMERS|TOKENIZERS"
     r"|SAFETENSORS|WANDB|MARS|SLURM|LD|LC)_|(PYTHON|TORCH)|(VIRTUAL_ENV|CONDA_PREFIX|TMPDIR|PATH|LANG)$"
@@ -30,7 +30,7 @@ _URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, memory in bytes and GPUs. nvidia-smi lists the GPUs, because torch would occupy them."""
+    """Processor, cores, memory in bytes, GPUs. nvidia-smi lists the GPUs, because torch would take memory on them."""
     return {
         "system": platform.platform(),
         "processor": _processor(),
@@ -43,8 +43,8 @@ def machine() -> dict[str, Any]:
 def relevant_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables that change what libraries do, without secrets.
 
-    A variable whose name looks like that of a secret (API key, token, password) is left out. If its value is part of
-    another variable's value, the secret's name is written there instead.
+    Variables whose names look like those of secrets (API key, token, password) are left out. If a secret's value is
+    part of another variable's value, the secret's name is written in its place.
     """
     return {
         name: without_keys(value)
@@ -54,16 +54,16 @@ def relevant_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def without_keys(text: str) -> str:
-    """As `redact`, and without the user and password of a URL."""
+    """As `redact`, but also without user and password of URLs."""
     return _URL_CREDENTIALS.sub("***", redact(text))
 
 
 @dataclass(frozen=True)
 class CodeVersion:
-    """Of the checkout that mars runs from. commit: None where it is no checkout.
+    """The version of the checkout that mars runs from. commit: None without a checkout.
 
-    diff: `git diff HEAD`, at most `MAX_DIFF_BYTES`. truncated: whether it is longer. untracked: files that git does not
-    know, which the diff lacks.
+    diff: the first `MAX_DIFF_BYTES` of `git diff HEAD`. truncated: whether it is longer. untracked: files that git
+    does not track, which are not in the diff.
     """
 
     commit: str | None
@@ -73,9 +73,9 @@ class CodeVersion:
 
 
 def code_version(checkout: Path = _CHECKOUT) -> CodeVersion:
-    """The version of the git checkout whose top folder is `checkout`; without a commit if `checkout` is no such top.
+    """The version of the git checkout whose top folder is `checkout`; without a commit if it is not a top folder.
 
-    The folders above do not count, because mars may be installed inside a checkout of other code.
+    Folders above do not count, because mars may be installed inside a checkout of other code.
     """
     top = _git(checkout, "rev-parse", "--show-toplevel", limit=2**16)
     if top is None or Path(os.fsdecode(top.rstrip(b"\n"))).resolve() != checkout.resolve():
@@ -91,7 +91,7 @@ def code_version(checkout: Path = _CHECKOUT) -> CodeVersion:
 
 
 def _git(folder: Path, *arguments: str, limit: int) -> bytes | None:
-    """The first `limit` bytes of what git prints, None if it fails or takes too long. Runs no hook, takes no lock."""
+    """The first `limit` bytes of git's output; None if it fails or takes too long. Runs no hook, takes no lock."""
     command = ["git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-C", str(folder), *arguments]
     return _output(command, limit, {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"})
 
@@ -108,7 +108,7 @@ def _output(command: list[str], limit: int, environment: Mapping[str, str]) -> b
 
 
 def _gpus() -> list[dict[str, str]]:
-    """Empty where there is none, or no nvidia-smi."""
+    """The GPUs of this machine; empty without GPUs or nvidia-smi."""
     fields = ("name", "uuid", "memory.total", "driver_version")
     output = _output(["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"], 2**16, os.environ)
     lines = (output or b"").decode("utf-8", "replace").splitlines()

@@ -1,4 +1,4 @@
-"""What runs that have ended left behind on this machine: processes, and folders of Ray sessions."""
+"""What ended runs have left on this machine: processes, and folders of Ray sessions."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from mars.run_dir.attempt import attempts, read_attempt, recorded_processes
 from mars.run_dir.lock import held_by
 from mars.run_dir.processes import ProcessId, process_from
 
-# Ray names the folder of a session after its start and the process that started it.
+# Ray names a session's folder by its start time and the process that started it.
 _SESSION = re.compile(r"session_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_\d+_(\d+)")
 
 
 @dataclass(frozen=True)
 class LeftProcess:
-    """A process on this machine that a run has started and that outlives it.
+    """A process on this machine that a run has started and that is still running after the run's end.
 
-    driver_host: host of the run's driver, if it is another machine. Whether the driver has ended can then be checked
-    for certain only on that host.
+    driver_host: host of the run's driver, if it is another machine. Only on that host can one check for certain that
+    the driver has ended.
     """
 
     process: ProcessId
@@ -33,10 +33,10 @@ class LeftProcess:
 
 
 def left_processes(run_dirs: Iterable[Path]) -> Iterator[LeftProcess]:
-    """Processes on this machine that runs in `run_dirs` have started and that outlive them.
+    """Processes on this machine that runs in `run_dirs` have started and that are still running after the run's end.
 
-    Found by the host, pid and start time in the run's record, so that no other process with the same pid is taken for
-    one of them.
+    They are found by host, pid and start time in the run's record, so that no other process with the same pid is taken
+    for one of them.
     """
     for run_dir in run_dirs:
         for _, folder in attempts(run_dir):
@@ -50,7 +50,7 @@ def left_processes(run_dirs: Iterable[Path]) -> Iterator[LeftProcess]:
 
 
 def _still_runs(driver: ProcessId | None, run_dir: Path) -> bool:
-    """Where the driver cannot be looked at, the lock of its run tells."""
+    """Whether a run is still running: by its driver if that was on this machine, else by the lock of the run."""
     if driver is not None and driver.is_here():
         return driver.is_alive()
     return held_by(run_dir) is not None

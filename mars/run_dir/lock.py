@@ -1,7 +1,7 @@
-"""One writer per run directory: <run.dir>/LOCK is locked for as long as the process lives.
+"""One writer per run directory: <run.dir>/LOCK is locked as long as the process lives.
 
-The kernel holds the lock (flock) and frees it as soon as the process is gone, however it ended; the file's content only
-says who holds it. On a file system without locks the content decides: it counts while the process that it names runs.
+The kernel holds the lock (flock) and frees it when the process ends in any way. The content of the file only names the
+process. On a file system without locks the content decides: the lock holds while the process in it is running.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TRIES, _PAUSE_S = 3, 0.02
 
 
 class RunLock:
-    """The lock of one run directory, released at the end of a `with` block. `take` may be called again, `release` too.
+    """The lock of one run directory, released at the end of a `with` block. `take` and `release` may be called again.
 
     with RunLock(run_dir) as lock:
         lock.take()
@@ -47,9 +47,9 @@ class RunLock:
         self.release()
 
     def take(self) -> None:
-        """Make the folder, and lock it until `release` or until the process ends.
+        """Make the folder, and lock it until `release` or the end of the process.
 
-        Raises BusyError if another process has it, SetupError if the folder cannot be written.
+        Raises BusyError if another process has the lock, SetupError if the folder cannot be written.
         """
         if self._file is not None:
             return
@@ -73,7 +73,7 @@ class RunLock:
             os.close(file)
             raise
         self._file = file
-        # A child that is forked and not executed would keep the lock after this process is gone.
+        # A forked child would keep the lock after this process has ended.
         os.register_at_fork(after_in_child=self._drop)
 
     def release(self) -> None:
@@ -90,7 +90,7 @@ class RunLock:
 
 
 def held_by(run_dir: Path) -> ProcessId | None:
-    """The process that writes to a run directory now, None if there is none. Keeps no lock and writes nothing."""
+    """The process that is writing to a run directory; None if there is none. Takes no lock and writes nothing."""
     path = run_dir / LOCK_FILE
     holder = _holder(path)
     if holder is None or (holder.is_here() and not holder.is_alive()):
@@ -109,14 +109,14 @@ def held_by(run_dir: Path) -> ProcessId | None:
 
 
 def refuse_busy(run_dir: Path) -> None:
-    """Raises BusyError if another process writes to a run directory now. Keeps no lock and writes nothing."""
+    """Raises BusyError if another process is writing to a run directory. Takes no lock and writes nothing."""
     holder = held_by(run_dir)
     if holder is not None and not holder.is_same(this_process()):
         raise _busy(run_dir / LOCK_FILE, holder)
 
 
 def _lock(file: int, path: Path) -> bool:
-    """Returns False if the file system has no locks. Raises BusyError."""
+    """Lock the file. Returns False if the file system has no locks. Raises BusyError."""
     for tries_left in reversed(range(_TRIES)):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 class OptionalRecord:
-    """Failures to write a file end nothing: the first of several in a row is logged as a warning."""
+    """Lets a run go on if a file cannot be written. Of several failures in a row, the first is logged as a warning."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -19,7 +19,7 @@ class OptionalRecord:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """The block writes the file. An OSError of the block goes no further."""
+        """The block writes the file. An OSError of the block is not raised further."""
         try:
             yield
         except OSError as error:

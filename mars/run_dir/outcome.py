@@ -1,4 +1,4 @@
-"""How a run stands: what its last attempt said when it ended, or that it still runs."""
+"""The state of a run: how its last attempt ended, or that it is still running."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def failures_logged(events: EventLog, run_dir: Path) -> Iterator[None]:
 
 
 def last_logged_step(run_dir: Path) -> int | None:
-    """The step of the last row of metrics.jsonl, None if there is none."""
+    """The step of the last row of metrics.jsonl; None without rows."""
     try:
         rows = read_metrics(run_dir / METRICS_FILE).rows
     except OSError:
@@ -61,7 +61,7 @@ def last_logged_step(run_dir: Path) -> int | None:
 def state_of(events: Sequence[Mapping[str, Any]], writer: ProcessId | None) -> State:
     """writer: the process that holds the run's lock.
 
-    An attempt that ended without a word (killed, or the machine went down) counts as interrupted.
+    An attempt that ended without an event (it was killed, or the machine crashed) counts as interrupted.
     """
     if writer is not None:
         return "running"
@@ -70,22 +70,22 @@ def state_of(events: Sequence[Mapping[str, Any]], writer: ProcessId | None) -> S
 
 
 def planned_step(events: Sequence[Mapping[str, Any]]) -> int | None:
-    """The last step that the newest attempt was to train, as it said when it began."""
+    """The last step that the newest attempt planned to train, by the event of its start."""
     planned = [entry["details"].get("last_step") for entry in events if entry["event"] in _BEGUN]
     return planned[-1] if planned and type(planned[-1]) is int else None
 
 
 def last_word(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The event with which the newest attempt ended; None if it has not, or ended without a word."""
+    """The event of the newest attempt's end; None if it has not ended, or ended without an event."""
     last = next((entry for entry in reversed(events) if entry["event"] in (*_BEGUN, *_ENDED)), None)
     return last if last is not None and last["event"] in _ENDED else None
 
 
 def completed_step(events: Sequence[Mapping[str, Any]], last_step: int) -> int | None:
-    """`finished_step`, if the attempt that finished was to train to `last_step` or beyond. None otherwise.
+    """`finished_step`, if the finished attempt was planned to reach `last_step` or beyond; else None.
 
-    With run.num_epochs an attempt may finish before the last step that was planned at its start, because dynamic
-    sampling can draw more than one round of prompts in a step.
+    With run.num_epochs an attempt may finish before the step that was planned as the last, because dynamic sampling can
+    draw more than one round of prompts in a step.
     """
     finished = finished_step(events)
     if finished is None:
@@ -96,11 +96,11 @@ def completed_step(events: Sequence[Mapping[str, Any]], last_step: int) -> int |
 
 
 def finished_step(events: Sequence[Mapping[str, Any]]) -> int | None:
-    """The step after which the run's policy was saved, if that is the last thing that happened to the run."""
+    """The step after which the run's policy was saved; None if this is not the last event of the run."""
     last = last_word(events)
     return last["step"] if last is not None and last["event"] == "finished" else None
 
 
 def complete_message(step: int, policy: Path, hint: str) -> str:
-    """What the resume of a run says that has nothing left to train. hint: what to do to train on."""
+    """The message of resuming a run that has nothing left to train. hint: how to train on."""
     return f"the run is complete: step {step} was its last; the policy is in {policy}. {hint}"

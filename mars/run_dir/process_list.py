@@ -1,4 +1,4 @@
-"""processes.json of an attempt: which processes its driver has started on its own host."""
+"""processes.json of an attempt: the processes that its driver has started on its own host."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ PROCESSES_FILE = "processes.json"
 
 
 class ProcessList:
-    """The list of one attempt. folder: that of the attempt.
+    """The list of one attempt. folder: of the attempt.
 
-    Workers record themselves (`record_worker`): on other hosts, and in a cluster that was joined, they are no children.
+    Workers record themselves (`record_worker`), because on other hosts and in a joined cluster they are not children.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,10 +31,11 @@ class ProcessList:
         self._lock = threading.Lock()
 
     def update(self) -> None:
-        """Add all descendants of this process, and remove processes that have ended. To be called whenever one starts.
+        """Add all descendants of this process, and remove processes that have ended. Call it whenever a process is
+        started.
 
-        Any thread may call it. A process stays in the list when its parent has ended. A failure to write is logged: the
-        run does not need the list.
+        Any thread may call it. A process stays in the list after its parent has ended. A failure to write is only
+        logged, because the run does not need the list.
         """
         with self._lock:
             self._names = {process: name for process, name in self._names.items() if process.is_alive()}
@@ -52,7 +53,7 @@ class ProcessList:
 
 
 def listed_processes(folder: Path) -> Iterator[tuple[ProcessId, str]]:
-    """(process, its name) of each process in the attempt's list; none if there is no list or it cannot be read."""
+    """(process, its name) of each process in the attempt's list; nothing if there is no readable list."""
     try:
         entries = json.loads((folder / PROCESSES_FILE).read_bytes())
     except (OSError, ValueError, RecursionError):

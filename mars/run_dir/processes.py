@@ -1,4 +1,4 @@
-"""Which process it was: a host, a pid and the time at which it started, because systems give pids out again."""
+"""Identifies a process by host, pid and start time, because systems use pids again."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import psutil
 
 logger = logging.getLogger(__name__)
 
-# Added to a worker's name. A file of its own for each, because they may run on other hosts: appending to one file from
-# several hosts mixes up lines.
+# Added to a worker's name. Each worker has its own file, because workers may run on several hosts: lines get mixed up
+# if several hosts append to one file.
 _WORKER_FILE = ".processes.jsonl"
 
-# The start of a process is derived from the system's boot time, which moves a little when the clock is corrected.
+# The start of a process is computed from the boot time, which changes a little when the clock is corrected.
 _TOLERANCE_S = 2.0
 
 
@@ -31,14 +31,14 @@ class ProcessId:
     started: float
 
     def is_here(self) -> bool:
-        """Whether it ran on this machine, so that `is_alive` can tell."""
+        """Whether the process ran on this machine, so that `is_alive` can tell."""
         return self.host == socket.gethostname()
 
     def is_same(self, other: ProcessId) -> bool:
         return (self.host, self.pid) == (other.host, other.pid) and abs(self.started - other.started) < _TOLERANCE_S
 
     def is_alive(self) -> bool:
-        """Whether the process still runs on this machine. False for a zombie: it has ended, but was not waited for."""
+        """Whether the process is still running on this machine. False for a zombie, which has ended."""
         try:
             process = psutil.Process(self.pid)
             ended = process.status() == psutil.STATUS_ZOMBIE
@@ -52,12 +52,12 @@ def this_process() -> ProcessId:
 
 
 def process_id(process: psutil.Process) -> ProcessId:
-    """Raises psutil.Error if the process is gone."""
+    """The ProcessId of a process. Raises psutil.Error if it has ended."""
     return ProcessId(socket.gethostname(), process.pid, round(process.create_time(), 2))
 
 
 def process_from(content: object) -> ProcessId | None:
-    """The ProcessId that `asdict` turned into `content`; None if `content` is anything else."""
+    """The ProcessId whose `asdict` is `content`; None for other contents."""
     if not isinstance(content, dict):
         return None
     host, pid, started = (content.get(name) for name in ("host", "pid", "started"))
@@ -67,9 +67,9 @@ def process_from(content: object) -> ProcessId | None:
 
 
 def record_worker(folder: Path, name: str) -> None:
-    """Note in `folder` that this process is the worker `name` from now on. Called first thing, on whatever host it is.
+    """Record in `folder` that this process is now the worker `name`. Called first, on the worker's host.
 
-    A failure is logged: the worker does not need the record.
+    A failure is only logged, because the worker does not need the record.
     """
     try:
         with (folder / f"{name}{_WORKER_FILE}").open("a", encoding="ascii") as file:
@@ -79,7 +79,7 @@ def record_worker(folder: Path, name: str) -> None:
 
 
 def recorded_workers(folder: Path) -> Iterator[tuple[ProcessId, str]]:
-    """(process, worker's name) of each process that was a worker. One that was replaced comes before its successor."""
+    """(process, worker's name) of each worker process. A replaced process comes before the one that replaced it."""
     for path in sorted(folder.glob(f"*{_WORKER_FILE}")):
         try:
             lines = path.read_bytes().splitlines()

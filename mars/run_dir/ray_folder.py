@@ -1,4 +1,4 @@
-"""Where a run that starts its own Ray cluster has Ray's folder, whose path must be short."""
+"""The folder of Ray's files for a run that starts its own Ray cluster. Its path must be short."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_PARENT_BYTES = _MAX_SOCKET_BYTES - len(_OWN + _SOCKET)
 
 
 def ray_folder_parent(environment: Mapping[str, str]) -> Path:
-    """The folder in which a run makes Ray's: RAY_TMPDIR, else TMPDIR, else /tmp.
+    """The folder in which a run makes Ray's folder: RAY_TMPDIR, else TMPDIR, else /tmp.
 
     Raises SetupError if its path is too long for Ray's sockets, or if nothing can be written there.
     """
@@ -48,10 +48,10 @@ def _unusable(folder: Path) -> str | None:
 
 
 def check_vllm_folder(environment: Mapping[str, str]) -> None:
-    """Raises SetupError if the user has named a folder for vLLM's sockets whose path is too long for them, or in which
-    none can be made.
+    """Raises SetupError if the user's folder for vLLM's sockets has a path that is too long for them, or cannot hold
+    files.
 
-    Without the variable a run takes Ray's folder.
+    Without the variable, a run uses Ray's folder.
     """
     folder = environment.get(VLLM_VARIABLE, "")
     length = len(os.fsencode(os.path.abspath(folder))) if folder else 0
@@ -68,7 +68,7 @@ def check_vllm_folder(environment: Mapping[str, str]) -> None:
 
 
 def make_ray_folder(environment: Mapping[str, str]) -> Path:
-    """A new folder that only the user can read. Raises SetupError, as `ray_folder_parent` does or for a full disk."""
+    """A new folder that only the user can read. Raises SetupError as `ray_folder_parent` does, or for a full disk."""
     parent = ray_folder_parent(environment)
     try:
         return Path(tempfile.mkdtemp(prefix="mars-ray-", dir=parent))

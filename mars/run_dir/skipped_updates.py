@@ -5,9 +5,9 @@
         "responses": [{"token_ids": [5, 9], "mask": [1, 1], "advantage": 0.7, "weight": 1.0, "off_policy": false,
                        "bounded": false, "rollout_logprobs": [-0.5, -1.0], "old_logprobs": [-0.5, NaN]}]}]}
 
-mask: 1 for the tokens of responses with a weight above 0, also where algorithm.importance_mode=mask leaves a token out
-of the loss. old_logprobs: the trainer's, before the step's first update; null for a
-response that was not trained on. Numbers that are not finite are written as Python's json does: NaN, Infinity.
+mask: 1 for the tokens of responses with a weight above 0, even if algorithm.importance_mode=mask leaves a token out of
+the loss. old_logprobs: the trainer's, before the step's first update; null for a response that was not trained on.
+Numbers that are not finite are written as in Python's json: NaN, Infinity.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _NAME = re.compile(r"step_([0-9]{6,})_update_([0-9]+)\.json")
 
 
 class SkippedUpdateFiles:
-    """Writes the newest skipped updates of a run to `folder`, and says so in the log and in `events`."""
+    """Writes the newest skipped updates of a run to `folder`, and reports them in the log and in `events`."""
 
     def __init__(self, folder: Path, events: EventLog) -> None:
         self._folder, self._events = folder, events
 
     def write(self, batch: TrainBatch, skipped: Sequence[SkippedUpdate], step: int) -> None:
-        """skipped: those updates of `batch` that were skipped. batch: what step `step` trained on.
+        """skipped: the updates of `batch` that were skipped. batch: what step `step` trained on.
 
         A failure to write is logged as a warning.
         """
@@ -58,14 +58,15 @@ class SkippedUpdateFiles:
             self._events.log("update_skipped", step, update=update.update, loss=loss, grad_norm=norm, file=str(path))
 
     def _remove_old(self, written: Path) -> None:
-        """Keep `written` and the newest others by time: a resumed run may be at an earlier step than they are."""
+        """Keep `written` and the newest other files by time, because a resumed run may be at an earlier step than
+        they."""
         others = [path for path in self._folder.iterdir() if _NAME.fullmatch(path.name) and path != written]
         for path in sorted(others, key=_age)[: -(_KEPT - 1)]:
             path.unlink(missing_ok=True)
 
 
 def content_of(batch: TrainBatch, skipped: SkippedUpdate, step: int) -> dict[str, Any]:
-    """The content of an update's file. It has no pixels: images are named."""
+    """The content of an update's file. It has names of images, no pixels."""
     rows: dict[int, list[int]] = {}
     for p, k in batch.updates[skipped.update].rows:
         rows.setdefault(p, []).append(k)

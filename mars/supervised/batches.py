@@ -1,4 +1,4 @@
-"""The batches of a cold start: which rows a step trains on, each with its view and its response."""
+"""The batches of a cold start: the rows that a step trains on, each with its view and its response."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Shown = tuple[Prompt, View]
 
 @dataclass(frozen=True)
 class Batches:
-    """Makes `TrainBatch`es of rows. seed: of the choice of views."""
+    """Makes a `TrainBatch` from rows. seed: of the choice of views."""
 
     form: PromptFormat
     sft: SftSettings
@@ -39,7 +39,8 @@ class Batches:
         return self.of_rows(rows)
 
     def held_out(self, prompts: Sequence[Prompt]) -> Iterator[TrainBatch]:
-        """The held-out rows in batches: each row as it is; with a mono ratio above 0 also each of its usable views."""
+        """The held-out rows in batches: each row with all its images; with a mono ratio above 0 also its usable
+        views."""
         shown: list[Shown] = []
         for prompt in prompts:
             shown.append((prompt, None))
@@ -50,7 +51,7 @@ class Batches:
     def of_rows(self, rows: Sequence[Shown]) -> TrainBatch:
         """One update with these rows."""
         sft, prompts = self.sft, tuple(self._train_prompt(prompt, view) for prompt, view in rows)
-        # Padded rows are not sorted by length: sft.packing=padded is for short rows, which fit into one forward.
+        # Padded rows are not sorted by length: sft.packing=padded is for short rows that all fit into one forward.
         updates = plan_updates(
             prompts, len(prompts), sft.num_workers, sft.tokens_per_forward, sft.forward_packing, by_length=False
         )

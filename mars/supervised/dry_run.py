@@ -1,4 +1,4 @@
-"""`python -m mars.sft --dry-run`: check settings, rows and model, and print what the cold start would be."""
+"""`python -m mars.sft --dry-run`: check settings, rows and model, and print facts about the planned cold start."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class SupervisedSpec:
 def run(config: SftConfig, overrides: Sequence[str], lock: RunLock) -> None:
     """Train `model.path` on `data.train_files` and save it to <run.dir>/policy.
 
-    overrides: of the command line, for the record. lock: of run.dir; taken here, unless it is already.
+    overrides: those of the command line, for the record. lock: of run.dir; taken here if the caller has not taken it.
     """
     say_how_to_go_on(config)
     config = with_checked_trackers(config)
@@ -122,7 +122,8 @@ def run(config: SftConfig, overrides: Sequence[str], lock: RunLock) -> None:
 def ranks(
     config: SftConfig, spec: SupervisedSpec, files: SharedFiles, log_dir: Path, report: WorkerReport
 ) -> AbstractContextManager[SupervisedTrainer]:
-    """The trainer, in this process or on Ray workers (`cluster.kind`). files: that all their nodes must have."""
+    """The trainer, in this process or on Ray workers (`cluster.kind`). files: that all nodes of the workers must
+    have."""
     cluster = config.cluster
     if cluster.kind == "local":
         from mars.cluster.local import local_rank

@@ -41,15 +41,15 @@ def fit_supervised(
 ) -> RunState:
     """Train from the state `start` to the last step, and return the state after it. Steps count from 1.
 
-    num_dropped: number of rows left out of the training set: the metric `data/dropped`.
+    num_dropped: number of rows left out of the training set, for the metric `data/dropped`.
 
-    At a signal (KeyboardInterrupt) a step is finished first. Then the state after it is saved before the exception goes
-    on.
+    A signal raises KeyboardInterrupt after the step has finished. The state after the step is saved before
+    KeyboardInterrupt is raised again.
     """
     last = last_step(config.run, parts.stream)
 
     def finish(state: RunState) -> RunState:
-        """Compute the held-out loss if it is due. Track the step's metrics if it was, or if `sft.log_every` is due."""
+        """Compute the held-out loss if it is due. Track the step's metrics then, and when `sft.log_every` is due."""
         if state.logged:
             return state
         metrics = {**state.metrics, "fault/checkpoint": checkpoints.failures}
@@ -86,7 +86,7 @@ def fit_supervised(
 def held_out_loss(parts: SupervisedParts) -> dict[str, float]:
     """Mean cross-entropy per response token over the held-out set, and over its rows with several images and with one.
 
-    A signal waits for the batch that is being computed.
+    A signal waits for the current batch.
     """
     assert parts.held_out is not None  # as the caller has checked
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])

@@ -24,13 +24,13 @@ class SupervisedRows:
 
     @property
     def num_mono(self) -> int:
-        """Rows of the training set that can be shown as a mono view."""
+        """Number of training rows that can be shown as a mono view."""
         return sum(bool(usable_views(prompt)) for prompt in self.train.prompts)
 
 
 def load_rows(config: SftConfig) -> SupervisedRows:
-    """A row without a response is bad. Raises DataError as `refuse_or_drop` does, SetupError without model files, and
-    ConfigError for settings that do not fit the rows."""
+    """Load and check the rows; a row without a response is bad. Raises DataError as `refuse_or_drop` does, SetupError
+    without model files, and ConfigError for settings that do not fit the rows."""
     data, form = config.data, prompt_format(config)
     settings = row_settings(config, form)
     if config.sft.mono_ratio > 0:

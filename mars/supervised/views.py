@@ -1,4 +1,4 @@
-"""Which rows of a cold start are shown as a mono view: one of their sources alone, with its part of the prompt."""
+"""The rows of a cold start that can be shown as a mono view: with one source's image, and its part of the prompt."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _SEVERAL = re.compile(
 def usable_views(prompt: Prompt) -> tuple[View, ...]:
     """The mono views of a row that have a response, in source order; none for a row with fewer than two sources.
 
-    A row with `mono_responses` has the views that they name. Otherwise a view takes the row's `response`, unless that
-    speaks of an image which the view does not show, by its source, by its number, or with words for several images:
-    training on it would teach to describe an image that is not there.
+    A row with `mono_responses` has the views that they name. Otherwise a view gets the row's `response`, unless the
+    response speaks of an image that the view does not show: by its source, by its number, or with words for several
+    images. Training on such a response would teach the model to describe an image that it does not see.
 
     Example: "The infrared image shows two people" is a response for the view of infrared, not for that of visible.
     "The second image is darker" is one for the view of the second source. "Both images show a car" is one for no view.
@@ -43,10 +43,10 @@ def usable_views(prompt: Prompt) -> tuple[View, ...]:
 
 
 def chosen_view(prompt: Prompt, mono_ratio: float, seed: int, epoch: int) -> View:
-    """The view that an epoch shows of a row; None: all its images.
+    """The view of a row that an epoch shows; None: all its images.
 
-    Of the rows with usable views, the share `mono_ratio` is shown as one of its usable views, each with the same
-    probability. The choice depends on the arguments alone, so that a resumed run makes it again.
+    The share `mono_ratio` of the rows with usable views is shown as one of these views, each with the same probability.
+    The choice depends only on the arguments, so a resumed run makes the same choice.
     """
     views = usable_views(prompt) if mono_ratio > 0 else ()
     if not views:
@@ -58,7 +58,7 @@ def chosen_view(prompt: Prompt, mono_ratio: float, seed: int, epoch: int) -> Vie
 
 
 def response_of(prompt: Prompt, view: View) -> str:
-    """The response to train on. Raises ValueError for a row without one."""
+    """The response to train on. Raises ValueError if the row has none."""
     own = None if view is None else prompt.mono_responses.get(view[0])
     response = prompt.response if own is None else own
     if response is None:
@@ -67,7 +67,8 @@ def response_of(prompt: Prompt, view: View) -> str:
 
 
 def _is_named(source: str, place: int, text: str) -> bool:
-    """Whether a text names the source, or its image by the place in the prompt (from 0): "Image 2", "the second"."""
+    """Whether a text names the source, or the source's image by its place in the prompt (from 0): "Image 2",
+    "second"."""
     return re.search(f"{name_pattern(source)}|{_numbered(place)}", text, re.IGNORECASE) is not None
 
 

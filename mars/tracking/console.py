@@ -1,4 +1,4 @@
-"""A run's terminal output: one line per step over a progress bar."""
+"""A run's terminal output: one line per step above a progress bar."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _FIELDS = (
 
 
 def step_line(metrics: Mapping[str, float], step: int, num_steps: int) -> str:
-    """The most important metrics of a step in one line; metrics.jsonl has all of them. Failed responses only if any.
+    """The most important metrics of a step in one line. Failed responses are shown only if there are any.
 
     >>> step_line({"critic/score/mean": 0.5, "mars/gain/mean": 0.04, "timing_s/gen": 3.06}, 7, 60)
     ' 7/60  score 0.500  gain +0.040  gen 3.1s'
@@ -51,8 +51,8 @@ def step_line(metrics: Mapping[str, float], step: int, num_steps: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time, rounded to whole seconds: seconds below a minute, minutes and seconds below an hour, else hours and
-    whole minutes.
+    """A time, rounded to whole seconds. Below a minute: seconds. Below an hour: minutes and seconds. Otherwise: hours
+    and whole minutes.
 
     >>> duration(7.2), duration(59.6), duration(3700)
     ('7s', '1m00s', '1h01m')
@@ -65,7 +65,7 @@ def duration(seconds: float) -> str:
 
 
 class _Stages(ProgressColumn):
-    """The stages that the run is in, and for how long: a step may take long, and its line comes at its end."""
+    """The run's current stages, and for how long. A step may take long, and its line is printed only at its end."""
 
     max_refresh = 0.5  # seconds
 
@@ -76,14 +76,13 @@ class _Stages(ProgressColumn):
 
 
 class ConsoleTracker:
-    """Prints one line per step above a progress bar with the remaining time and the stage that the run is in; without a
-    terminal, plain lines.
+    """Prints one line per step. On a terminal also a progress bar below, with the remaining time and the run's stage.
 
-    num_steps: last step of the run. done: the step after which it is resumed, at which the bar begins.
+    num_steps: last step of the run. done: the step after which it is resumed, where the bar begins.
 
-    The remaining time is the mean duration of the last 20 steps times the steps left. It is shown from the second step
-    on, because the first one includes the start of the workers. At the end it says on how many responses the reward
-    has failed, if any: a step's line is soon out of sight.
+    The remaining time is the mean duration of the last 20 steps times the number of steps left. It is shown from the
+    second step on, because the first step includes the start of the workers. At the end the tracker prints on how many
+    responses the reward has failed, if any, because the line of a single step is soon out of sight.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ METRICS_FILE = "metrics.jsonl"
 
 
 def finite_or_none(value: Any) -> float | int | None:
-    """`value` as a number that strict JSON can hold; None for NaN, infinities and values that are not numbers."""
+    """`value` as a number for strict JSON; None for NaN, infinities and values that are not numbers."""
     if type(value) is int:
         return value
     try:
@@ -32,18 +32,19 @@ def finite_or_none(value: Any) -> float | int | None:
 
 
 def to_line(row: Mapping[str, Any]) -> bytes:
-    """One line of strict JSON with sorted keys. Floats round-trip. ASCII, so a terminal sees no control characters."""
+    """One line of strict JSON with sorted keys. Floats are exact. ASCII, so a terminal gets no control characters."""
     return (json.dumps(row, sort_keys=True, allow_nan=False) + "\n").encode("ascii")
 
 
 class JsonlTracker:
     """Writes one row {"step": n, key: value, ...} per `log`; the row is in the file when `log` returns.
 
-    resumed_step: None for a new run; its file must be empty or missing. A run resumed after step n keeps the rows up to
-        n and drops later rows of the earlier attempt, so each step has one row.
+    resumed_step: None for a new run, whose file must be empty or missing. A run resumed after step n keeps the rows up
+        to n and drops later rows of the earlier attempt, so each step has one row.
 
     Non-finite values become null. If a row cannot be written (disk full), it is kept in memory and written with the
-    next one, in order. So a full disk does not end the run, and rows are lost only if it is still full at `close`.
+    next row, in order. So a full disk does not end the run, and rows are lost only if the disk is still full at
+    `close`.
 
     Raises ConfigError if resumed_step is None and the file has rows, SetupError if the file cannot be written.
     """
@@ -101,14 +102,15 @@ class JsonlTracker:
 
 @dataclass(frozen=True)
 class MetricRows:
-    """rows: in step order, each with its "step". damaged: number of lines that are not a JSON object with a step."""
+    """rows: in step order, each with its "step". damaged: number of lines that are not JSON objects with a step."""
 
     rows: tuple[dict[str, Any], ...]
     damaged: int
 
 
 def read_metrics(path: Path) -> MetricRows:
-    """Read a metrics.jsonl. Lines of the same step are merged into one row, in which the later value wins."""
+    """Read a metrics.jsonl. Lines of the same step are merged into one row, in which later values replace earlier
+    ones."""
     rows: dict[int, dict[str, Any]] = {}
     damaged = 0
     for line in path.read_bytes().splitlines():

@@ -1,4 +1,4 @@
-"""Reads a metrics.jsonl while its run writes it: each look parses only what was added."""
+"""Reads a metrics.jsonl while its run writes it. Each call parses only what was added."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _COMPARED = 256  # bytes before the place where the last look ended
 class MetricsTail:
     """The rows of a growing metrics.jsonl, in the order of steps. keep: which keys to keep, besides "step".
 
-    A resumed run drops the rows after its checkpoint, in place or with a new file. The end of what was read is compared
-    with the file at each look; where it differs, the file is read from its beginning.
+    A resumed run drops the rows after its checkpoint, in place or in a new file. So each call compares the end of what
+    it has read with the file. If they differ, the file is read from its beginning.
     """
 
     def __init__(self, path: Path, keep: Callable[[str], bool]) -> None:
@@ -30,8 +30,8 @@ class MetricsTail:
         return self._in_order
 
     def read(self) -> None:
-        """Add what the file has got since the last call; no file: no rows. Lines that are no row are left out, and a
-        last line without its end is left for the next call. Raises OSError."""
+        """Add what was written to the file since the last call; without a file there are no rows. Lines that are not
+        rows are left out. An incomplete last line is left for the next call. Raises OSError."""
         try:
             file = open(self._path, "rb", buffering=0)  # noqa: SIM115 - closed by `with`
         except FileNotFoundError:

@@ -25,8 +25,8 @@ _METRICS, _PARAMS, _PARAM_CHARACTERS = 1000, 100, 500  # MLflow's limits of a ba
 
 class MlflowTracker:
     """Sends metrics to one MLflow run: on the server of the environment variable MLFLOW_TRACKING_URI, else in the
-    database <run.dir>/mlflow/mlflow.db. `tracking.project` is the experiment. A resumed run goes on with the run whose
-    id is in <run.dir>/mlflow/run_id. pictures: None draws no rollouts.
+    database <run.dir>/mlflow/mlflow.db. `tracking.project` is the experiment. A resumed run continues the MLflow run
+    whose id is in <run.dir>/mlflow/run_id. pictures: None draws no rollouts.
     """
 
     def __init__(self, run: TrackedRun, pictures: RolloutPictures | None) -> None:
@@ -83,7 +83,7 @@ class MlflowTracker:
 
 
 def _dotted(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Dotted key -> value. An empty mapping is a value."""
+    """Dotted key -> value. An empty mapping counts as a value."""
     found: list[tuple[str, Any]] = []
     for name, value in config.items():
         key = _REFUSED.sub("_", f"{prefix}{name}")

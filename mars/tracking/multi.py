@@ -30,9 +30,9 @@ QUEUE_SIZE = 256
 
 @runtime_checkable
 class RemoteTracker(Protocol):
-    """A factory of a tracker that waits for others: a server, processes of its own.
+    """Makes a tracker that waits for other processes, such as a server.
 
-    start_timeout_s, call_timeout_s: how long building the tracker and each call of it may take.
+    start_timeout_s, call_timeout_s: how long building the tracker and each of its calls may take.
     """
 
     @property
@@ -42,13 +42,13 @@ class RemoteTracker(Protocol):
     def call_timeout_s(self) -> float: ...
 
     def abandon(self) -> None:
-        """Kill the helper processes of a failed tracker, which would delay the run's exit."""
+        """Kill the helper processes of a failed tracker, because they would delay the run's exit."""
         ...
 
 
 @dataclass(frozen=True)
 class Limited:
-    """A `RemoteTracker` of any function: a call may take `timeout_s`, building the tracker `start_allowance` of it."""
+    """Makes any function a `RemoteTracker`. A call may take `timeout_s`, building the tracker its `start_allowance`."""
 
     make: Callable[[], Tracker]
     timeout_s: float
@@ -65,15 +65,15 @@ class Limited:
         return self.make()
 
     def abandon(self) -> None:
-        """Nothing to kill: the thread that hangs ends with the process."""
+        """Does nothing: a hanging thread ends with the process."""
 
 
 class Copy:
     """A tracker in its own thread behind a bounded queue, so that it can neither block nor fail the caller.
 
-    A copy is any tracker of a run besides that of metrics.jsonl. An exception of the tracker, a full queue or a call
-    that takes longer than its `RemoteTracker` allows switches the copy off: `failure` holds the reason, logged once,
-    together with the last step that the tracker has taken.
+    A copy is any tracker of a run besides that of metrics.jsonl. The copy is switched off by an exception of the
+    tracker, by a full queue, or by a call that takes longer than its `RemoteTracker` allows. `failure` then has the
+    reason. It is logged once, with the last step that the tracker has taken.
     make: builds the tracker. Called in the thread, because building may wait for a network.
     clock: seconds, monotonic.
     """
@@ -85,22 +85,23 @@ class Copy:
         self._clock = clock
         limits = (make.start_timeout_s, make.call_timeout_s) if isinstance(make, RemoteTracker) else (inf, inf)
         self._start_timeout_s, self._call_timeout_s = limits
-        # When what the thread does now must be done; None while it waits for a call.
+        # When the thread's current call must be done; None while it waits for a call.
         self._deadline: float | None = clock() + self._start_timeout_s
         self._lock = threading.Lock()
         self._calls: queue.Queue[tuple[Callable[[Tracker], None], int | None] | None] = queue.Queue(QUEUE_SIZE)
         self._run_failed = False
         self._taken: int | None = None  # the last step whose metrics the tracker has taken
-        # A daemon thread: a call that never returns must not keep the process alive.
+        # A daemon thread, so that a call that never returns does not keep the process alive.
         self._thread = threading.Thread(target=self._work, name=f"tracker-{name}", daemon=True)
         self._thread.start()
 
     def offer(self, call: Callable[[Tracker], None], step: int | None = None) -> None:
-        """Queue `call` without waiting. step: that of the metrics that the call logs, if it logs any."""
+        """Queue `call` without waiting. step: of the metrics that the call logs, if it logs any."""
         self._queue((call, step))
 
     def end(self, *, failed: bool = False) -> None:
-        """Let the thread close the tracker and end after the queued calls. failed: the run did not reach its end."""
+        """Let the thread close the tracker and end after the queued calls. failed: whether the run did not reach its
+        end."""
         self._run_failed = failed
         self._queue(None)
 
@@ -117,7 +118,8 @@ class Copy:
             self._fail(f"it does not keep up: {QUEUE_SIZE} calls wait")
 
     def join(self, deadline: float) -> None:
-        """Wait for the thread to end, at most until `deadline` (time.monotonic()). If it has not, the copy has failed.
+        """Wait until the thread ends, but not longer than `deadline` (time.monotonic()). After that, the copy has
+        failed.
 
         The helper processes of a failed copy are killed (`RemoteTracker`).
         """
@@ -156,8 +158,8 @@ class Copy:
             if self.failure is not None:
                 return
             self.failure = reason
-        # The thread closes the tracker when its current call returns. If it waits for the next call, this None wakes
-        # it, because `offer` adds no more calls.
+        # The thread closes the tracker when its current call returns. If it is waiting for a call, this None wakes it,
+        # because `offer` adds no more calls.
         with suppress(queue.Full):
             self._calls.put_nowait(None)
         has = "it has no step since its start" if self._taken is None else f"its last step is {self._taken}"
@@ -167,15 +169,15 @@ class Copy:
 class MultiTracker:
     """Writes every record to `primary`, then queues it for every copy.
 
-    Adds two metrics to each step: fault/tracker (copies switched off so far) and fault/nonfinite_metrics (values of
-    this step that are not finite).
+    Adds two metrics to each step: fault/tracker (number of copies switched off so far) and fault/nonfinite_metrics
+    (number of values of this step that are not finite).
 
     primary: the tracker of metrics.jsonl, called in the caller's thread; its errors are raised.
     copies: name -> function that builds the tracker.
-    rollouts_every: record rollouts at step 1 and at every multiple of this; 0 never.
+    rollouts_every: record rollouts at step 1 and at every multiple of this number; 0: never.
     rollout_prompts: how many prompts of such a step to record.
     timeout_s: how long `close` waits for all copies together.
-    switched_off: how many copies of earlier trackers of this process were switched off; fault/tracker includes them.
+    switched_off: number of switched-off copies of earlier trackers of this process; fault/tracker includes them.
     """
 
     def __init__(
@@ -217,7 +219,7 @@ class MultiTracker:
         self._close(failed=False)
 
     def close_failed(self) -> None:
-        """As `close`. The copies are told that the run did not reach its end."""
+        """As `close`, but tells the copies that the run did not reach its end."""
         self._close(failed=True)
 
     def _close(self, *, failed: bool) -> None:
@@ -230,5 +232,5 @@ class MultiTracker:
 
     @property
     def switched_off(self) -> int:
-        """Number of copies that were switched off so far, those of earlier trackers of this process included."""
+        """Number of copies that were switched off so far, including those of earlier trackers of this process."""
         return self._switched_off_before + sum(copy.failure is not None for copy in self._copies)

@@ -1,4 +1,4 @@
-"""The trackers that `tracking.to` names: checked before a run starts, and made by functions that run in their threads.
+"""The trackers in `tracking.to`. They are checked before a run starts, and made in their threads.
 
 "wandb", "path/to/file.py:Class" ──> `checked` ──> `factories` ──> the copies of `MultiTracker`
 """
@@ -30,23 +30,23 @@ _METHODS = {"log": 2, "log_rollouts": 2, "close": 0}
 
 
 def checked(names: Sequence[str]) -> list[str]:
-    """The names of `tracking.to`, with absolute paths. Runs the users' files.
+    """The names in `tracking.to`, with absolute paths. Runs the users' files.
 
-    Raises SetupError if the package of a tracker is not installed, ConfigError for a class that is no tracker and for
-    an unknown WANDB_MODE.
+    Raises SetupError if the package of a tracker is not installed. Raises ConfigError for a class that is not a tracker
+    and for an unknown WANDB_MODE.
     """
     return [_own(name) if is_spec(name) else _built_in(name) for name in names]
 
 
 def own_specs(names: Sequence[str]) -> list[str]:
-    """The names that stand for users' classes."""
+    """The names of users' classes."""
     return [name for name in names if is_spec(name)]
 
 
 def factories(
     names: Sequence[str], run: TrackedRun, pictures: RolloutPictures | None, on_start: Callable[[], object]
 ) -> dict[str, Callable[[], Tracker]]:
-    """Name -> function that builds the tracker, for names that `checked` has returned.
+    """Name -> function that builds the tracker, for names returned by `checked`.
 
     pictures: draws rollouts; None for a run that samples none. on_start: called when wandb has started its process.
     """

@@ -1,4 +1,4 @@
-"""Pictures of sampled rollouts: the images of a prompt side by side, with the boxes of truth and answers."""
+"""Pictures of sampled rollouts: the images of a prompt side by side, with boxes of the truth and of answers."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Picture:
 
 @dataclass(frozen=True)
 class RolloutPictures:
-    """Makes the pictures of a step's sampled rollouts. Called in a tracker's thread, which reads the images then.
+    """Makes the pictures of a step's sampled rollouts. Called in a tracker's thread, which then reads the images.
 
-    decode: reads and decodes an image. An image that cannot be read is grey, and the caption says why.
+    decode: reads and decodes an image. An image that cannot be read becomes grey, and the caption gives the reason.
     """
 
     frames: BoxFrames
@@ -98,7 +98,7 @@ def _tile(source: Source, image: Image, boxes: SourceBoxes) -> Image:
 
 
 def _pixels(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """First and last pixel that a box covers.
+    """First and last pixel that a box covers, in both directions.
 
     >>> _pixels((0.1, 0.2, 0.5, 1.0), (100, 50))
     (10, 10, 49, 49)

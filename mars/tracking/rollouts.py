@@ -14,7 +14,7 @@ ROLLOUTS_FOLDER = "rollouts"
 
 
 def sample_prompts(rollouts: Sequence[PromptRollouts], count: int, step: int) -> list[PromptRollouts]:
-    """The `count` prompts with the smallest hash of (step, prompt_id). The order of `rollouts` changes nothing."""
+    """The `count` prompts with the smallest hash of (step, prompt_id). The order of `rollouts` does not matter."""
 
     def rank(item: PromptRollouts) -> bytes:
         return hashlib.sha256(f"{step}/{item.prompt.prompt_id}".encode()).digest()
@@ -41,4 +41,4 @@ class RolloutFiles:
         write_answers(step_file(self._folder, step), answers)
 
     def close(self) -> None:
-        """Every file is complete already."""
+        """Does nothing: every file is complete already."""

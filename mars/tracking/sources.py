@@ -1,4 +1,4 @@
-"""Metrics of single sources under names of their own, so that trackers show the curves of all sources together."""
+"""Metrics of single sources under additional names, so that trackers show the curves of all sources in one chart."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CURVES = {
 
 
 def source_curves(metrics: Mapping[str, float]) -> dict[str, float]:
-    """sources/<chart>/multi and sources/<chart>/<source> of each chart for which `metrics` has values of sources.
+    """sources/<chart>/multi and sources/<chart>/<source>, for each chart for which `metrics` has values of sources.
 
     >>> source_curves({"critic/score/mean": 0.5, "mars/anchor/depth/mean": 0.25, "eval/multi/mean": 0.75})
     {'sources/score/multi': 0.5, 'sources/score/depth': 0.25}

@@ -22,11 +22,11 @@ _ID_CHARACTERS = 21
 
 
 class SwanLabTracker:
-    """Sends metrics to one SwanLab experiment. The environment variable SWANLAB_MODE chooses where to; without it
-    everything stays in <run.dir>/swanlab ("offline").
+    """Sends metrics to one SwanLab experiment. The environment variable SWANLAB_MODE says where to. Without it, all
+    data stay in <run.dir>/swanlab ("offline").
 
-    With SWANLAB_MODE=cloud a resumed run goes on with the experiment whose id is in <run.dir>/swanlab/run_id; in the
-    other modes each attempt is an experiment of its own. SwanLab keeps the first row of a step that is trained again.
+    With SWANLAB_MODE=cloud a resumed run continues the experiment whose id is in <run.dir>/swanlab/run_id. In the other
+    modes each attempt is a new experiment. If a step is trained again, SwanLab keeps the step's first row.
     pictures: None draws no rollouts.
     """
 
@@ -62,7 +62,7 @@ class SwanLabTracker:
 
 
 def _run_id(path: Path, resumed_step: int | None) -> str:
-    """The id in the file if the run is resumed and has one, else a new one, which is written to the file."""
+    """The id in the file, if the run is resumed and has one. Otherwise a new id, which is written to the file."""
     if resumed_step is not None and path.is_file():
         return path.read_text(encoding="ascii").strip()
     made = secrets.token_hex(_ID_CHARACTERS)[:_ID_CHARACTERS]

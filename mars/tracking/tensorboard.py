@@ -14,7 +14,7 @@ FOLDER = "tensorboard"
 
 
 class TensorBoardTracker:
-    """Writes event files to <run.dir>/tensorboard. A resumed run hides what earlier attempts wrote of later steps.
+    """Writes event files to <run.dir>/tensorboard. A resumed run hides what earlier attempts wrote for later steps.
 
     The tab "Custom Scalars" has one chart for each kind of `source_curves`. pictures: None draws no rollouts.
     """
@@ -43,7 +43,7 @@ class TensorBoardTracker:
 
         for picture in self._pictures(rollouts, step):
             self._writer.add_image(picture.tag, np.asarray(picture.image), step, dataformats="HWC")
-            # Four spaces make it Markdown's preformatted text, in which nothing that a model wrote has a meaning.
+            # Four spaces make it preformatted text in Markdown, so that no part of a model's text is read as Markdown.
             self._writer.add_text(picture.tag, "\n".join(f"    {line}" for line in picture.caption.split("\n")), step)
         self._writer.flush()
 

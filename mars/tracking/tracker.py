@@ -12,7 +12,7 @@ from mars.types import PromptRollouts
 
 
 class Tracker(Protocol):
-    """Records the metrics of every step and some of the rollouts. step: 0 is before training, 1 the first step."""
+    """Records the metrics of every step and some of the rollouts. step: 0 is before training, 1 is the first step."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None: ...
 
@@ -22,22 +22,22 @@ class Tracker(Protocol):
 
 
 def start_allowance(timeout_s: float) -> float:
-    """How long a tracker may take to start, in seconds, if a call may take `timeout_s`: three calls, and a minute for
-    the import of its package. That of mlflow took 42 s on a busy machine; no step waits for it."""
+    """How many seconds a tracker may take to start, if a call may take `timeout_s`: three calls, and a minute to
+    import its package. The import of mlflow took 42 s on a busy machine. No step waits for the start."""
     return 3 * timeout_s + 60.0
 
 
 @runtime_checkable
 class TellsFailures(Protocol):
-    """A tracker that can say that its run has failed."""
+    """A tracker that can record that its run has failed."""
 
     def close_failed(self) -> None:
-        """Called instead of `Tracker.close` if the run did not reach its end: it failed, or was interrupted."""
+        """Called instead of `Tracker.close` if the run did not reach its end, because it failed or was interrupted."""
         ...
 
 
 def close(tracker: Tracker, *, failed: bool) -> None:
-    """Close a tracker, which is told if the run did not reach its end."""
+    """Close a tracker. failed: whether the run did not reach its end."""
     if failed and isinstance(tracker, TellsFailures):
         tracker.close_failed()
     else:
@@ -46,7 +46,7 @@ def close(tracker: Tracker, *, failed: bool) -> None:
 
 @contextmanager
 def closed_at_end(tracker: Tracker) -> Iterator[Tracker]:
-    """Close the tracker at the end of the block, as that of a failed run if the block raises."""
+    """Close the tracker at the end of the block. If the block raises, the run counts as failed."""
     failed = True
     try:
         yield tracker
@@ -57,13 +57,13 @@ def closed_at_end(tracker: Tracker) -> Iterator[Tracker]:
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What a tracker of `tracking.to` is told of the run.
+    """What a tracker in `tracking.to` gets to know about the run.
 
     project, name: `tracking.project` and `run.name`. folder: `run.dir`. config: all settings, as nested mappings.
         In name and config the values of secret environment variables such as HF_TOKEN are replaced by their names.
     last_step: the number of the run's last step.
     timeout_s: how long a call of the tracker may take; its start may take `start_allowance(timeout_s)`.
-    resumed_step: the last step whose metrics a resumed run keeps, None for a new run.
+    resumed_step: the last step whose metrics a resumed run keeps; None for a new run.
     """
 
     project: str

@@ -33,24 +33,24 @@ _TEARDOWN_S = 2.0
 
 
 class WandbTracker:
-    """Sends the metrics of every step, and pictures of sampled rollouts, to one wandb run. A run that is resumed
-    continues it: its id is kept in <folder>/wandb/run_id. A new run makes a new id, also if the folder has one. The
-    environment variable WANDB_RUN_ID, if set, is the id in both cases.
+    """Sends the metrics of every step, and pictures of sampled rollouts, to one wandb run. A resumed run continues the
+    wandb run whose id is in <folder>/wandb/run_id. A new run makes a new id, even if the folder has one. If the
+    environment variable WANDB_RUN_ID is set, it is the id in both cases.
 
     mode: "offline" writes to the run's folder, and `wandb sync` uploads it later. "online" falls back to offline, with
         a warning, if the server cannot be reached or the login fails.
     run: its timeout_s limits each of login, start and finish. If wandb lacks the rows up to its resumed_step, they are
-        logged again from <folder>/metrics.jsonl. Offline it always lacks them: each start makes a record of its own,
-        and `wandb sync` replaces the earlier records of a run id by the last one.
+        logged again from <folder>/metrics.jsonl. Offline it always lacks them: each start makes its own record, and
+        `wandb sync` replaces the earlier records of a run id by the last one.
     pictures: None draws no rollouts.
 
-    The step is logged as a metric, not as wandb's own step: a resumed run may repeat steps, and wandb drops rows whose
+    The step is logged as a metric, not as wandb's own step. A resumed run may repeat steps, and wandb drops rows whose
     own step is lower than the last one. A repeated step has two rows, of which the later one counts.
     """
 
     def __init__(self, run: TrackedRun, mode: Mode, pictures: RolloutPictures | None) -> None:
-        # Otherwise it sends numbers of its own use, also offline, and the end of the process waits for a server that
-        # does not answer.
+        # Without this, wandb sends statistics of its own use, even offline, and the end of the process waits for a
+        # server that does not answer.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
@@ -119,7 +119,7 @@ class WandbTracker:
 
 
 def _kept_run_id(path: Path) -> str | None:
-    """The id in the file, None if it has none. Raises OSError."""
+    """The id in the file; None if there is none. Raises OSError."""
     try:
         kept = path.read_text(encoding="ascii").strip()
     except (FileNotFoundError, UnicodeDecodeError):
@@ -139,7 +139,7 @@ def _new_run_id(path: Path) -> str:
 class WandbFactory:
     """Builds a `WandbTracker` in the thread that calls it.
 
-    on_start: called after the build, even if it failed: wandb may have started a process by then.
+    on_start: called after the build, even if it failed, because wandb may have started a process.
     """
 
     run: TrackedRun
@@ -162,12 +162,12 @@ class WandbFactory:
             self.on_start()
 
     def abandon(self) -> None:
-        """wandb's exit hook would wait forever for a service that hangs."""
+        """Kill wandb's service, because wandb's exit hook would wait forever for a service that hangs."""
         stop_service()
 
 
 def stop_service() -> None:
-    """Kill the wandb-core processes that this process started. The next run of wandb starts one of its own.
+    """Kill the wandb-core processes that this process started. The next run of wandb starts a new one.
 
     Takes at most `_TEARDOWN_S` seconds.
     """
@@ -179,7 +179,7 @@ def stop_service() -> None:
                 child.kill()
         except psutil.NoSuchProcess:
             continue
-    # Takes back the exit hook, which would print a traceback, and lets a tracker that is made later start anew.
+    # Removes wandb's exit hook, which would print a traceback, so that a later tracker can start wandb again.
     teardown = getattr(sys.modules.get("wandb"), "teardown", None)
     if teardown is not None:
         thread = threading.Thread(target=_quietly, args=(teardown,), name="wandb-teardown", daemon=True)

@@ -19,9 +19,9 @@ _CHARACTERS = 1000  # of an answer: more than the widest terminal shows
 
 
 def answer_table(questions: Sequence[Sequence[Answer]], width: int, lines: int) -> RenderableType | None:
-    """At most `lines` lines of questions' truths and of answers, each with its view and score, after a heading.
+    """At most `lines` lines, after a heading: the truths of questions, and answers with their views and scores.
 
-    None if there are no answers. The text of an answer is the last of its line, and is cut where the line ends.
+    None if there are no answers. The text of an answer is at the end of its line, and is cut where the line ends.
     """
     if not questions:
         return None
@@ -35,7 +35,7 @@ def answer_table(questions: Sequence[Sequence[Answer]], width: int, lines: int) 
 
 
 def _cells(questions: Iterable[Sequence[Answer]]) -> Iterator[tuple[str, str, str, str]]:
-    """(label, score, text, style) of each line: of a question its truth, then the first answers to each view."""
+    """(label, score, text, style) of each line: a question's truth, then the first answers to each of its views."""
     for answers in questions:
         yield "truth", "", answers[0].truth, "dim"
         shown: Counter[str] = Counter()

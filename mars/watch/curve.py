@@ -13,10 +13,10 @@ _LARGEST = 1e100  # beyond it, sums and differences of values overflow
 
 
 def columns(values: Sequence[object], width: int) -> list[float | None]:
-    """At most `width` numbers that stand for `values`, in their order. None where there is nothing to draw.
+    """At most `width` numbers that represent `values`, in order; None where there is nothing to draw.
 
-    More values than columns: each column is the mean of the values that fall into it. NaN, infinities, numbers beyond
-    1e100 and whatever is no number are left out of the mean.
+    If there are more values than columns, a column is the mean of its values. The mean leaves out NaN, infinities,
+    numbers beyond 1e100, and values that are not numbers.
 
     >>> columns([1.0, 3.0, None, 4.0, float("nan"), None], 3)
     [2.0, 4.0, None]
@@ -27,10 +27,10 @@ def columns(values: Sequence[object], width: int) -> list[float | None]:
 
 
 def curve(heights: Sequence[float | None], lines: int, levels: str = BLOCKS) -> list[str]:
-    """`lines` lines of text, the upper one first, with a bar for each of `heights`; None leaves its place empty.
+    """`lines` lines of text, the upper one first, with a bar for each of `heights`; None leaves an empty place.
 
-    The lowest bar has the lowest level that is not empty, and the highest one fills all lines. Equal heights fill
-    half of them. levels: nine characters, from empty to full.
+    The lowest bar has the lowest level that is not empty, and the highest one fills all lines. If all heights are
+    equal, bars fill half of the lines. levels: nine characters, from empty to full.
 
     >>> curve([0.0, 1.0, None, 0.5], 1)
     ['▁█ ▅']

@@ -35,10 +35,10 @@ _RANGE_CHARACTERS = 19  # of "-0.0123 to -0.00456"
 
 
 def curve_table(rows: Rows, width: int, levels: str, *, tall: bool) -> Table | None:
-    """A line for each metric that has values: its name, last value, chart and range. None if there is none.
+    """A line for each metric that has values: its name, last value, chart and range. None without such a metric.
 
-    A column of a chart is the mean of the steps that fall into it, and the range is that of the columns. levels: as of
-    `curve`. tall: whether the charts of reward, gain and loss are three lines high.
+    A column of a chart is the mean of its steps. The range is that of the columns. levels: as for `curve`. tall:
+    whether the charts of reward, gain and loss are three lines high.
     """
     table = Table.grid(padding=(0, 1, 0, 0))
     is_wide = width >= _WIDE
@@ -63,7 +63,7 @@ def curve_table(rows: Rows, width: int, levels: str, *, tall: bool) -> Table | N
 
 
 def _curves(rows: Rows) -> list[tuple[str, str]]:
-    """(metric, name) of what is drawn: the reward, the anchors of each source, then the others."""
+    """(metric, name) of each curve: the reward, the anchors of each source, then the others."""
     keys = {key for row in rows for key in row}
     anchors = sorted((match[1], key) for key in keys if (match := _ANCHOR.fullmatch(key)))
     shown = [(_REWARD, "reward"), *((key, shorten(name, 60)) for name, key in anchors[:_MAX_ANCHORS]), *_NAMES.items()]
@@ -75,5 +75,5 @@ def _last(values: Sequence[Any]) -> float | None:
 
 
 def _number(value: float | None) -> str:
-    """Three digits: at most eight characters, unless the size is unusual."""
+    """The number with three digits: at most eight characters, unless its size is unusual."""
     return "–" if value is None else f"{value:.3g}"

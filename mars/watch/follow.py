@@ -19,16 +19,17 @@ _PAUSE_S = 1.0
 
 
 def show_once(reader: RunReader, console: Console) -> Seen:
-    """Print one picture."""
+    """Print one picture of the run."""
     seen = reader.look()
     _print(seen, console)
     return seen
 
 
 def follow(reader: RunReader, console: Console, wait: Callable[[float], None] = time.sleep) -> Seen:
-    """Show the run on the whole terminal until it has ended; then print the last picture below what was there before.
+    """Show the run on the whole terminal until it has ended. Then print the last picture below the earlier text.
 
-    wait: lets so many seconds pass. A KeyboardInterrupt, which it may raise, gives the terminal back and goes on.
+    wait: waits for a number of seconds. If it raises KeyboardInterrupt, the terminal is restored and the exception
+    raised.
     """
     seen = reader.look()
     if seen.state == "running":
@@ -43,14 +44,14 @@ def follow(reader: RunReader, console: Console, wait: Callable[[float], None] = 
 
 
 def _print(seen: Seen, console: Console) -> None:
-    """On a terminal the picture leaves room for `ending` and the shell's prompt, so that its first line stays in sight;
-    elsewhere it is whole."""
+    """Print the picture. On a terminal it leaves room for `ending` and the shell's prompt, so that its first line stays
+    visible. Elsewhere it is complete."""
     below = sum(-(-max(line.cell_len, 1) // console.width) for line in ending(seen).split()) + 1
     console.print(Picture(seen, max(console.height - below, 1) if console.is_terminal else None))
 
 
 def ending(seen: Seen) -> Text:
-    """How the run stands or has ended, and how it can go on, in one line or two."""
+    """How the run stands or has ended, and how to go on with it, in one or two lines."""
     folder = shlex.quote(str(seen.folder))
     last = last_word(seen.events)
     details = {} if last is None else last["details"]

@@ -1,4 +1,4 @@
-"""Lines of text that never get longer than the terminal is wide."""
+"""Lines of text that are never longer than the terminal is wide."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from mars.output.text import visible
 
 
 def one_line(text: str, style: str = "") -> Text:
-    """`text` with control and invisible characters escaped, to be cut where its line ends instead of wrapped."""
+    """`text` with control and invisible characters escaped. Where its line ends it is cut, not wrapped."""
     return Text(visible(text), style=style, no_wrap=True, overflow="ellipsis")
 
 
 def columns_of_text(rows: Sequence[Sequence[Text]], width: int) -> Table:
-    """Columns with one space between them, in `width` characters. The last one has the room that the others leave.
+    """Columns with one space between them, in `width` characters. The last column gets the room that the others leave.
 
-    A column before it is as wide as its longest cell, but at most a third of the width: else rich would make all
-    columns narrower as soon as the last cell of a row is too long.
+    Each other column is as wide as its longest cell, but at most a third of `width`. Without this limit, rich would
+    make all columns narrower if the last cell of a row is too long.
     """
     most = max(width // 3, 1)
     table = Table.grid(padding=(0, 1, 0, 0))

@@ -1,4 +1,4 @@
-"""A run in one picture for the terminal: progress, curves, stages of a step, workers, last answers."""
+"""A picture of a run for the terminal: progress, curves, stages of a step, workers, last answers."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _STATE_STYLES = {"running": "bold green", "finished": "bold green", "interrupted
 
 @dataclass(frozen=True)
 class Picture:
-    """Fits the width that it gets, and `height` lines if that is not None: the answers get the lines that the rest
-    leaves, and what is still too much is cut off at the bottom.
+    """Fits the width of the terminal, and `height` lines if it is not None. The answers get the lines that the rest
+    leaves; what is too much after that is cut off at the bottom.
 
-    All texts of models, data and files are escaped. A text that may run from right to left is the last of its line,
-    because a terminal that reorders it would else move its neighbours, too.
+    All texts of models, data and files are escaped. A text that may run from right to left is at the end of its line,
+    because a terminal that reorders it would move the texts beside it too.
     """
 
     seen: Seen
@@ -66,7 +66,7 @@ class Picture:
 
 
 def _spaced(part: RenderableType | None, *, is_roomy: bool, is_first: bool = False) -> Iterator[RenderableType]:
-    """`part` with an empty line above it, or nothing if there is no part."""
+    """`part` with an empty line above it; nothing if `part` is None."""
     if part is not None:
         if is_roomy and not is_first:
             yield Text()
@@ -87,7 +87,7 @@ def _head(seen: Seen, width: int, levels: str) -> RenderableType:
 
 
 def _first_line(seen: Seen, width: int) -> Text:
-    """Name, state, steps and time left. In a narrow line the name is cut; if that is too little, no time is shown."""
+    """Name, state, steps and time left. In a narrow line the name is cut, and then the time left out."""
     step = f"step {seen.step}" + ("" if seen.last_step is None else f" of {seen.last_step}")
     facts = [Text(seen.state, style=_STATE_STYLES[seen.state]), Text(step)]
     left = seen.seconds_left
@@ -101,7 +101,7 @@ def _first_line(seen: Seen, width: int) -> Text:
 
 
 def _width(facts: Sequence[Text]) -> int:
-    """Characters of the facts with a " · " before each."""
+    """Number of characters of the facts with a " · " before each."""
     return sum(3 + fact.cell_len for fact in facts)
 
 
@@ -118,7 +118,7 @@ def _now(seen: Seen) -> str:
 
 
 def _workers(seen: Seen, width: int) -> RenderableType | None:
-    """Those with which something is wrong come first."""
+    """The workers, those with problems first."""
     if not seen.workers:
         return None
     in_order = sorted(seen.workers, key=lambda worker: worker.is_fine)

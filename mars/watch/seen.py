@@ -1,4 +1,4 @@
-"""What a run's folder says at one moment. Each look reads only the files that have changed since the last one."""
+"""The state of a run's folder at a moment. Each look reads only the files that have changed since the last one."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ _KEPT = ("critic/score/", "mars/gain/", "mars/anchor/", "response_length/", "sft
 
 @dataclass(frozen=True)
 class Seen:
-    """name: of the run. last_step: the planned end; None if it is not known. rows: of metrics.jsonl, in the order of
-    steps, with the metrics that are shown. workers, activity: of a run that runs, else () and None; activity is None
-    also until the workers have started. questions: the answers to each question of the newest rollouts. notes: what
-    cannot be read. time: of the look, in seconds since 1970."""
+    """name: of the run. last_step: the planned end; None if unknown. rows: of metrics.jsonl, in the order of steps,
+    with the metrics that are shown. workers, activity: of a running run, else () and None; activity is None also until
+    the workers have started. questions: the answers to each question of the newest rollouts. notes: what cannot be
+    read.
+    time: of the look, in seconds since 1970."""
 
     name: str
     folder: Path
@@ -55,7 +56,8 @@ class Seen:
 
     @property
     def seconds_left(self) -> float | None:
-        """The steps left times the mean duration of the last 20 steps, evaluations not included. None: not known."""
+        """The number of steps left times the mean duration of the last 20 steps, without evaluations. None if
+        unknown."""
         timed = [row["timing_s/step"] for row in self.rows if isinstance(row.get("timing_s/step"), int | float)]
         if self.state != "running" or self.last_step is None or not timed:
             return None
@@ -64,7 +66,7 @@ class Seen:
 
 
 class RunReader:
-    """Looks at the run in `run_dir` again and again. Writes nothing there. clock: seconds since 1970."""
+    """Looks at the run in `run_dir` repeatedly. Writes nothing there. clock: seconds since 1970."""
 
     def __init__(self, run_dir: Path, clock: Callable[[], float] = time.time) -> None:
         self._run_dir = run_dir
@@ -74,9 +76,9 @@ class RunReader:
         self._notes: list[str] = []
 
     def look(self) -> Seen:
-        """What the folder says now. A part that cannot be read is as it was at the last look, and a note says so."""
+        """The state of the folder now. A part that cannot be read stays as at the last look, with a note about it."""
         self._notes = []
-        # The state before the rest: once it says that the run has ended, all that follows is the run's last word.
+        # The state is read first: if the run has ended by then, everything that is read afterwards is final.
         writer = held_by(self._run_dir)
         events = self._part(self._run_dir / EVENTS_FILE, lambda path: read_events(path.parent), [])
         state = state_of(events, writer)
@@ -106,7 +108,7 @@ class RunReader:
         return self._metrics.rows
 
     def _settings(self) -> Mapping[str, Any]:
-        """The section `run` of the configuration; {} where there is none."""
+        """The section `run` of the configuration; {} if there is none."""
         config, notes = self._part(self._run_dir / CONFIG_FILE, _config, (None, ()))
         self._notes += notes
         run = config.get("run") if isinstance(config, dict) else None
@@ -122,7 +124,8 @@ class RunReader:
         return by_question(answers)
 
     def _part(self, path: Path, read: Callable[[Path], Found], otherwise: Found) -> Found:
-        """What `read` makes of a file, called only if the file is another one, or has changed, since the last look."""
+        """The result of `read` for a file. `read` is called only if the file is new or has changed since the last
+        look."""
         name = path.relative_to(self._run_dir).parts[0]
         known = self._read.get(name)
         try:

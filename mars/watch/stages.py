@@ -1,4 +1,4 @@
-"""What the last step spent its time on."""
+"""How the time of the last step was divided over its stages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LONGEST_NAME = 13  # "wait_rollouts"
 def stage_shares(row: Mapping[str, Any]) -> list[tuple[str, float, float]]:
     """(stage, seconds, share of the step) of a row of metrics.jsonl, in the order in which stages run.
 
-    Stages that overlap with others are left out. "other" is what the known stages leave of the step.
+    Stages that overlap with others are left out. "other" is the rest of the step.
 
     >>> stage_shares({"step": 3, "timing_s/gen": 3.0, "timing_s/driver": 0.5, "timing_s/step": 4.0})
     [('gen', 3.0, 0.75), ('driver', 0.5, 0.125), ('other', 0.5, 0.125)]

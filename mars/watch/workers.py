@@ -1,4 +1,4 @@
-"""How the processes of a run's newest attempt are, as far as its folder and this machine tell."""
+"""The state of the processes of a run's newest attempt, as far as its folder and this machine show it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TOLD: Mapping[str, str] = {"worker_lost": "lost", "engine_left_out": "left out"
 
 @dataclass(frozen=True)
 class WorkerState:
-    """place: "host:pid". state: in words. is_fine: whether nothing is known to be wrong with it."""
+    """place: "host:pid". state: in words. is_fine: whether no problem with it is known."""
 
     name: str
     place: str
@@ -28,7 +28,7 @@ class WorkerState:
 
 
 def newest_attempt(run_dir: Path) -> Path | None:
-    """The folder of the newest attempt. None without one, or if it cannot be read: only the run's user may."""
+    """The folder of the newest attempt; None without one, or if it cannot be read, because only the run's user may."""
     with suppress(OSError):
         found = attempts(run_dir)
         return found[-1][1] if found else None
@@ -38,10 +38,10 @@ def newest_attempt(run_dir: Path) -> Path | None:
 def worker_states(
     attempt: Path, events: Sequence[Mapping[str, Any]], activity: NotedActivity | None, now: float
 ) -> list[WorkerState]:
-    """The driver, then the workers in the order of their names. Of a worker that was replaced, its last process.
+    """The driver, then the workers in the order of their names. For a replaced worker, its last process.
 
-    events: of the run. What they say of a worker since the attempt began comes before what its process says.
-    activity: of the attempt: when each worker has last answered. now: seconds since 1970.
+    events: of the run. The events of a worker since the attempt began have priority over the state of its process.
+    activity: of the attempt; when each worker has last answered. now: seconds since 1970.
     """
     told = _told(attempt.name, events)
     driver = process_from(read_attempt(attempt).get("process"))
@@ -64,7 +64,7 @@ def _state(name: str, process: ProcessId, told: str | None, age: str) -> WorkerS
 
 
 def _told(attempt: str, events: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Worker -> what the events say is wrong with it: "lost: its reason". A worker that was replaced is fine again."""
+    """Worker -> its problem by the events: "lost: its reason". A worker that was replaced has no problem."""
     begun = [place for place, entry in enumerate(events) if entry["details"].get("attempt") == attempt]
     told: dict[str, str] = {}
     for entry in events[begun[-1] :] if begun else ():
