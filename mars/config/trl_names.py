@@ -42,7 +42,7 @@ TRL = {
         "cispo is algorithm.loss=cispo)"
     ),
     "lr_scheduler_type": _RATE,
-    "mask_truncated_completions": "algorithm.truncated_responses (mask)",
+    "mask_truncated_completions": "algorithm.truncated_responses (true is mask)",
     "max_completion_length": "rollout.max_response_tokens",
     "max_prompt_length": "data.max_prompt_tokens (a row with a longer prompt is a bad row; nothing is cut off)",
     "max_steps": "run.num_steps (steps of sampling with all their updates, not optimizer steps)",
