@@ -1,4 +1,5 @@
-"""The commands of `mars`. They import torch and the like only when they run, so that `mars --help` is quick."""
+"""The commands of `mars`. They import torch and other slow modules only when they run, so that `mars --help` is
+quick."""
 
 from __future__ import annotations
 

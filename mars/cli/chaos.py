@@ -22,9 +22,9 @@ _SHOWN = 20
 
 
 def chaos(folder: Path, minutes: float, mtbf_s: float, seed: int, overrides: Sequence[str]) -> int:
-    """Train twice with the same settings, the second time with kills; print what was killed and what differs.
+    """Train twice with the same settings, the second time with kills. Print what was killed and what differs.
 
-    minutes: of training, in which processes are killed. mtbf_s: mean time between two kills.
+    minutes: of training in which processes are killed. mtbf_s: mean time between two kills.
     Returns 0 if both runs are equal, else 1. Raises ConfigError, and WorkerError if a run fails.
     """
     given = [text for text in overrides if text.lstrip("+").partition("=")[0] in _FIXED]
@@ -53,7 +53,7 @@ def chaos(folder: Path, minutes: float, mtbf_s: float, seed: int, overrides: Seq
 
 
 def _command(run: Path, minutes: float, overrides: Sequence[str]) -> list[str]:
-    """Settings of the caller come last, so that they count."""
+    """The caller's settings come last, so that they take precedence."""
     experiment = [] if any(text.startswith("experiment=") for text in overrides) else ["experiment=quickstart"]
     steps = f"run.num_steps={max(round(minutes * _STEPS_PER_MINUTE), 1)}"
     defaults = [steps, "checkpoint.every=3", "tracking.to=[]"]

@@ -1,4 +1,4 @@
-"""`mars ckpt ...`: the checkpoints of a run. Nothing heavy is imported before a command needs it."""
+"""`mars ckpt ...`: the checkpoints of a run. Slow modules are imported only by the commands that need them."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def export(
     from mars.report.run_record import CONFIG_FILE
     from mars.run_dir.attempt import enter_working_directory
 
-    run_dir, step = _run_of(run_or_checkpoint.absolute(), step)  # before the working directory changes
+    run_dir, step = _run_of(run_or_checkpoint.absolute(), step)  # absolute: the working directory changes below
     out = out.absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"OUT: want a new or an empty folder; got {out}")
@@ -112,7 +112,7 @@ def export(
     from mars.cli.serving import image_settings, serve_command, serving_notes
 
     images = None if adapter else image_settings(config)  # raises before anything is written
-    draft = out.with_name(f".tmp-{out.name}")  # OUT exists wholly or not at all
+    draft = out.with_name(f".tmp-{out.name}")  # renamed at the end, so that OUT is never incomplete
     try:
         shutil.rmtree(draft, ignore_errors=True)
         write = export_adapter if adapter else export_policy
@@ -172,7 +172,7 @@ def prune(
 
 
 def checkpoint_entries(catalogue: Catalogue) -> list[dict[str, Any]]:
-    """What the manifests say: step, bytes, time of saving, metrics, and a problem for a manifest that is damaged."""
+    """What the manifests say: step, bytes, time of saving and metrics. A damaged manifest gives a problem instead."""
     from mars.checkpoint.catalogue import MANIFEST_FILE
     from mars.checkpoint.manifest import read_manifest
     from mars.errors import CheckpointError
@@ -193,7 +193,7 @@ def checkpoint_entries(catalogue: Catalogue) -> list[dict[str, Any]]:
 
 
 def _run_of(path: Path, step: int | None) -> tuple[Path, int | None]:
-    """(run.dir, step) of a run or of one of its checkpoints. Raises ConfigError if a checkpoint is outside of a run."""
+    """(run.dir, step) of a run or of one of its checkpoints. Raises ConfigError for a checkpoint that is in no run."""
     from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, MANIFEST_FILE
     from mars.checkpoint.manifest import read_manifest
     from mars.errors import ConfigError

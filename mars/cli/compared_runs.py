@@ -1,4 +1,5 @@
-"""Several runs read and compared, for `mars runs diff` and `mars report A B`; and the comparison as text and JSON."""
+"""Reads and compares several runs, for `mars runs diff` and `mars report A B`, and gives the result as text and
+JSON."""
 
 from __future__ import annotations
 
@@ -61,7 +62,7 @@ def compared(run_dirs: Sequence[Path]) -> RunComparison:
 
 
 def check_runs(run_dirs: Sequence[Path]) -> None:
-    """Raises ConfigError unless these are two runs or more, each given once."""
+    """Raises ConfigError unless there are two runs or more, each given once."""
     if len(run_dirs) < 2:
         raise ConfigError(f"RUN: want two runs or more; got {len(run_dirs)}; give the run.dir of each")
     given: dict[Path, Path] = {}
@@ -74,8 +75,8 @@ def check_runs(run_dirs: Sequence[Path]) -> None:
 
 
 def to_json(found: RunComparison) -> dict[str, Any]:
-    """Values by the marks of the runs in small letters: {"settings": {"run.seed": {"a": 0, "b": 5}}}. Numbers that are
-    not finite are null."""
+    """Values by the runs' letters in lower case: {"settings": {"run.seed": {"a": 0, "b": 5}}}. Numbers that are not
+    finite become null."""
     keys = [mark.lower() for mark in found.marks]
 
     def by_run(part: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]:
@@ -111,7 +112,7 @@ def as_text(found: RunComparison) -> str:
 
 
 def evaluation_lines(found: RunComparison) -> list[str]:
-    """The paired evaluations, for a terminal: below each pair, its tables."""
+    """The paired evaluations, for a terminal: each pair and, below it, its tables."""
     lines = ["", "evaluations"]
     for pair in found.pairs:
         lines.append(visible(f"  {pair.first}, {pair.other}: {pair.how}"))
@@ -149,7 +150,7 @@ def _rewards(record: RunRecord) -> RewardsBySet | None:
 
 
 def _threshold(records: Sequence[RunRecord]) -> float | None:
-    """That of the first run whose settings have one."""
+    """The threshold of the first run whose settings have one."""
     found = (record.setting("evaluation.iou_threshold") for record in records)
     return next((float(value) for value in found if isinstance(value, int | float)), None)
 

@@ -1,10 +1,10 @@
-"""What a shell offers on TAB beside commands and options: runs, experiments, choices of groups, settings and values.
+"""What a shell offers on TAB besides commands and options: runs, experiments, choices of groups, settings and values.
 
-Each function gets the word typed so far, and returns whole words that begin with it. If there is none, bash offers
-files.
+Each function takes the word typed so far and returns whole words that begin with it. If a function returns none, bash
+offers files.
 
-bash takes "=" for the end of a word: it splits "anchor=mo" into "anchor", "=" and "mo", and replaces the last one.
-Right behind the sign it asks for words that begin with "=", and typer passes on an empty word instead.
+bash ends a word at "=": it splits "anchor=mo" into "anchor", "=" and "mo", and replaces only the last part. Directly
+after the "=" it asks for words that begin with "=", but typer passes on an empty word instead.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _VALUE = "value"  # stands for a value that is not one of a few
 
 @dataclass(frozen=True)
 class _Offered:
-    """What typer's shells ask of an option that is offered."""
+    """The attributes of an offered option that typer's shells read."""
 
     value: str
     type: str = "plain"
@@ -36,7 +36,7 @@ class _Offered:
 
 
 class PassingOn(TyperCommand):
-    """A command that passes its options on to mars.main or mars.sft; a shell completes them."""
+    """A command that passes its options on to mars.main or mars.sft. A shell can complete these options."""
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
         from mars.config.command_line import OPTIONS
@@ -49,7 +49,7 @@ class PassingOn(TyperCommand):
 
 
 def complete_run(incomplete: str) -> list[str]:
-    """Run directories in runs/, and those beside what is typed."""
+    """Run directories in runs/, and those in the folder that is being typed."""
     found = list(run_dirs(_RUNS)) if _RUNS.is_dir() else []
     beside = Path(os.path.dirname(incomplete))
     if beside not in (Path(), _RUNS) and beside.is_dir():
@@ -58,7 +58,7 @@ def complete_run(incomplete: str) -> list[str]:
 
 
 def complete_key(incomplete: str) -> list[str]:
-    """Names of settings of a training."""
+    """Names of the settings of a training."""
     from mars.config.keys import leaves
     from mars.config.schema import TrainConfig
 
@@ -80,10 +80,10 @@ def complete_config(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def choices(previous: Sequence[str], incomplete: str, root: str = "train") -> list[str]:
-    """`group=choice` and `key=value`, or behind a "=" or an option only what follows it. root: "train" or "sft".
+    """`group=choice` and `key=value`. Behind a "=" or an option: only what follows it. root: "train" or "sft".
 
-    previous: the words before. Settings are offered as soon as a letter is typed. If a setting does not take one of a
-    few values, "value" stands for them: a shell then completes up to the "=", without a space behind it.
+    previous: the words before. Settings are offered once a letter is typed. If the values of a setting cannot be
+    listed, "value" stands for them: a shell then completes up to the "=", without a space after it.
     """
     found, options = _groups(root, previous), _values_of_options()
     before = [word for word in previous[-2:] if word != _SIGN]
@@ -99,14 +99,14 @@ def choices(previous: Sequence[str], incomplete: str, root: str = "train") -> li
 
 
 def _values_of_options() -> dict[str, list[str]]:
-    """Option of mars.main and mars.sft that takes a value -> its choices, [] for a folder."""
+    """Each option of mars.main and mars.sft that takes a value -> its choices, [] if it takes a folder."""
     from mars.config.command_line import OPTIONS
 
     return {name: list(of.get("choices", ())) for name, of in OPTIONS.items() if of.get("action") != "store_true"}
 
 
 def _values(root: str, begin: str) -> dict[str, list[str]]:
-    """Setting -> the values that it takes, [] if these are not a few; for settings that begin with `begin`."""
+    """Setting -> the values that it takes, [] if they cannot be listed. For settings that begin with `begin`."""
     from mars.config.keys import few_values, leaves
     from mars.config.schema import SftConfig, TrainConfig
 
@@ -115,7 +115,7 @@ def _values(root: str, begin: str) -> dict[str, list[str]]:
 
 
 def _groups(root: str, previous: Sequence[str]) -> dict[str, list[str]]:
-    """Group -> its choices, those in the folders of --config-dir included."""
+    """Group -> its choices, including those in the folders of --config-dir."""
     from mars.config.folders import groups, shipped_folder
 
     return groups(root, [shipped_folder(), *_config_dirs(previous)])
@@ -123,7 +123,7 @@ def _groups(root: str, previous: Sequence[str]) -> dict[str, list[str]]:
 
 def _config_dirs(words: Sequence[str]) -> Iterator[Path]:
     option = "--config-dir"
-    whole = [word for word in words if word != _SIGN]  # bash splits --config-dir=DIR, too
+    whole = [word for word in words if word != _SIGN]  # bash also splits --config-dir=DIR
     for word, following in pairwise([*whole, ""]):
         if word == option and following:
             yield Path(following)
@@ -132,12 +132,12 @@ def _config_dirs(words: Sequence[str]) -> Iterator[Path]:
 
 
 def _words(context: typer.Context) -> list[str]:
-    """The words of the command line that the command's last parameter has taken so far."""
+    """The words of the command line that the last parameter of the command has taken so far."""
     words = [str(word) for value in context.params.values() if isinstance(value, list | tuple) for word in value]
     return [*words, _SIGN] if _is_behind_sign() else words
 
 
 def _is_behind_sign() -> bool:
-    """Whether bash asks for what follows a "=", of which typer does not tell."""
+    """Whether bash asks for what follows a "=". typer does not say so."""
     place, words = os.environ.get("COMP_CWORD", ""), os.environ.get("COMP_WORDS", "").split("\n")
     return place.isdecimal() and int(place) < len(words) and words[int(place)] == _SIGN

@@ -1,4 +1,4 @@
-"""`mars config ...`: look at settings before a run. Nothing heavy is imported before a command needs it."""
+"""`mars config ...`: look at settings before a run. Slow modules are imported only by the commands that need them."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _split(name: str, text: str) -> list[str]:
 
 
 def _block(setting: Setting) -> str:
-    """A name, and below it one fact per line."""
+    """The setting's name and, below it, one fact per line."""
     lines = [
         ("meaning", setting.meaning),
         ("takes", setting.takes),

@@ -32,8 +32,8 @@ def run_conversion(
 ) -> None:
     """Convert, and write the counts to stdout.
 
-    reward: checks all truths; None: each truth is checked with the reward that `default_for` gives for it.
-    licence: written to the metadata instead of the public set's.
+    reward: checks all truths. None: each truth is checked with the reward that `default_for` gives for it.
+    licence: written to the metadata in place of the public set's.
     Raises DataError, see `write_set`.
     """
     if licence is not None:
@@ -59,7 +59,7 @@ def _problem_of_truth(reward: BuiltInReward | None, prompt: Prompt) -> str | Non
 
 
 def _image_root_setting(folder: Path) -> str:
-    """The override data.image_root=..., with an absolute path, quoted for the shell and for Hydra where needed."""
+    """The override data.image_root=... with an absolute path, quoted for the shell and for Hydra if needed."""
     path = os.path.realpath(folder)
     plain = re.fullmatch(r"[\w./-]+", path, re.ASCII) is not None
     return shlex.quote(f"data.image_root={path if plain else quoted(path)}")

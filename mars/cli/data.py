@@ -1,4 +1,4 @@
-"""`mars data …`: make, convert, check and show data sets. Nothing heavy is imported before a command needs it."""
+"""`mars data …`: make, convert, check and show data sets. Slow modules are imported only by commands that need them."""
 
 from __future__ import annotations
 

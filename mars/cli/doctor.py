@@ -1,4 +1,4 @@
-"""`mars doctor`: check that packages, GPUs, folders and all else that mars needs are there."""
+"""`mars doctor`: check packages, GPUs, folders and everything else that mars needs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _GIB = 2**30
 
 
 def doctor(folder: Path, as_json: bool) -> int:
-    """Print one line for each finding. Returns 4 if something that mars needs is missing, else 0.
+    """Print one line per finding. Returns 4 if something that mars needs is missing, else 0.
 
     folder: of the runs.
     """
@@ -63,7 +63,8 @@ def _findings(folder: Path) -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    """Compare installed versions with mars' requirements. If a vLLM is installed, those of its extra count too."""
+    """Compare installed versions with the requirements of mars, and with those of its vLLM extra if vLLM is
+    installed."""
     yield _tested(Finding("python", sys.version.split()[0]), "python", "another Python")
     if installed_version("mars") is None:
         yield Finding("mars", "not installed", "no", "pip install -e '.[cpu]', or '.[vllm]' with a GPU")
@@ -95,7 +96,7 @@ def _installed(requirement: Requirement, do: str) -> Finding:
 
 
 def _tested(finding: Finding, package: str, do: str) -> Finding:
-    """A note, if mars' tests have not been run with this version."""
+    """Turns the finding into a note if mars has not been tested with this version."""
     if is_tested(package, finding.found):
         return finding
     tested = " or ".join(TESTED[package])
@@ -142,7 +143,7 @@ def _temporary_folder() -> Path:
 
 
 def _ray_folder() -> Finding:
-    """Check that Ray can make its sockets and logs, which are in $RAY_TMPDIR, else $TMPDIR, else /tmp."""
+    """Check that Ray can create its sockets and logs. Their folder is in $RAY_TMPDIR, else $TMPDIR, else /tmp."""
     remedy = "export RAY_TMPDIR=/tmp, or another short path that you may write to"
     try:
         folder = ray_folder_parent(os.environ)

@@ -1,4 +1,4 @@
-"""`mars eval ...`. Nothing heavy is imported before a command needs it."""
+"""`mars eval ...`. Slow modules are imported only by the commands that need them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ evaluation = group("Evaluate a model: ask it; score, compare and show its answer
 
 
 def _known_task(task: str | None) -> str | None:
-    """Raises ConfigError for a name that no built-in reward has."""
+    """Raises ConfigError if no built-in reward has this name."""
     from mars.errors import ConfigError
     from mars.plugin import is_spec
     from mars.rewards.built_in import built_in_names, is_built_in
@@ -246,7 +246,7 @@ def show(
 
 
 def _threshold(given: float | None) -> float:
-    """The value of --threshold, by default that of evaluation.iou_threshold. Raises ConfigError."""
+    """The value of --threshold; without it, the default of evaluation.iou_threshold. Raises ConfigError."""
     import yaml
 
     from mars.config.folders import shipped_folder

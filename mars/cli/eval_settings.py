@@ -1,4 +1,4 @@
-"""The settings of `mars eval run` and `infer`: those of a training job, or with --like those of a run."""
+"""The settings of `mars eval run` and `infer`: those of a training job or, with --like, those of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mars.errors import ConfigError
 from mars.report.run_record import CONFIG_FILE
 from mars.run_dir.attempt import enter_working_directory
 
-# There is no trainer to share GPUs with, nor one that sends weights.
+# No trainer shares the GPUs, and none sends weights.
 _ALONE = ("cluster.placement=separate", "rollout.weight_transfer=object_store")
 
 
@@ -22,9 +22,9 @@ def evaluation_config(
 ) -> TrainConfig:
     """The configuration of a job that asks `model` the questions in `files`. Prepares this process to import torch.
 
-    like: folder of the run whose settings count, of which `overrides` change some; None: those of configs/train.yaml.
-    Relative paths in the settings of a run start at the folder in which it was started, which becomes the working
-    directory: all paths in the other arguments must be absolute then. Raises ConfigError.
+    like: folder of the run whose settings are used, with the changes in `overrides`. None: those of configs/train.yaml.
+    Relative paths in a run's settings start at the folder in which the run was started. That folder becomes the working
+    directory, so with `like` all paths in the other arguments must be absolute. Raises ConfigError.
     """
     given = [f"{key}=[{quoted(files)}]" for key in ("data.eval_files", "data.train_files")]
     words = [f"model.path={quoted(model)}", *given, *overrides, *_ALONE]
@@ -50,11 +50,11 @@ def _of_run(run_dir: Path, overrides: Sequence[str], config_dirs: Sequence[str])
             "reinforcement learning"
         )
     config = load_saved_config(run_dir / CONFIG_FILE, [f"run.dir={quoted(str(run_dir))}", *overrides])
-    assert isinstance(config, TrainConfig)  # it is no cold start's
+    assert isinstance(config, TrainConfig)  # cold starts were refused above
     enter_working_directory(run_dir)
     return config
 
 
 def path_from_here(text: str) -> str:
-    """An existing path made absolute; other text, such as a name on the hub, as it is."""
+    """An existing path, made absolute. Other text, such as a name on the hub, is returned unchanged."""
     return os.path.abspath(text) if os.path.exists(text) else text

@@ -1,4 +1,4 @@
-"""The example with which the help of a command ends."""
+"""The example at the end of a command's help."""
 
 from __future__ import annotations
 

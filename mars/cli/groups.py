@@ -11,7 +11,7 @@ _ANY_LENGTH = 10_000
 
 
 class _Group(TyperGroup):
-    """Its help wraps what it says of a command; click cuts it where the line ends."""
+    """Wraps the description of each command in its help, where click would cut it at the end of the line."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
@@ -22,5 +22,5 @@ class _Group(TyperGroup):
 
 
 def group(help: str, **settings: Any) -> typer.Typer:
-    """A group without commands. help: its first sentence is shown in the group above."""
+    """A group without commands. help: the help of the group above shows its first sentence."""
     return typer.Typer(cls=_Group, help=help, no_args_is_help=True, rich_markup_mode=None, **settings)

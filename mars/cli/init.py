@@ -1,4 +1,4 @@
-"""`mars init DIR`: a project of a user's own, which trains as it is."""
+"""`mars init DIR`: writes a user's own project, which trains without changes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _LEFT_OUT = "__pycache__"
 
 
 def init(folder: Path) -> list[str]:
-    """Write the project to `folder`, which may exist if it is empty, and return what to print.
+    """Write the project to `folder`, which must be new or empty, and return what to print.
 
-    Raises ConfigError for a folder that has files, or that cannot be written.
+    Raises ConfigError if the folder has files or cannot be written.
     """
     _check_empty(folder)
     files = [path for path in sorted(_TEMPLATES.rglob("*")) if path.is_file() and _LEFT_OUT not in path.parts]

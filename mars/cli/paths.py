@@ -1,6 +1,6 @@
-"""Paths on the command line of `mars`: arguments and options with "~" for the home, also after "=".
+"""Paths on the command line of `mars`: arguments and options in which "~" means the home folder, also after "=".
 
-A shell replaces "~" only where a word begins, so `--image-root=~/images` arrives as it is written.
+A shell replaces "~" only at the start of a word, so it passes on `--image-root=~/images` unchanged.
 """
 
 from __future__ import annotations

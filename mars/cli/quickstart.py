@@ -1,8 +1,8 @@
-"""`mars quickstart`: from nothing to a trained tiny model and a report.
+"""`mars quickstart`: make data and a tiny model, train it, and write a report.
 
-Each stage is a command that a user could type, in a process of its own. Its folder gets the file `.complete` when it is
-done, so that a second run reuses it. A folder of data or of a model without this file is removed and made again. A
-training that was interrupted goes on, or is kept under another name.
+Each stage is a command that a user could type, run in a process of its own. When a stage is done, its folder gets the
+file `.complete`, so that a second run reuses it. A folder of data or of a model without this file is removed and made
+again. An interrupted training goes on, or is kept under another name.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _FIXED = {
 }
 _TRAINING = "MARS-GRPO"
 _MARS, _TRAIN, _SFT = ["-m", "mars.cli.main"], ["-m", "mars.main"], ["-m", "mars.sft"]
-# One process evaluates, whatever trained.
+# Evaluation uses one process, however the model was trained.
 _ALONE = ["cluster.kind=local", "actor.num_workers=1", "rollout.num_workers=1", "rollout.max_staleness=0"]
 
 
@@ -44,8 +44,8 @@ def quickstart(folder: Path, overrides: Sequence[str]) -> None:
     """Make data and a tiny model, train and evaluate the model, and write the report.
 
     folder: for everything. overrides: settings of the training that differ from experiment=quickstart.
-    Raises ConfigError for a folder that cannot be written and for settings that it makes itself, BusyError if another
-    process trains in the folder, and typer.Exit with the exit code of a command that fails.
+    Raises ConfigError if the folder cannot be written or `overrides` has a setting that the quick start makes itself,
+    BusyError if another process trains in the folder, and typer.Exit with the exit code of a command that fails.
     """
     for text in overrides:
         key = text.lstrip("+").partition("=")[0]
@@ -114,7 +114,7 @@ class _QuickStart:
         return [*_MARS, "eval", "run", *asked, *settings, *result]
 
     def _stage(self, name: str, folder: Path, *commands: list[str]) -> None:
-        """Run the commands, which make `folder`, unless it is complete."""
+        """Run the commands, which make `folder`, unless it is already complete."""
         if (folder / _COMPLETE).exists():
             self._say(f"{name}: already done")
             return
@@ -163,9 +163,9 @@ def _quoted(path: Path) -> str:
 
 
 def _run(arguments: Sequence[str]) -> None:
-    """Run `python -P arguments` to its end. If this process is interrupted, that one is stopped first.
+    """Run `python -P arguments` to its end. If this process is interrupted, it first stops the other one.
 
-    -P: the current folder may have files named like Python's modules, or a folder named mars.
+    -P: the current folder may contain a folder named mars, or files named like Python's modules.
     """
     process = subprocess.Popen([sys.executable, "-P", *arguments], env={**os.environ, **_ENVIRONMENT})
     try:
@@ -175,4 +175,4 @@ def _run(arguments: Sequence[str]) -> None:
             process.terminate()
         process.wait()
     if code:
-        raise typer.Exit(code if code > 0 else 128 - code)  # a signal's number is negative here, 128 + it in a shell
+        raise typer.Exit(code if code > 0 else 128 - code)  # a signal's number is negative here; a shell gives 128 + it

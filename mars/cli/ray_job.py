@@ -1,7 +1,7 @@
 """What a job runs on the cluster: `python -m mars.cli.ray_job [--environment NAME]`, in its working directory.
 
-`mars ray submit` has put the job's description there. Functions import what they need, so that signals are handled from
-the first milliseconds on.
+`mars ray submit` has put the job's description there. Functions import what they need only when called, so that signals
+are handled from the first milliseconds on.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ CONFIG_FILE = ".mars_job.yaml"
 
 
 def description(overrides: Sequence[str], resume: str | None, *, dry_run: bool) -> str:
-    """The content of JOB_FILE. overrides: of the command line, for the record of the run. resume: run.dir of a run to
-    go on with, by `overrides`; None for a new run, whose settings are in CONFIG_FILE."""
+    """The content of JOB_FILE. overrides: those of the command line, for the record of the run. resume: run.dir of a
+    run to continue with `overrides`; None for a new run, whose settings are in CONFIG_FILE."""
     return json.dumps({"overrides": list(overrides), "resume": resume, "dry_run": dry_run})
 
 
 def main(argv: Sequence[str]) -> int:
-    """argv: --environment and the name under which the head has the job's variables, or nothing."""
+    """argv: empty, or --environment and the name under which the head has the job's variables."""
     if argv:
         from mars.cluster.job_secrets import take
 

@@ -20,7 +20,7 @@ from mars.cluster.token import make_token, token_advice, token_problems
 from mars.errors import ConfigError, SetupError
 
 _DEFAULT_PORT = 6379
-_SERVICES = (  # option of `ray start`, in the order of their ports
+_SERVICES = (  # options of `ray start`, in the order of their ports
     "node-manager-port",
     "object-manager-port",
     "runtime-env-agent-port",
@@ -29,13 +29,13 @@ _SERVICES = (  # option of `ray start`, in the order of their ports
     "metrics-export-port",
 )
 _HEAD_SERVICE = "ray-client-server-port"
-# No packet is sent there: the system is asked which of its addresses it would use.
+# No packet is sent to this address. The system only says which of its own addresses it would use.
 _FAR_AWAY = "192.0.2.1"
 
 
 @dataclass(frozen=True)
 class NodeOptions:
-    """The options that `head` and `worker` share, as they were given."""
+    """The options that `head` and `worker` share, as the user gave them."""
 
     node_ip: str | None
     node_ports: int
@@ -48,7 +48,7 @@ class NodeOptions:
 
 
 def start_head(options: NodeOptions, port: int, dashboard_host: str, dashboard_port: int) -> None:
-    """Raises ConfigError for options and SetupError for the machine."""
+    """Raises ConfigError for wrong options, and SetupError for problems of the machine."""
     ip = ip_of("--node-ip", options.node_ip) if options.node_ip else ip_toward(_FAR_AWAY)
     services = {"port": port, **_services(options.node_ports, [*_SERVICES, _HEAD_SERVICE])}
     _check_ports({**services, "dashboard-port": dashboard_port}, _range(options.worker_ports))
@@ -63,7 +63,8 @@ def start_head(options: NodeOptions, port: int, dashboard_host: str, dashboard_p
 
 
 def start_worker(options: NodeOptions, address: str) -> None:
-    """Raises ConfigError for options and SetupError for the machine, or for a head that cannot be joined."""
+    """Raises ConfigError for wrong options, and SetupError for problems of the machine or a head that cannot be
+    joined."""
     host, _, port = address.rpartition(":") if ":" in address else (address, "", str(_DEFAULT_PORT))
     if not host or not port.isdigit():
         raise ConfigError(f"ADDRESS: not HOST:PORT; got {address}; give the one that `ray_up.sh head` has printed")
@@ -106,7 +107,7 @@ def _services(first: int, names: Sequence[str]) -> dict[str, int]:
 
 
 def _check_ports(services: Mapping[str, int], of_workers: tuple[int, int]) -> None:
-    """Raises ConfigError if the node's services and workers would want a port twice, or one that does not exist."""
+    """Raises ConfigError if the node's services and workers need the same port, or a port that does not exist."""
     names = {port: name for name, port in services.items()}
     above = [port for port in names if port >= 2**16]
     if above:
@@ -128,13 +129,13 @@ def _range(text: str) -> tuple[int, int]:
 
 
 def _default_object_store() -> int:
-    """30 % of the memory, which is Ray's default too, but at most 90 % of the free shared memory: Ray would keep
-    a larger store in files, which is slow."""
+    """30 % of the memory, as is Ray's default, but at most 90 % of the free shared memory. Ray would keep a larger
+    store in files, which is slow."""
     return int(min(0.3 * psutil.virtual_memory().total, 0.9 * free_shared_memory()))
 
 
 def _differences(node: Node) -> list[str]:
-    """What differs between here and the head."""
+    """What differs between this machine and the head, or why the head cannot be asked."""
     try:
         head = labels_of_head(node.head)
     except SetupError as error:
@@ -165,9 +166,9 @@ def _start(node: Node, problems: Sequence[str], options: NodeOptions, then: str)
 
 
 def _check_folder_is_free(node: Node) -> None:
-    """Raises SetupError if a node of another cluster runs with this folder; for a new head, if any node does.
+    """Raises SetupError if a node of another cluster uses this folder. For a new head: if any node uses it.
 
-    In a folder Ray remembers only the cluster that was started last, so a job would find that one, not always its own.
+    Ray remembers in a folder only the cluster that was started last, so a job could find the wrong cluster.
     """
     for running in ray_node.running_nodes(node.folder):
         if node.is_head or running.address != node.head:
@@ -189,6 +190,6 @@ def _after_head(node: Node) -> str:
 
 
 def _reached_at(node: Node) -> str:
-    """host:port of the job server from this machine."""
+    """host:port at which this machine reaches the job server."""
     host, _, port = str(node.job_server).rpartition(":")
     return f"127.0.0.1:{port}" if host == "0.0.0.0" else f"{host}:{port}"

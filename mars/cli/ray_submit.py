@@ -1,4 +1,4 @@
-"""`mars ray submit`: check the settings here, send them with the user's files to a cluster, and follow the job."""
+"""`mars ray submit`: check the settings here, send them and the user's files to a cluster, and follow the job."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ from mars.report.run_record import CONFIG_FILE
 logger = logging.getLogger(__name__)
 
 _PROGRAM = "mars.cli.ray_job"
-# Seconds that Ray waits in addition to what the run itself needs to end, so that its shell prints its last lines.
+# Ray waits this many seconds more than the run needs to end, so that its shell can print its last lines.
 _STOP_MARGIN_S = 30
-# Of a run whose settings are not known here.
+# For a run whose settings are not known here.
 _LONG_GRACE_S = 600.0
 _NOTHING_TO_RESUME = (0, 2, 3, 4, 73)
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What is sent. texts: files that are not in the user's folder. run_dir: None for a dry run."""
+    """What is sent. texts: files that are not from the user's folder. run_dir: None for a dry run."""
 
     name: str
     texts: Mapping[str, str]
@@ -65,9 +65,9 @@ def submit(
     sft: bool,
     wait: bool,
 ) -> int:
-    """Returns the exit code of the run; 0 without `wait`.
+    """Returns the exit code of the run; without `wait`, 0.
 
-    words: EXPERIMENT, options of `python -m mars.main` and settings. names: of --env. Raises MarsError.
+    words: EXPERIMENT, options of `python -m mars.main` and settings. names: those of --env. Raises MarsError.
     """
     folder = Path.cwd()
     environment = environment_of(names, os.environ)
@@ -84,7 +84,7 @@ def submit(
         write_package(package, folder, files, submission.texts)
         stop_s = math.ceil(submission.grace_s) + _STOP_MARGIN_S
         job = Job(job_id, _PROGRAM, package, stop_s, environment)
-        interrupts.defer()  # a Ctrl-C must not leave a job behind that has just been sent: `follow` stops it
+        interrupts.defer()  # a Ctrl-C right after the job is sent must not leave it running: `follow` stops it
         server.submit(job, {"run": submission.run_dir or "dry run"})
     logger.info("job %s runs on the cluster of %s", job_id, server.address)
     if not wait:
@@ -139,7 +139,7 @@ def _say_end(run_dir: str | None, code: int | None, server: JobServer) -> None:
 def server_address(given: str | None, environment: Mapping[str, str]) -> str:
     """--address, else RAY_API_SERVER_ADDRESS, else the job server of the head that ray_up.sh has started here.
 
-    RAY_ADDRESS is ignored, as by all of mars. Raises SetupError.
+    Like the rest of mars, this ignores RAY_ADDRESS. Raises SetupError.
     """
     if given or environment.get("RAY_API_SERVER_ADDRESS"):
         return given or environment["RAY_API_SERVER_ADDRESS"]
@@ -153,7 +153,8 @@ def server_address(given: str | None, environment: Mapping[str, str]) -> str:
 
 
 def environment_of(names: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables of --env: NAME takes the value from here. A value cannot be given: others could read the command.
+    """The variables of --env. NAME takes its value from this environment. --env takes no values, because others on the
+    machine could read the command.
 
     Raises ConfigError.
     """
@@ -168,7 +169,7 @@ def environment_of(names: Sequence[str], environment: Mapping[str, str]) -> dict
 
 
 def _new(words: Sequence[str], sent: SentFiles, *, sft: bool) -> Submission | None:
-    """None where only the settings were to be shown."""
+    """None if the settings were only to be shown."""
     root = "sft" if sft else "train"
     arguments = list(words)
     if arguments and "=" not in arguments[0] and not arguments[0].startswith("-"):
@@ -190,7 +191,7 @@ def _new(words: Sequence[str], sent: SentFiles, *, sft: bool) -> Submission | No
 
 
 def _resumed(resume: str, overrides: Sequence[str], sent: SentFiles) -> Submission:
-    """The settings are checked on this machine if the run's folder is on it."""
+    """Checks the settings on this machine if the folder of the run is on it."""
     run_dir = Path(os.path.abspath(resume))
     given = next((text for text in overrides if text.lstrip("+").startswith("cluster.address=")), None)
     if given is not None:

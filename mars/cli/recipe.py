@@ -1,4 +1,4 @@
-"""`mars recipe ...`: which recipes there are, and a folder to begin one of your own in."""
+"""`mars recipe ...`: list the recipes, and begin one of your own."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _described(readme: Path) -> str:
 
 
 def first_sentence(readme: str) -> str:
-    """Of the text below the title, on one line.
+    """The first sentence of the text below the title, on one line.
 
     >>> first_sentence("# VADE\\n\\nSamples what is learnt\\nmost from. Then more.\\n")
     'Samples what is learnt most from.'
@@ -80,17 +80,17 @@ def new(
 
 
 def _taken_by(name: str) -> str | None:
-    """Why no recipe can have this name; None if one can."""
+    """Why no recipe can have this name, or None if it is free."""
     import yaml
 
     from mars.config.folders import shipped_folder
 
     shipped = shipped_folder()
-    if not isinstance(yaml.safe_load(name), str) or name in ("nan", "inf"):  # numbers on the command line
+    if not isinstance(yaml.safe_load(name), str) or name in ("nan", "inf"):  # the command line reads these as numbers
         return "a configuration does not read it as text"
     if (shipped / "experiment" / f"{name}.yaml").exists():
         return "mars has an experiment of this name"
-    if any((shipped.parent / "recipe").glob(f"{name}/README.md")):  # it would hide the files of that recipe
+    if any((shipped.parent / "recipe").glob(f"{name}/README.md")):  # the new recipe would hide the files of this one
         return "mars has a recipe of this name"
     if any((shipped.parent / "recipe").glob(f"*/experiment/{name}.yaml")):
         return "a recipe of mars has an experiment of this name"

@@ -1,4 +1,4 @@
-"""The files with which a recipe of your own begins: they run as they are."""
+"""The files with which a recipe of your own begins. They run without changes."""
 
 from __future__ import annotations
 
@@ -66,6 +66,6 @@ recipe:
 
 
 def recipe_files(name: str, home: Path) -> dict[Path, str]:
-    """Path -> text, for a recipe in the folder `home`, which is relative to where runs will start."""
+    """Path -> text, for a recipe in the folder `home`. `home` is relative to the folder in which runs will start."""
     texts = {"README.md": _README, "functions.py": _FUNCTIONS, f"experiment/{name}.yaml": _EXPERIMENT}
     return {home / path: text.format(name=name, home=home.as_posix()) for path, text in texts.items()}

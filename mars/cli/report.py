@@ -20,10 +20,10 @@ from mars.report.run_record import REPORT_FILE, read_evaluations
 
 
 def report_run(run_dir: Path, out: Path | None = None) -> None:
-    """Write the report, and print the evaluations and its path.
+    """Write the report, and print the evaluations and the path of the page.
 
-    out: by default RUN/report.html. Raises DataError if there is nothing to report, ConfigError if `out` is the place
-    of another run's report or no name of a page, and SetupError where it cannot be written.
+    out: by default RUN/report.html. Raises DataError if there is nothing to report, ConfigError if `out` is not the
+    name of a page or is the place of another run's report, and SetupError if it cannot be written.
     """
     _check_page_of_run(run_dir, out)
     path = write_report(run_dir, out, decode_image, standing(run_dir))
@@ -34,9 +34,10 @@ def report_run(run_dir: Path, out: Path | None = None) -> None:
 
 
 def follow_run(run_dir: Path, every: int, out: Path | None = None, wait: Callable[[float], None] = time.sleep) -> None:
-    """Write the report as `follow` until the run ends; then print as `report_run`. Ctrl-C leaves; the run goes on.
+    """Write the report again and again, as `follow` does, until the run ends. Then print what `report_run` prints.
+    Ctrl-C ends the following; the run goes on.
 
-    Raises as `report_run`, DataError only once the run is over.
+    Raises the errors of `report_run`, but DataError only once the run is over.
     """
     _check_page_of_run(run_dir, out)
     try:
@@ -48,7 +49,7 @@ def follow_run(run_dir: Path, every: int, out: Path | None = None, wait: Callabl
 
 
 def _check_page_of_run(run_dir: Path, out: Path | None) -> None:
-    """Raises ConfigError or SetupError unless `out`, if given, is a page's name that can be written and is not the
+    """Raises ConfigError or SetupError unless `out`, if given, is the name of a page that can be written and is not the
     report of another run."""
     if out is not None:
         if out.resolve() != (run_dir / REPORT_FILE).resolve():

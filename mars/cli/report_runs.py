@@ -1,4 +1,4 @@
-"""`mars report A B ...`: the page that compares runs, written once or until all runs have ended."""
+"""`mars report A B ...`: write the page that compares runs, once or until all runs have ended."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from mars.output.files import check_page
 from mars.report.comparison_page import GENERATOR, write_comparison
 
 DEFAULT_OUT = Path("comparison.html")
-"""In the current folder: the page belongs to none of the runs."""
+"""In the current folder, because the page belongs to none of the runs."""
 
-_HEAD_BYTES = 4096  # of a page, in which it says what wrote it
+_HEAD_BYTES = 4096  # the first bytes of a page, which say what wrote it
 
 
 def report_runs(run_dirs: Sequence[Path], out: Path) -> None:
-    """Write the page to `out`, and print the evaluations beside each other and the page's path.
+    """Write the page to `out`, and print the evaluations side by side and the path of the page.
 
-    Raises ConfigError as `check_runs` and `write_comparison` do, and where `out` is a file of another kind.
+    Raises ConfigError as `check_runs` and `write_comparison` do, and if `out` is a file of another kind.
     """
     check_runs(run_dirs)
     _check_comparison(out)
@@ -35,16 +35,16 @@ def report_runs(run_dirs: Sequence[Path], out: Path) -> None:
 
 
 def follow_runs(run_dirs: Sequence[Path], out: Path, every: int, wait: Callable[[float], object] = time.sleep) -> None:
-    """Write the page, and anew whenever the files of a run have changed, until no run is running; then print as
-    `report_runs`. Ctrl-C leaves; the runs go on.
+    """Write the page, and write it anew whenever the files of a run have changed, until no run is running. Then print
+    as `report_runs` does. Ctrl-C ends the following; the runs go on.
 
-    every: seconds between two looks at the runs; also how often the page loads itself again. Raises as `report_runs`.
+    every: seconds between two looks at the runs, and between two reloads of the page. Raises as `report_runs` does.
     """
     check_runs(run_dirs)
     _check_comparison(out)
     shown: list[Signs] | None = None
     try:
-        # The states are read before the files: what a run has written when it has ended is complete.
+        # The states are read before the files: once a run has ended, its files are complete.
         while any((now := standing(run_dir)) is not None and now.state == "running" for run_dir in run_dirs):
             seen = [signs(run_dir) for run_dir in run_dirs]
             if seen != shown:
@@ -59,8 +59,7 @@ def follow_runs(run_dirs: Sequence[Path], out: Path, every: int, wait: Callable[
 
 
 def _check_comparison(out: Path) -> None:
-    """Raises ConfigError unless `out` is a new page or one that compares runs, and SetupError where it cannot be
-    written."""
+    """Raises ConfigError unless `out` is new or a page that compares runs, and SetupError if it cannot be written."""
     refuse_report_of_a_run(out)
     check_page(out, "--out")
     if out.exists() and GENERATOR.encode() not in _head(out):

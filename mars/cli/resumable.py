@@ -1,4 +1,4 @@
-"""What `mars resume` tells before it imports anything heavy: that a run is complete, or that what it needs is gone."""
+"""What `mars resume` can say before slow imports: that a run is complete, or that a file it needs is gone."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _WITH_FUNCTIONS = ("reward.", "recipe.", "tracking.")
 
 
 def finished_before(config: TrainConfig | SftConfig, overrides: Sequence[str]) -> int | None:
-    """The last step of a run that has nothing left to train; None if rows and model must be read to tell.
+    """The last step of a run that has nothing left to train. None if only the rows and the model can tell.
 
-    It does without them if nothing has changed but `run.num_steps`, as `mars.train.start_unless_complete` does with
-    them. Raises BusyError if a process writes the run.
+    They are not needed if nothing but `run.num_steps` has changed. `mars.train.start_unless_complete` decides the same
+    with them. Raises BusyError if another process writes to the run.
     """
     run_dir, steps = Path(config.run.dir), config.run.num_steps
     refuse_busy(run_dir)
@@ -40,16 +40,16 @@ def finished_before(config: TrainConfig | SftConfig, overrides: Sequence[str]) -
         return None
     try:
         catalogue.load(done)
-    except CheckpointError:  # it may have to be trained again
+    except CheckpointError:  # the steps may have to be trained again
         return None
     return done
 
 
 def check_places(config: TrainConfig | SftConfig, gone: Path | None) -> None:
-    """Raises ConfigError with all files and folders of the settings that are not there.
+    """Raises ConfigError with all files and folders of the settings that do not exist.
 
-    gone: the folder in which the run was started, if that is not there.
-    A model of the form "owner/name" may be one of the hub, so that is looked for later.
+    gone: the folder in which the run was started, if it no longer exists.
+    A model named "owner/name" may be on the hub, so it is not looked for here.
     """
     missing = list(_missing(config, gone))
     if not missing:
@@ -67,7 +67,7 @@ def check_places(config: TrainConfig | SftConfig, gone: Path | None) -> None:
 
 
 def _missing(config: TrainConfig | SftConfig, gone: Path | None) -> Iterator[tuple[str, str]]:
-    """(key, path) of what is not there."""
+    """(key, path) of each file or folder that does not exist."""
     values = config.dotted()
     has_reference = isinstance(config, TrainConfig) and config.algorithm.loads_reference
     for key in ("model.path", "algorithm.kl_reference") if has_reference else ("model.path",):
@@ -88,9 +88,9 @@ def _missing(config: TrainConfig | SftConfig, gone: Path | None) -> Iterator[tup
 
 
 def _may_be_of_the_hub(path: str, gone: Path | None) -> bool:
-    """Whether a model that is no folder here may be one of the hub: "owner/name", or "name" of the early ones.
+    """Whether a model that is no folder here may be on the hub: "owner/name", or "name" as early models have.
 
-    A "name" was a folder if the one in which the run was started is gone.
+    If the folder in which the run was started is gone, a "name" was a folder in it.
     """
     if path.startswith(("/", ".")):
         return False

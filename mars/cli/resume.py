@@ -25,9 +25,9 @@ _FIXED = ("run.dir", "run.resume")
 
 
 def resume(run_dir: Path, overrides: Sequence[str]) -> None:
-    """Train with the run's own settings and `overrides`.
+    """Train with the settings of the run and `overrides`.
 
-    Relative paths, those in `overrides` too, start at the folder in which the run was started. Raises ConfigError.
+    Relative paths, also in `overrides`, start at the folder in which the run was started. Raises ConfigError.
     """
     run_dir = Path(os.path.abspath(run_dir))
     given = [text for text in overrides if text.lstrip("+").partition("=")[0] in _FIXED]
@@ -50,7 +50,7 @@ def resume(run_dir: Path, overrides: Sequence[str]) -> None:
 
 
 def _what_to_give(folder: Path) -> str:
-    """What to resume instead of `folder`, which has no run."""
+    """What to resume instead of `folder`, which contains no run."""
     run = next((parent for parent in folder.parents if (parent / CONFIG_FILE).is_file()), None)
     if run is None:
         return f"no run is here, it has no {CONFIG_FILE}; give the run.dir of a run"

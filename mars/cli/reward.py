@@ -22,7 +22,7 @@ from mars.rewards.contract import ScorerName
 from mars.rewards.trial import Reading, Trial, item_of, read_items, run_trials, trial_record
 from mars.types import RewardInput
 
-# Limits for each text and each list of boxes, so that a broken answer does not flood the terminal. --json has no limit.
+# Limits of each text and each list of boxes, so that a broken answer does not fill the terminal. --json has no limits.
 _MAX_CHARS_SHOWN = 400
 _MAX_BOXES_SHOWN = 12
 
@@ -91,7 +91,7 @@ def fields_of_options(
 
 
 def describe(trial: Trial, name: str, scorer: str) -> str:
-    """A block of lines, one fact each, with control characters escaped."""
+    """A block of lines with one fact each. Control characters are escaped."""
     reading, result = trial.reading, trial.result
     lines = [
         ("reward", f"{visible(name)}, {scorer} scorer"),
@@ -114,7 +114,7 @@ def describe(trial: Trial, name: str, scorer: str) -> str:
 
 
 def summary(trials: list[Trial]) -> str:
-    """The means over all answers. A failed one counts as accuracy 0 and is left out of the mean score."""
+    """The means over all answers. A failed answer has accuracy 0 and does not count in the mean score."""
     scored = [trial.result for trial in trials if trial.result.failed is None]
     score = f"{fmean(result.score for result in scored):.6g}" if scored else "none"
     accuracy = sum(result.accuracy for result in scored) / len(trials)
@@ -147,7 +147,8 @@ def _timeout_s() -> float:
 
 @contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
-    """Sends file descriptor 1, which reward processes inherit, to stderr: the result is free of a user's prints."""
+    """Redirects file descriptor 1, which reward processes inherit, to stderr. A user's prints then stay out of the
+    result."""
     sys.stdout.flush()
     ours = os.dup(1)
     os.dup2(2, 1)
@@ -159,7 +160,7 @@ def _stdout_to_stderr() -> Iterator[None]:
 
 
 def _write(text: str) -> None:
-    """Write to stdout. Characters that its encoding lacks are written as escapes."""
+    """Write to stdout. Characters that its encoding lacks become escapes."""
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
 

@@ -1,4 +1,4 @@
-"""What the folder of a run says of it, for `mars runs` and `mars report`. Heavy modules are imported when needed."""
+"""What the folder of a run says about it, for `mars runs` and `mars report`. Slow modules are imported when needed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _SCORE, _EVALUATION = "critic/score/mean", "eval/multi/mean"
 
 
 def summary(run_dir: Path) -> dict[str, Any]:
-    """The keys name, folder, state, step (of the last metrics), last_step (the planned end), score and evaluation (the
-    last of each), and age_s (seconds since metrics or events were last written)."""
+    """The keys name, folder, state, step (that of the last metrics), last_step (the planned end), score and evaluation
+    (the last value of each), and age_s (seconds since metrics or events were last written)."""
     return summary_of(run_dir, read_whole(run_dir))
 
 
 def details(run_dir: Path) -> dict[str, Any]:
-    """`summary` and all else: attempts, events, checkpoints, evaluations, last metrics, settings, notes."""
+    """`summary` and everything else: attempts, events, checkpoints, evaluations, last metrics, settings, notes."""
     from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue
     from mars.cli.ckpt import checkpoint_entries
     from mars.run_dir.attempt import attempts, read_attempt
@@ -56,7 +56,7 @@ def last_metrics(record: RunRecord) -> dict[str, Any]:
 
 
 def versions_of(attempt: Mapping[str, Any]) -> dict[str, Any]:
-    """Of an attempt's record: packages, and the code of mars and of users' functions."""
+    """From the record of an attempt: packages, and the code of mars and of users' functions."""
     code = {name: value for name, value in (attempt.get("code") or {}).items() if name != "untracked"}
     functions = {
         f"{setting} {Path(entry['file']).name}:{entry['function']}": entry["sha256"]
@@ -95,14 +95,14 @@ def summary_of(run_dir: Path, record: RunRecord) -> dict[str, Any]:
 
 
 def _last(record: RunRecord, metric: str) -> float | None:
-    """The last value that is a number; null, NaN and whole numbers beyond the largest float are none."""
+    """The last value that is a number. null, NaN and whole numbers above the largest float do not count."""
     values = (row.get(metric) for row in reversed(record.metrics))
     largest = sys.float_info.max
     return next((value for value in values if isinstance(value, int | float) and -largest <= value <= largest), None)
 
 
 def checked_run(run_dir: Path) -> Path:
-    """`run_dir` itself. Raises ConfigError if no run is in it."""
+    """`run_dir` itself. Raises ConfigError if it contains no run."""
     from mars.errors import ConfigError
 
     if list(run_dirs(run_dir, depth=MAX_DEPTH)) != [run_dir]:

@@ -1,4 +1,4 @@
-"""Where runs are: the run directories in a folder."""
+"""Finds the run directories in a folder."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 MAX_DEPTH = 4
-"""Folders below the one given that are searched."""
+"""How many levels of folders below the given one are searched."""
 
 
 def run_dirs(folder: Path, depth: int = 0) -> Iterable[Path]:
-    """The run directories in `folder`, itself included, in the order of their names. Links are not followed."""
+    """The run directories in `folder`, including itself, in the order of their names. Links are not followed."""
     from mars.report.run_record import CONFIG_FILE
     from mars.run_dir.events import EVENTS_FILE
     from mars.tracking.jsonl import METRICS_FILE

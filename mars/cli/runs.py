@@ -1,4 +1,4 @@
-"""`mars runs ...`: what run directories say. Nothing heavy is imported before a command needs it."""
+"""`mars runs ...`: what run directories say. Slow modules are imported only by the commands that need them."""
 
 from __future__ import annotations
 

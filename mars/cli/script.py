@@ -1,4 +1,4 @@
-"""How the user called a script of scripts/, for the commands that a message advises."""
+"""How the user called a script of scripts/, for messages that advise a command."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import os
 import shlex
 from pathlib import Path
 
-_VARIABLE = "MARS_SCRIPT"  # set by the scripts: their path, as the user has written it
+_VARIABLE = "MARS_SCRIPT"  # the scripts set it to their path, as the user wrote it
 _WITHOUT_SCRIPT = {"ray_up.sh": "mars ray", "ray_submit.sh": "mars ray submit"}
 
 
 def command_of(script: str) -> str:
-    """A command that works from the folder of the user: `bash PATH`, or that of `mars` if no script was called."""
+    """A command that works from the user's folder: `bash PATH`, or the `mars` command if no script was called."""
     called = os.environ.get(_VARIABLE)
     if called is None:
         return _WITHOUT_SCRIPT[script]

@@ -1,4 +1,4 @@
-"""The command that serves a policy as the run asked it: the policy's folder has the image limits of `model.path`."""
+"""The command that serves a policy with the image limits of its run. The policy's folder has those of `model.path`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mars.data.prompts.budget import ImageBudget
 
 
 def image_settings(config: TrainConfig | SftConfig) -> dict[str, Any]:
-    """The arguments of the image processor with which the run's engine kept the limits of images."""
+    """The arguments of the image processor with which the run's engine applied the image limits."""
     limits = config.data.min_image_pixels, config.data.max_image_pixels
     return ImageBudget.from_pretrained(config.model.path, *limits).processor_settings()
 
@@ -21,16 +21,17 @@ def image_settings(config: TrainConfig | SftConfig) -> dict[str, Any]:
 def serve_command(folder: Path, config: TrainConfig | SftConfig, processor_settings: Mapping[str, Any]) -> str:
     """A line of bash that starts vLLM's server on port 8000 of this machine, with the settings of the run's engine.
 
-    folder: the policy's. processor_settings: of `image_settings`. Without them the server resizes images within the
+    folder: of the policy. processor_settings: from `image_settings`. Without them the server resizes images by the
     limits in the folder, so that a prompt has other tokens than in training.
-    A run on GPUs gets `vllm serve`, and the server takes the share of the memory that is usual in vLLM. A run on CPUs
-    gets the module behind that command, because vLLM's CPU build does not find its own version for `vllm serve`.
+    For a run on GPUs the line is `vllm serve`, and the server takes vLLM's usual share of the memory. For a run on
+    CPUs it calls the module behind that command, because vLLM's CPU build does not find its own version for `vllm
+    serve`.
     """
     on_cpu = config.cluster.device == "cpu"
     words = ["python", "-m", "vllm.entrypoints.openai.api_server", "--model"] if on_cpu else ["vllm", "serve"]
     words += [str(folder), "--served-model-name", "policy", "--host", "127.0.0.1", "--dtype", config.model.dtype]
     words += ["--mm-processor-kwargs", json.dumps(processor_settings), "--limit-mm-per-prompt", '{"video": 0}']
-    words += ["--generation-config", "vllm"]  # the penalties and limits in generation_config.json are not the run's
+    words += ["--generation-config", "vllm"]  # the run did not use the penalties and limits in generation_config.json
     if config.model.trust_remote_code:
         words.append("--trust-remote-code")
     if isinstance(config, TrainConfig):
@@ -53,7 +54,7 @@ def _engine_options(config: TrainConfig, on_cpu: bool) -> list[str]:
 
 
 def serving_notes(command: str, config: TrainConfig | SftConfig) -> list[str]:
-    """What `mars ckpt export` prints about serving: the image limits that count, and the command."""
+    """What `mars ckpt export` prints about serving: the image limits that apply, and the command."""
     data = config.data
     notes = [
         f"to serve it with the run's limits of images (data.min_image_pixels={data.min_image_pixels}, "

@@ -1,4 +1,4 @@
-"""The settings of a run that is submitted: a path must mean there what it means here."""
+"""The settings of a submitted run. A path must mean the same there as here."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from mars.errors import ConfigError
 from mars.output.secrets import secret_values
 from mars.plugin import find, is_spec
 
-# Files and folders that must be on storage of all nodes: relative paths start at the folder of the command.
+# Files and folders that must be on storage that all nodes share. Relative paths start at the folder of the command.
 _SHARED = ("run.dir", "data.image_root")
-# The same, or a data set of the hub.
+# The same, but each may also be a data set on the hub.
 _ROWS = ("data.train_files", "data.eval_files")
-# Either a folder or a name of the hub: a folder if there is one here.
+# A folder if one exists here, else a name on the hub.
 _MODELS = ("model.path", "algorithm.kl_reference")
-# Files of the user that are sent along. One outside the folder of the command must be on shared storage.
+# The user's files that are sent along. A file outside the folder of the command must be on shared storage.
 _HOOKS = ("sampler", "shaping", "advantage", "requests", "tokens", "transforms")
 _OF_HOOKS = tuple(f"recipe.{hook}" for hook in _HOOKS)
 _FUNCTIONS = ("reward.function", "reward.functions", "tracking.to", "anchor.guide_filter", *_OF_HOOKS)
 _TEMPLATE = "data.template"
 _MEAN_PATHS = (*_SHARED, *_ROWS, *_MODELS, *_FUNCTIONS, _TEMPLATE)
-# Shorter values of --env variables are not looked for in the settings: they may be ordinary words.
+# Shorter values of --env variables are not searched for in the settings, because they may be ordinary words.
 _MIN_SECRET_CHARS = 8
 
 
 @dataclass(frozen=True)
 class SentFiles:
-    """What a job takes along. folder: of the user. files: those that are sent, relative to it. variables: of --env."""
+    """What a job takes along. folder: the user's. files: those that are sent, relative to it. variables: those of
+    --env."""
 
     folder: Path
     files: Collection[Path]
@@ -59,9 +60,9 @@ def check_cluster(config: TrainConfig | SftConfig) -> None:
 
 
 def sent_settings(config: TrainConfig | SftConfig, sent: SentFiles) -> dict[str, Any]:
-    """The configuration that is sent: the cluster is that of the job, and relative paths start at the user's folder.
+    """The configuration that is sent. Its cluster is that of the job, and relative paths start at the user's folder.
 
-    Raises ConfigError for a file of the user that is not there or not sent, and for a secret among the settings.
+    Raises ConfigError if a file of the user is missing or not sent, or if a setting contains a secret.
     """
     settings = config.model_dump()
     dotted = config.dotted()
@@ -76,9 +77,9 @@ def sent_settings(config: TrainConfig | SftConfig, sent: SentFiles) -> dict[str,
 
 
 def sent_overrides(overrides: Sequence[str], config: TrainConfig | SftConfig, sent: SentFiles) -> list[str]:
-    """`overrides` of a run that is resumed, with the paths of `sent_settings`.
+    """`overrides` of a resumed run, with paths as in `sent_settings`.
 
-    config: the run's, with `overrides` applied.
+    config: that of the run, with `overrides` applied.
     """
     settings, found = sent_settings(config, sent), []
     for override in overrides:
@@ -89,7 +90,7 @@ def sent_overrides(overrides: Sequence[str], config: TrainConfig | SftConfig, se
 
 
 def _written(value: Any) -> str:
-    """As the value of an override."""
+    """`value` as an override writes it."""
     match value:
         case None:
             return "null"
@@ -128,10 +129,10 @@ def _absolute(path: str, folder: Path) -> str:
 
 
 def _file_of_user(key: str, path: str, sent: SentFiles) -> str:
-    """The path of a user's file for the job: relative if the file is in the user's folder, which is copied to the job's
-    folder; else absolute. A file of mars' own recipes, which every node has, keeps its path.
+    """The path of a user's file for the job. A file in the user's folder, which is copied to the job's, gets a relative
+    path; another one an absolute path. A file of mars' own recipes, which every node has, keeps its path.
 
-    Raises ConfigError for a file that is missing or not sent.
+    Raises ConfigError if the file is missing or not sent.
     """
     file = Path(_absolute(path, sent.folder))
     if not file.is_file() and find(path).is_file():

@@ -1,4 +1,4 @@
-"""`mars watch RUN`: progress, curves, stages, workers and answers of a run, in the terminal."""
+"""`mars watch RUN`: show progress, curves, stages, workers and answers of a run in the terminal."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from mars.watch.seen import RunReader
 
 
 def watch(run_dir: Path, *, once: bool) -> None:
-    """Show a run until it has ended, or until Ctrl-C. once: print one picture, as is done without a terminal.
+    """Show a run until it has ended, or until Ctrl-C. once: print one picture, as without a terminal.
 
-    Raises ConfigError if no run is in `run_dir`.
+    Raises ConfigError if `run_dir` contains no run.
     """
     reader, console = RunReader(checked_run(run_dir)), VisibleConsole(highlight=False)
     try:
@@ -22,7 +22,7 @@ def watch(run_dir: Path, *, once: bool) -> None:
             seen = show_once(reader, console)
         else:
             seen = follow(reader, console)
-    except KeyboardInterrupt:  # the reader has seen enough; the run goes on
+    except KeyboardInterrupt:  # the reader leaves; the run goes on
         interrupts.settle()
         return
     console.print(ending(seen), soft_wrap=True)
