@@ -40,11 +40,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("benchmark", choices=BENCHMARKS)
     parser.add_argument("options", nargs=argparse.REMAINDER, help="options of the benchmark; see its --help")
     given = parser.parse_args(arguments)
-    # Imported only when chosen: some import torch and transformers.
+    # Imported only when chosen, because some benchmarks import torch and transformers.
     return import_module(f"scripts.bench.{given.benchmark}").main(given.options)
 
 
 if __name__ == "__main__":
-    # Python puts scripts/ first, where `scripts.bench` cannot be found.
+    # Python puts scripts/ first in sys.path, but `scripts.bench` is only found from the folder above.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Write the table of interfaces in docs/architecture.md from the code: methods, signatures and who implements them.
+"""Write the table of interfaces in docs/architecture.md from the code: methods, signatures and implementations.
 
 python scripts/document_interfaces.py           writes it
 python scripts/document_interfaces.py --check   ends with 1 if it is stale
@@ -32,7 +32,7 @@ FIRST, LAST = "<!-- interfaces: python scripts/document_interfaces.py -->", "<!-
 
 @dataclass(frozen=True)
 class Class:
-    """methods: name -> its definition, without the inherited ones. bases: their names."""
+    """methods: name -> its definition, without inherited methods. bases: their names."""
 
     path: str
     bases: tuple[str, ...]
@@ -113,7 +113,7 @@ def _functions(trees: Mapping[Path, ast.Module], wanted: ast.FunctionDef, root: 
 
 
 def _signature(method: ast.FunctionDef) -> str:
-    """`name(parameter: type) -> type`, without self; a union's bar would end the cell of the table."""
+    """`name(parameter: type) -> type`, without self. A union's bar is escaped, because it would end the cell."""
     arguments = ast.arguments(
         posonlyargs=[], args=method.args.args[1:], kwonlyargs=[], kw_defaults=[], defaults=[]
     )  # fmt: skip

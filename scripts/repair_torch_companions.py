@@ -1,14 +1,15 @@
 """Make the companions of a CPU-only torch importable: torchvision, torchaudio, torchcodec.
 
-The usual wheels of these three are linked to CUDA torch. With a CPU-only torch their compiled parts do not load, so
-that transformers and vLLM cannot be imported either, although mars never calls these parts.
+The usual wheels of these three are linked to CUDA torch. With a CPU-only torch their compiled parts do not load.
+transformers and vLLM then cannot be imported either, although mars never calls these parts.
 
-- torchvision: declaring the two operator schemas it asks for first is enough. It has to happen in every Python
-  process of the environment, so a `.pth` file installs an import hook that costs nothing until torchvision is
+- torchvision: it is enough to declare the two operator schemas that it asks for first. Every Python process of the
+  environment must do so. A `.pth` file therefore installs an import hook, which costs nothing until torchvision is
   looked up.
-- torchaudio, torchcodec: optional to both libraries and unused here, so they are uninstalled where they do not load.
+- torchaudio, torchcodec: transformers and vLLM do not need them and mars does not use them, so they are uninstalled if
+  they do not load.
 
-Does nothing where all three import as they are.
+Does nothing if all three can be imported as they are.
 
     python scripts/repair_torch_companions.py
 """
@@ -44,13 +45,13 @@ sys.meta_path.insert(0, _DeclareOperatorsFirst)
 
 
 def import_error(package: str) -> str | None:
-    """The last line of the error that importing `package` ends with in a fresh process, or None."""
+    """The last line of the error when `package` is imported in a fresh process. None if there is no error."""
     result = subprocess.run([sys.executable, "-c", f"import {package}"], capture_output=True, text=True)
     return None if result.returncode == 0 else result.stderr.strip().splitlines()[-1]
 
 
 def repair_torchvision() -> None:
-    """Raises SystemExit(4) if torchvision fails for another reason than missing operators."""
+    """Raises SystemExit(4) if torchvision fails for a reason other than missing operators."""
     error = import_error("torchvision")
     if error is None:
         return

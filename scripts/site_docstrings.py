@@ -1,4 +1,4 @@
-"""How the site's reference reads docstrings (mkdocs.yml): they are plain text, in which <think> is no HTML."""
+"""How the site's reference reads docstrings (mkdocs.yml): as plain text, in which <think> is not HTML."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _CODE = re.compile(r"(`[^`]+`|^ {4}.*$)", re.MULTILINE)
 
 
 def escaped(text: str) -> str:
-    """The docstring as Markdown: "<" outside code is a character, and indented lines after text are a block of code."""
+    """The docstring as Markdown. "<" outside code is a plain character, and indented lines after text are code."""
     parts = _CODE.split(text)
     parts[::2] = [part.replace("<", "&lt;").replace("*", "\\*") for part in parts[::2]]
     return re.sub(r"^(\S.*\n)(?= {4})", r"\1\n", "".join(parts), flags=re.MULTILINE)
 
 
 class Docstrings(Extension):
-    """Escapes each docstring once griffe has read its module, class, function or attribute."""
+    """Escapes the docstring of each module, class, function and attribute after griffe has read it."""
 
     def on_object(self, *, obj: Object, **kwargs: Any) -> None:
         if obj.docstring is not None:

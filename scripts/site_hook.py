@@ -1,8 +1,8 @@
-"""What `mkdocs build` (mkdocs.yml) does with the pages beside rendering them.
+"""What `mkdocs build` (mkdocs.yml) does with the pages besides rendering them.
 
-The pages are written for the repository's own view: they link to code, and to pages outside docs/. The site has a page
-for each of these files too, below repository/, so that it needs no server and no address of a repository. mkdocs calls
-the functions on_*; the others need no mkdocs.
+The pages are written to be read in the repository: they link to code and to pages outside docs/. The site gets a page
+for each of these files too, below repository/, so that it needs no server and no link to the repository. mkdocs calls
+the functions on_*. The others do not need mkdocs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 DOCS, OUTSIDE = "docs", "repository"
 LANGUAGES = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".yml": "yaml", ".json": "json", ".toml": "toml"}
-PAGES = (".md", ".ipynb")  # a notebook is a page too: its texts, and its cells of code as blocks
+PAGES = (".md", ".ipynb")  # a notebook is also a page, of its texts and of its code cells as blocks
 _BLOCK, _SPAN = r"^ *```.*?^ *```$", r"(?P<ticks>`+)(?:(?!\n\n).)+?(?<!`)(?P=ticks)(?!`)"
 _CODE_OR_LINK = re.compile(rf"{_BLOCK}|{_SPAN}|(?<=\]\()(?P<target>[^)\s]+)(?=\))", re.DOTALL | re.MULTILINE)
 _PIPED = re.compile(r"`([^`]*\\\|[^`]*)`")
@@ -26,7 +26,7 @@ _ITEM = re.compile(r"([-*]|\d+\.) ")
 
 
 def on_config(config: Any) -> Any:
-    """Put the pages that each pattern of the navigation matches in its place, and name headings as links do."""
+    """Replace each pattern in the navigation by the pages that it matches, and name headings as links do."""
     config.nav = expanded(config.nav)
     config.mdx_configs["toc"]["slugify"] = slug
     return config
@@ -45,17 +45,17 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Let the links of a page lead to pages of the site, and its lists and tables be read as in the repository."""
+    """Let the links of a page lead to pages of the site, and let its lists and tables look as in the repository."""
     return with_pipes(with_lists(with_site_links(markdown, repository_path(page.file.src_uri))))
 
 
 def slug(heading: str, separator: str) -> str:
-    """The fragment of a heading, as the repository's view makes it: "LoRA: what, why" -> "lora-what-why"."""
+    """The fragment of a heading as the repository's viewer makes it: "LoRA: what, why" -> "lora-what-why"."""
     return re.sub(r"[^\w -]", "", heading.strip().lower()).replace(" ", separator)
 
 
 def expanded(nav: Any) -> Any:
-    """`nav` of mkdocs.yml, with the pages in place of patterns: [a.md, reference/*.md] -> [a.md, reference/b.md]."""
+    """`nav` of mkdocs.yml with patterns replaced by pages: [a.md, reference/*.md] -> [a.md, reference/b.md]."""
     if isinstance(nav, dict):
         return {title: expanded(entry) for title, entry in nav.items()}
     if isinstance(nav, list):
@@ -81,13 +81,13 @@ def pages_of(nav: Any) -> Iterator[str]:
 
 
 def repository_path(uri: str) -> str:
-    """The repository's file that a page of the site shows: method.md -> docs/method.md."""
+    """The file of the repository that a page of the site shows: method.md -> docs/method.md."""
     inside = uri.removeprefix(f"{OUTSIDE}/")
     return f"{DOCS}/{uri}" if inside == uri else inside.removesuffix(".md") if _is_code(inside) else inside
 
 
 def _is_code(inside: str) -> bool:
-    """Whether the name of a page has ".md" after the name of a file or of a folder, as build.py.md has."""
+    """Whether the name of a page is the name of a file or folder with ".md" after it, such as build.py.md."""
     return not (ROOT / inside).is_file() and (ROOT / inside.removesuffix(".md")).exists()
 
 
@@ -95,7 +95,7 @@ def site_uri(path: str) -> str:
     """The site's file for a file or folder of the repository.
 
     docs/method.md -> method.md. README.md -> repository/README.md. mars/build.py -> repository/mars/build.py.md.
-    A folder's page is its README.md, or else a list of its files.
+    A folder's page is its README.md if it has one, else a list of its files.
     """
     if (ROOT / path).is_dir():
         readme = f"{path}/README.md"
@@ -114,9 +114,9 @@ def links_of(markdown: str, path: str) -> Iterator[tuple[str, str]]:
 
 
 def _file_of(target: str | None, path: str) -> str | None:
-    """The repository's file to which a link of the page `path` leads.
+    """The file of the repository to which a link of the page `path` leads.
 
-    None for an address, for a heading of the page itself, and for no link.
+    None if `target` is an address, a heading of the page itself, or None.
     """
     name = (target or "").partition("#")[0]
     if not name or re.match(r"\w+:", name):
@@ -125,12 +125,12 @@ def _file_of(target: str | None, path: str) -> str | None:
 
 
 def with_site_links(markdown: str, path: str) -> str:
-    """The page `path` of the repository, with links between the site's files."""
+    """The page `path` of the repository, with links that lead to files of the site."""
     here = posixpath.dirname(site_uri(path))
 
     def link(match: re.Match[str]) -> str:
         file = _file_of(match["target"], path)
-        if file is None or not (ROOT / file).exists():  # mkdocs warns of a link that leads nowhere
+        if file is None or not (ROOT / file).exists():  # mkdocs warns of links that lead nowhere
             return match[0]
         return posixpath.relpath(site_uri(file), here or ".") + "".join(match["target"].partition("#")[1:])
 
@@ -138,7 +138,7 @@ def with_site_links(markdown: str, path: str) -> str:
 
 
 def outside_files(named: Iterable[str]) -> set[str]:
-    """The files and folders outside docs/ that the site shows: those of the navigation, and what pages link to."""
+    """The files and folders outside docs/ that the site shows: those that the navigation or pages link to."""
     docs = [file.relative_to(ROOT).as_posix() for file in (ROOT / DOCS).rglob("*.md")]
     todo, seen = [*docs, *(repository_path(uri) for uri in named)], set[str]()
     while todo:
@@ -153,9 +153,9 @@ def outside_files(named: Iterable[str]) -> set[str]:
 
 
 def content(path: str) -> str:
-    """The Markdown of a page outside docs/: its own, a folder's list of files, or a file's text as code.
+    """The Markdown of a page outside docs/: the page's own, or a folder's list of files, or a file's text as code.
 
-    The search leaves code and lists out.
+    The search leaves out code and lists.
     """
     file = ROOT / path
     if path.endswith(PAGES):
@@ -177,12 +177,13 @@ def markdown_of(path: str) -> str:
 
 
 def with_lists(markdown: str) -> str:
-    """The page with lists as Python-Markdown needs them: after an empty line, and four columns for what an item has.
+    """The page with its lists as Python-Markdown needs them: after an empty line, and with the contents of items
+    indented by four columns.
 
-    The repository's view needs neither: "text\\n- a\\n  - b" becomes "text\\n\\n- a\\n    - b".
+    The repository's viewer needs neither: "text\\n- a\\n  - b" becomes "text\\n\\n- a\\n    - b".
     """
     lines: list[str] = []
-    fenced, columns = False, 0  # columns: of the text of the item that the line may belong to
+    fenced, columns = False, 0  # columns: where the text of the current item begins, 0 outside items
     for line in markdown.splitlines():
         item = None if fenced else _ITEM.match(line)
         if item:
@@ -199,7 +200,7 @@ def with_lists(markdown: str) -> str:
 
 
 def with_pipes(markdown: str) -> str:
-    """The page with "|" in the code of tables as HTML: Python-Markdown would show the backslash before it."""
+    """The page with HTML for "|" in code in tables, because Python-Markdown would show the backslash before it."""
 
     def code(match: re.Match[str]) -> str:
         text = match[1].replace("\\|", "|")

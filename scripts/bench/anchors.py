@@ -38,9 +38,9 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Variant:
-    """sources: number per prompt. multi, anchors: rollouts of the multi view and of each anchor view.
+    """sources: images per prompt. multi, anchors: rollouts of the multi view and of each anchor view.
 
-    tokens: number per response.
+    tokens: per response.
     """
 
     kind: str
@@ -139,9 +139,9 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def variants(sources: Sequence[int], rollouts: int, anchor_samples: int, tokens: Sequence[int]) -> list[Variant]:
-    """Every kind of anchor for every number of sources and of tokens, each with `rollouts` rollouts per prompt.
+    """Every kind of anchor for every number of sources and every length, each with `rollouts` rollouts per prompt.
 
-    With two sources, mono and all_but_one are the same work: leaving one image out shows the other alone.
+    With two sources, mono and all_but_one are the same work: without one image, only the other is shown.
     """
     found = []
     for number, length, kind in product(dict.fromkeys(sources), dict.fromkeys(tokens), KINDS):
@@ -160,9 +160,10 @@ def _job(variant: Variant, folder: Path, run_dir: Path, options: argparse.Namesp
 def _floors(
     variants: Iterable[Variant], folder: Path, options: argparse.Namespace
 ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
-    """This machine's speed, and the floors of each variant's stages: the time of the work that cannot be avoided.
+    """This machine's speed, and the floors of each variant's stages. A floor is the time of the work that cannot be
+    avoided.
 
-    Called after all runs: floors need torch, and this process must stay small while others are timed.
+    Called after all runs, because floors need torch and this process must stay small while others are timed.
     """
     from scripts.bench.step_floor import measured_floors
 
@@ -174,7 +175,7 @@ def _floors(
 
 
 def variant_report(runs: Sequence[Done], warm_up: int) -> dict[str, Any]:
-    """Median times over all steps after the warm-up, and the engine's mean work per step."""
+    """Median times over all steps after the warm-up, and the mean work of the engine per step."""
     rows = [row for run in runs for row in run.rows[warm_up:]]
     return {
         "seconds_per_step": median(seconds for run in runs for seconds in intervals(run.ends, warm_up)),

@@ -20,8 +20,8 @@ _IMAGES = {"distinct_images": "distinct images", "encoder_runs": "encoder runs"}
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
-    """Draw a bar for each variant: seconds of each stage (black: the least it can take, its floor), and tokens and
-    images of the engine. Writes a PNG file."""
+    """Draw bars for each variant: seconds of each stage, with the stage's floor in black, and tokens and images of the
+    engine. Writes a PNG file."""
     variants = report["variants"]
     places = list(range(len(variants)))
     figure, (seconds, tokens, images) = plt.subplots(
@@ -46,7 +46,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     seconds.invert_yaxis()
     for axis, label in ((seconds, "seconds"), (tokens, "tokens of the engine"), (images, "images")):
         axis.set_xlabel(f"{label} per step")
-        handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))  # a label once
+        handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))  # each label once
         axis.legend(handles.values(), handles, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     figure.savefig(path, dpi=120)
     plt.close(figure)

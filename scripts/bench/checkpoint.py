@@ -3,9 +3,9 @@
     python scripts/bench.py checkpoint > bench_checkpoint.json
     python scripts/bench.py checkpoint --models tiny --rounds 3 --pairs 0 --folder /disk/tmp
 
-`blocked` is how long the step waits when a checkpoint is due: the trainer's copy to CPU memory, and state.json.
-`synchronous` is how long it takes until the same checkpoint is complete. Both save the same state of one rank in turns
-in one process; the first save of a run is given on its own. `supervision` is measured in a training run with Ray and
+`blocked` is how long the step waits when a checkpoint is due: for the trainer's copy to CPU memory, and for state.json.
+`synchronous` is how long it takes until the same checkpoint is complete. Both save the same state of one rank, in turns
+in one process. The first save of a run is reported on its own. `supervision` is measured in a training run with Ray and
 vLLM. One JSON object goes to stdout, progress to stderr. docs/performance.md explains the figures.
 """
 
@@ -49,7 +49,7 @@ SIZE_TARGET = 1.02  # bytes on disk / bytes of weights and optimizer, of the lar
 
 
 class Trainer:
-    """The saving part of a rank: weights and a filled optimizer, without forwards."""
+    """The part of a rank that saves: weights and a filled optimizer, without forwards."""
 
     def __init__(self, name: str) -> None:
         overrides = ["data.train_files=[none.jsonl]", "model.path=none", "model.dtype=float32", "cluster.device=cpu"]

@@ -47,7 +47,7 @@ def _job(contender: str, plan: Plan, run_dir: Path) -> Job:
 
 
 def run_contender(contender: str, plan: Plan, number: int) -> Run:
-    """Run a contender once. number: of the round, part of the file names. Raises ContenderFailed."""
+    """Run a contender once. number: of the round, for the file names. Raises ContenderFailed."""
     busy = busy_share()
     return _run_trl(plan, number, busy) if contender == TRL else _run_ours(contender, plan, number, busy)
 

@@ -4,10 +4,9 @@
     python scripts/bench.py driver --prompts 1000 --profile profile.txt > /dev/null
 
 A real step (mars/step.py) with the real tokenizer, plan, advantages, metrics, batch and plan of forwards, rollout file
-and state of a checkpoint. Engine, trainer and rewards are fakes, and their time is not counted. With
---reward-processes the rewards run in the real pool, whose work in the driver is counted. Every number of prompts has a
-process of its own, which measures the second of two steps. JSON goes to stdout. docs/performance.md explains the
-figures.
+and state of a checkpoint. Engine, trainer and rewards are fakes whose time is not counted. With --reward-processes the
+rewards run in the real pool, and its work in the driver is counted. Each number of prompts is measured in a process of
+its own, in the second of two steps. JSON goes to stdout. docs/performance.md explains the figures.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ from scripts.bench.parts import parts_without_hooks
 from scripts.bench.paths import path_option
 from scripts.bench.training import BENCH
 
-FLAT_TARGET = 1.15  # microseconds and bytes for a rollout: most prompts / fewest prompts
+FLAT_TARGET = 1.15  # microseconds and bytes per rollout: at the most prompts / at the fewest prompts
 _IMAGE_SIDE = 112
 
 
@@ -114,7 +113,7 @@ def measure(point: Point, folder: Path, profile: Path | None) -> dict[str, Any]:
     form = prompt_format(config)
     prompts = [
         make_prompt(i) for i in range(3 * point.prompts)
-    ]  # the last round is the one whose images are read ahead
+    ]  # the last third is for the round whose images are read ahead
     inputs = Inputs(form.encoder, form.budget, PromptSet(prompts, {}, "bench", {}), None, form.frames, config)
     fakes = _Clock()
     scorer = build_scorer(config) if point.reward_processes else _Scorer(fakes)
@@ -134,7 +133,7 @@ def measure(point: Point, folder: Path, profile: Path | None) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     result: StepResult | None = None
     for step in (1, 2):
-        result = None  # the loop (mars/fit.py) keeps no rollouts of the step before either
+        result = None  # the loop (mars/fit.py) does not keep the last step's rollouts either
         seconds, fakes.seconds, collecting.seconds = {}, 0.0, 0.0
         if step == 2 and profile is not None:
             profiler.enable()
@@ -169,7 +168,7 @@ def measure(point: Point, folder: Path, profile: Path | None) -> dict[str, Any]:
 
 
 class _Collections:
-    """Processor time of Python's garbage collection, that in the fakes included."""
+    """Processor time of Python's garbage collection, including that during the fakes."""
 
     def __init__(self) -> None:
         self.seconds = self._start = 0.0
@@ -183,7 +182,7 @@ class _Collections:
 
 
 class _Clock:
-    """Processor time of the fakes, which is not the driver's."""
+    """Processor time of the fakes, which does not belong to the driver."""
 
     seconds = 0.0
 
@@ -196,7 +195,7 @@ def _timed(seconds: dict[str, float], name: str, fakes: _Clock) -> Iterator[None
 
 
 class _Engine:
-    """Responses of random ids. All samples of a request come in one message, as if they had ended at the same time."""
+    """Responses of random ids. All samples of a request come in one message, as if they had all ended together."""
 
     def __init__(self, clock: _Clock, eos_id: int, tokens: int) -> None:
         self._clock, self._eos_id, self._tokens, self._random = clock, eos_id, tokens, random.Random(0)

@@ -5,10 +5,10 @@
     python scripts/bench.py gpu --rollout scripted --variants checkpointing lora --budget-seconds 300 --json bench.json
     python scripts/bench.py gpu --smoke > /dev/null
 
-Every run is `python -m mars.main` with actor.packing=shared_prefix or padded, in turns; only the variant
+Every run is `python -m mars.main` with actor.packing=shared_prefix or padded, in turns. Only the variant
 `checkpointing` runs with both. One JSON object goes to stdout, progress to stderr. docs/performance.md explains
-variants and figures. Exit code 1: a run failed or none ran; 4: there are too few GPUs, or their peak is unknown.
---smoke runs the whole benchmark on a CPU with a tiny model; its figures mean nothing.
+variants and figures. Exit code 1: a run failed or none ran. 4: there are too few GPUs, or their peak is unknown.
+--smoke runs the whole benchmark on a CPU with a tiny model. Its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
         }
         memory = None if options.smoke else gpus[0]["memory_gib"]
         runner = Runner(folder.absolute(), options, peak, memory, budget, lambda: keep(about, runner, options.json))
-        runner.changed()  # a report is there from the start
+        runner.changed()  # writes a first report, before any run
         about["workload"] = make_workload(folder.absolute(), options)
         runner.run_all(list(planned_runs(cases_of(options), options.variants, options.packings, options.rounds)))
     print(as_json(about, runner))
@@ -112,7 +112,7 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def gpus_seen() -> list[dict[str, Any]]:
-    """Name and memory of each GPU. A separate process asks CUDA, so that this one allocates no GPU memory."""
+    """Name and memory of each GPU. A separate process asks CUDA, so that this one takes no GPU memory."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_gpu_facts)
 
@@ -127,7 +127,7 @@ def _gpu_facts() -> list[dict[str, Any]]:
 
 
 def usable_peak(gpus: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> float:
-    """Peak TFLOP/s of one GPU. Raises SetupError for too few or mixed GPUs, UnknownGpu if the peak is unknown."""
+    """Peak TFLOP/s of one GPU. Raises SetupError for too few GPUs or several kinds, UnknownGpu for an unknown peak."""
     if not gpus:
         raise SetupError("no GPU: torch.cuda.is_available() is false; run this on one, or give --smoke")
     needed = 1 if options.launch == "local" else options.trainers + 1
@@ -144,7 +144,7 @@ def cases_of(options: argparse.Namespace) -> list[Case]:
 
 
 def make_workload(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Write model and data in a separate process, which frees the GPU's memory when it ends."""
+    """Write model and data in a separate process, which frees its GPU memory when it ends."""
     say("making the workload")
     size, device = ("tiny", "cpu") if options.smoke else ("3b", "cuda")
     num_prompts, names = options.prompts * options.steps, [case.name for case in cases_of(options)]

@@ -1,6 +1,6 @@
 """Which packages scripts/gpu.sh finds: `python -m scripts.bench.gpu_packages`. Imports none of them.
 
-Prints one line. Exit code 4: a package is missing without which tests/gpu or scripts/bench.py gpu cannot run.
+Prints one line. Exit code 4: a package is missing that tests/gpu or scripts/bench.py gpu needs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SHOWN = ("torch", "transformers")
 
 
 def line_and_code(is_there: Callable[[str], bool], version_of: Callable[[str], str]) -> tuple[str, int]:
-    """is_there: whether a module can be imported. version_of: of an installed package."""
+    """is_there: whether a module can be imported. version_of: the version of an installed package."""
     missing = [package for module, package in NEEDED.items() if not is_there(module)]
     unused = [module for module in UNUSED if not is_there(module)]
     versions = [f"{package} {version_of(package)}" for package in SHOWN if package not in missing]

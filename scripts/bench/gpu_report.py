@@ -2,7 +2,7 @@
 
     python -m scripts.bench.gpu_report bench_gpu.json
 
-prints the file's figures, a line for each variant, check, and run that failed or was left out.
+prints the figures of the file: one line for each variant, each check, and each run that failed or was left out.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from scripts.bench.summary import stage_seconds
 
 MFU_TARGET = 0.45
 SPEED_UP_TARGET = 3.0
-SPEED_UP_CASE = "two_1280x1024"  # groups of two_640x480 have shorter prompts, those of six_1600x900 longer ones
+SPEED_UP_CASE = "two_1280x1024"  # the groups of two_640x480 have shorter prompts, those of six_1600x900 longer ones
 PACKINGS = ("shared_prefix", "padded")
-CHECKED_VARIANTS = ("checkpointing", "no_checkpointing")  # lora has less work, the others too few tokens
+CHECKED_VARIANTS = ("checkpointing", "no_checkpointing")  # lora does less work, the other variants have too few tokens
 MEMORY = "perf/max_memory_allocated_gb"
 _WEIGHT_BYTES = {"bfloat16": 2, "float32": 4}
 Rows = Sequence[Mapping[str, float]]
@@ -33,7 +33,7 @@ Rows = Sequence[Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Step:
-    """The work of one step. sampled: response tokens. needed: prompt tokens (each prompt once) and response tokens."""
+    """The work of one step. sampled: response tokens. needed: response tokens, and the tokens of each prompt once."""
 
     groups: tuple[Group, ...]
     parts: Mapping[str, Flops]
@@ -52,13 +52,13 @@ class Step:
 
 
 class NotTheWork(Exception):
-    """The run did other work than the FLOP count assumes."""
+    """The run did other work than the FLOPs are counted for."""
 
 
 def step_of(case: Case, config: TrainConfig, model: Any, rows: Rows) -> Step:
     """Derive the work from the settings, the model's configuration and the lengths in metrics.jsonl.
 
-    Raises NotTheWork if prompts or responses differ in length: FLOPs are counted for equal lengths only.
+    Raises NotTheWork if prompts or responses differ in length, because FLOPs are counted for equal lengths only.
     """
     response = config.rollout.max_response_tokens
     lengths = {row[f"response_length/{kind}"] for row in rows for kind in ("min", "max")}
@@ -93,7 +93,7 @@ def image_grid(case: Case, config: TrainConfig, model: Any) -> tuple[int, int]:
 def run_report(step: Step, config: TrainConfig, model: Any, rows: Rows, peak: float | None) -> dict[str, Any]:
     """The figures of one run. rows: without warm-up. peak: TFLOP/s of one GPU, or None to report no MFU.
 
-    The scripted engine has no model: with it, nothing is said about generation, log-probs and the weights' transfer.
+    The scripted engine has no model. With it, nothing is reported about generation, log-probs and weight transfer.
     """
     seconds = stage_seconds(rows)
     scripted = config.rollout.is_scripted
@@ -101,7 +101,7 @@ def run_report(step: Step, config: TrainConfig, model: Any, rows: Rows, peak: fl
         del seconds["gen"], seconds["sync_weights"]
     if config.cluster.placement == "colocated":
         seconds["turns"] = median(row["timing_s/turns"] for row in rows)
-    # The first update needs no pass for old log-probs: the policy has not changed yet.
+    # The first update needs no pass for old log-probs, because the policy has not changed yet.
     later = 1 - config.actor.prompts_per_update / config.data.prompts_per_step
     tokens = {"gen": step.sampled, "old_log_prob": step.needed * later, "update_actor": step.needed}
     report: dict[str, Any] = {
@@ -125,7 +125,7 @@ def run_report(step: Step, config: TrainConfig, model: Any, rows: Rows, peak: fl
 
 
 def work_report(step: Step) -> dict[str, Any]:
-    """The token and FLOP counts behind a variant's figures."""
+    """The numbers of tokens and FLOPs behind the figures of a variant."""
     (group, *_) = step.groups
     return {
         "prompts": len(step.groups),
@@ -142,7 +142,7 @@ def work_report(step: Step) -> dict[str, Any]:
 
 
 def variant_report(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """All runs of a variant by packing, and the speed-up of shared prefixes in each round."""
+    """All runs of a variant, by packing, and the speed-up of shared prefixes in each round."""
     report: dict[str, Any] = {"packings": {packing: list(found) for packing, found in runs.items()}}
     report["padded/shared_prefix"] = {
         stage: {"value": median(ratios), "of_each_round": ratios}
@@ -153,15 +153,15 @@ def variant_report(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str,
 
 
 def _ratios(runs: Mapping[str, Sequence[Mapping[str, Any]]], stage: str) -> list[float]:
-    """One ratio per round, because the runs of a round directly follow each other."""
+    """One ratio per round, because the runs of one round follow each other directly."""
     padded = {run["round"]: run["seconds"].get(stage) for run in runs.get("padded", ())}
     packs = {run["round"]: run["seconds"].get(stage) for run in runs.get("shared_prefix", ())}
     return [padded[number] / seconds for number, seconds in packs.items() if padded.get(number) and seconds]
 
 
 def checks(cases: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """cases: case -> variant -> its report. For CHECKED_VARIANTS, which train all weights on full steps: the update's
-    MFU with packs, and in SPEED_UP_CASE the speed-up of packs, where they were measured."""
+    """cases: case -> variant -> its report. Checks CHECKED_VARIANTS, which train all weights on full steps: the
+    update's MFU with packs and, in SPEED_UP_CASE, the speed-up of packs, if they were measured."""
     found = {}
     for case, variants in cases.items():
         for variant in [name for name in variants if name in CHECKED_VARIANTS]:
@@ -180,7 +180,7 @@ def _at_least(value: float, target: float) -> dict[str, Any]:
 
 
 def summary_lines(report: Mapping[str, Any]) -> list[str]:
-    """Of a whole report. A line per variant and packing has medians over its runs, and the largest memory."""
+    """Lines for a whole report. The line of a variant and packing has medians over its runs, and the largest memory."""
     lines = []
     for case, variants in report["cases"].items():
         for variant, found in variants.items():

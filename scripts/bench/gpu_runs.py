@@ -37,13 +37,13 @@ ROLLOUTS: dict[str, tuple[str, ...]] = {
     "hf": ("rollout=hf", "rollout.max_num_seqs=32"),
     "scripted": ("rollout=scripted", "rollout.engine=scripted_full_length"),
 }
-# Tokens of a prompt without its images, for the estimate of memory; a run counts its own.
+# Tokens of a prompt without its images, for estimates of memory. A run counts its own.
 TEXT_TOKENS = 100
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A run. number: of its round, from 0."""
+    """A run. number: of its round, counted from 0."""
 
     case: Case
     number: int
@@ -58,7 +58,7 @@ class Planned:
 def planned_runs(
     cases: Sequence[Case], variants: Sequence[str], packings: Sequence[str], rounds: int
 ) -> Iterator[Planned]:
-    """Case by case. Each round has every variant and packing; every second round goes in reverse."""
+    """The runs, case by case. Each round has every variant and packing. Every second round goes in reverse."""
     for case in cases:
         for number in range(rounds):
             round_of = [
@@ -72,10 +72,10 @@ def planned_runs(
 
 @dataclass
 class Budget:
-    """Whether there is time for another run. seconds: from now on; None: as much as it takes.
+    """Whether there is time for another run. seconds: from now on, or None for no limit.
 
-    A run is expected to take as long as the longest one of its variant and packing so far; one of a kind that has not
-    run yet, as long as the longest of all.
+    A run is expected to take as long as the longest run so far of its case, variant and packing. If there is none yet,
+    as long as the longest of all runs.
     """
 
     seconds: float | None
@@ -89,7 +89,7 @@ class Budget:
         return float("inf") if self.seconds is None else self.seconds - (self.clock() - self._start)
 
     def refusal(self, run: Planned) -> str | None:
-        """Why this run is not started, or None."""
+        """Why this run is not started. None if it may start."""
         expected, left = self.taken.get(_kind(run), max(self.taken.values(), default=0.0)), self.left()
         if expected < left:
             return None
@@ -107,7 +107,7 @@ def _kind(run: Planned) -> tuple[str, str, str]:
 class Runner:
     """peak: TFLOP/s of one GPU, or None to report no MFU. memory_gib: of one GPU, or None to start every run.
 
-    changed: called after each run. failures, skipped: runs that failed and runs that were not started, with reasons.
+    changed: called after each run. failures, skipped: runs that failed and runs that were left out, with the reasons.
     """
 
     folder: Path
@@ -198,7 +198,7 @@ def _model(folder: Path) -> Any:
 
 
 def run_overrides(case: Case, variant: Variant, packing: str, options: argparse.Namespace) -> tuple[str, ...]:
-    """The overrides of one run. A step has two updates, so that the pass for old log-probs is timed too."""
+    """The overrides of one run. A step has two updates, so that the pass for old log-probs is also timed."""
     config = load_config("train", [f"experiment={EXPERIMENT}", "data.train_files=[none]"], [str(BENCH)])
     prompts = min(options.prompts, variant.most_prompts or options.prompts)
     tokens = min(options.response_tokens, variant.most_response_tokens or options.response_tokens)

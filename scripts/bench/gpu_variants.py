@@ -1,4 +1,4 @@
-"""The variants of scripts/bench.py gpu: what each of them changes, and how much GPU memory it is estimated to take."""
+"""The variants of scripts/bench.py gpu: what each one changes, and estimates of the GPU memory that it takes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from mars.data.prompts.tokenizer import read_json
 from scripts.bench.gpu_work import Group
 
 LORA_RANK = 64
-# The estimate leaves out temporary tensors and what the allocator cannot use.
+# The rest is for temporary tensors and memory that the allocator cannot use, which the estimate leaves out.
 MEMORY_SHARE = 0.9
 
 
 @dataclass(frozen=True)
 class Variant:
-    """overrides: after those of the case. compares: whether it also runs with actor.packing=padded.
+    """overrides: applied after those of the case. compares: whether it also runs with actor.packing=padded.
 
-    most_prompts, most_response_tokens: of a step, if the options ask for more; None: as they ask.
+    most_prompts, most_response_tokens: upper limits of what the options ask for; None: no limit.
     """
 
     name: str
@@ -37,12 +37,12 @@ VARIANTS: Mapping[str, Variant] = {
     variant.name: variant
     for variant in (
         Variant("checkpointing", (), compares=True),
-        # One group per forward: every layer keeps its activations.
+        # One group per forward, because every layer keeps its activations.
         Variant("no_checkpointing", ("actor.gradient_checkpointing=false", "actor.tokens_per_forward=8192")),
         Variant(
             "lora", (f"actor.lora.rank={LORA_RANK}", f"actor.lora.alpha={LORA_RANK}", "actor.learning_rate=1.0e-4")
         ),
-        # Whole steps with the engine of transformers. That engine is slow, so there is less to generate.
+        # Whole steps with the engine of transformers. It is slow, so there is less to generate.
         Variant("hf_engine", _HF, most_prompts=2, most_response_tokens=64),
         Variant("colocated", (*_HF, "cluster.placement=colocated"), most_prompts=2, most_response_tokens=64),
     )
@@ -50,10 +50,10 @@ VARIANTS: Mapping[str, Variant] = {
 
 
 def estimated_memory(config: TrainConfig, group: Group) -> dict[str, int]:
-    """Bytes on the trainer's GPU by purpose, by mars/checks/memory.py, for forwards of as many groups as fit.
+    """Bytes on the trainer's GPU by purpose, from mars/checks/memory.py, for forwards of as many groups as fit.
 
-    With cluster=local this GPU has the engine `hf` as well, unless engine and trainer take turns. The activations of
-    the vision tower, which mars/checks/memory.py leaves out, are estimated by the same formula.
+    With cluster=local this GPU also has the engine `hf`, unless engine and trainer take turns. The activations of the
+    vision tower, which mars/checks/memory.py leaves out, are estimated with the same formula.
     """
     actor, rollout, dtype = config.actor, config.rollout, config.model.dtype
     folder = Path(config.model.path)
@@ -70,7 +70,7 @@ def estimated_memory(config: TrainConfig, group: Group) -> dict[str, int]:
         gradient_checkpointing=actor.gradient_checkpointing,
         with_reference=False,
     )
-    if not actor.lora.rank:  # adapters are in the language model alone: nothing is kept for a backward below it
+    if not actor.lora.rank:  # adapters are only in the language model: no activation below it is kept for a backward
         patches = groups * sum(height * width for height, width in group.grids)
         found["vision tower's activations"] = _vision_activations(settings["vision_config"], config, patches)
     if config.cluster.kind == "local" and config.cluster.placement == "separate" and rollout.engine == "hf":
@@ -92,7 +92,7 @@ def _vision_activations(vision: Mapping[str, Any], config: TrainConfig, patches:
 
 
 def too_large(config: TrainConfig, group: Group, memory_gib: float) -> str | None:
-    """Why this run is not started on a GPU of `memory_gib`; None if it fits."""
+    """Why this run is not started on a GPU with `memory_gib`. None if it fits."""
     parts = estimated_memory(config, group)
     gib = sum(parts.values()) / 2**30
     if config.cluster.kind == "local" and config.rollout.engine == "vllm":

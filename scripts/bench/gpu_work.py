@@ -1,9 +1,9 @@
 """Model FLOPs of a step, computed from a Qwen2.5-VL's configuration, and their fraction of a GPU's peak (MFU).
 
-FLOPs count each multiplication and each addition of the matrix products that an update needs in any layout: every
+FLOPs count each multiplication and each addition in the matrix products that an update needs in any layout: every
 prompt token once, every response token once, the head at response tokens only, each image once. Attention counts the
-pairs that its mask keeps. A backward is two forwards, one for the gradients of the inputs and one for those of the
-weights; pixels need no gradient. With LoRA, frozen weights need no gradient, and nothing below the first adapter does.
+pairs that its mask keeps. A backward costs two forwards: one for the gradients of the inputs and one for those of the
+weights. Pixels need no gradient. With LoRA, neither do frozen weights, nor anything below the first adapter.
 Recomputation (activation checkpointing) is not counted, so the result is model FLOPs utilisation, MFU (Chowdhery et al.
 2022, arXiv 2204.02311, appendix B), not hardware FLOPs utilisation.
 """
@@ -16,8 +16,8 @@ from typing import Any
 
 from scripts.bench.trainer_floor import group_pairs, window_pairs
 
-# Dense tensor-core peak in bfloat16 with float32 sums, TFLOP/s, from NVIDIA's data sheets, by torch's device name.
-# Data sheets print twice as much where they count structured sparsity.
+# Dense peak of the tensor cores in bfloat16 with float32 sums, in TFLOP/s, from NVIDIA's data sheets, by torch's name
+# of the device. Where data sheets assume structured sparsity, they print twice as much.
 PEAK_TFLOPS = {
     "NVIDIA H200": 989.4,
     "NVIDIA H100 80GB HBM3": 989.4,
@@ -52,8 +52,8 @@ class Flops:
 
 @dataclass(frozen=True)
 class Group:
-    """prompt: its tokens, including image tokens. responses: tokens of each. grids: (height, width) of each image, in
-    patches."""
+    """prompt: number of its tokens, including image tokens. responses: tokens of each. grids: (height, width) of each
+    image, in patches."""
 
     prompt: int
     responses: tuple[int, ...]
@@ -72,13 +72,13 @@ def products(forward: float) -> Flops:
 def decoder_flops(config: Any, tokens: int, pairs: int, lora_rank: int = 0) -> Flops:
     """FLOPs of all decoder layers for `tokens`, with `pairs` (query, key) in the attention of each layer.
 
-    With N weights in the layers' matrices, forward is 2 * N * tokens, and 4 * heads * head_size * pairs * layers for
-    scores and weighted values. A causal row of S tokens has S (S + 1) / 2 pairs. Forward and backward together
-    are three times forward.
+    With N weights in the layers' matrices, a forward takes 2 * N * tokens, and 4 * heads * head_size * pairs * layers
+    for scores and weighted values. A causal row of S tokens has S (S + 1) / 2 pairs. Forward and backward together
+    take three times a forward.
 
-    lora_rank: of adapters on all these matrices, which alone are trained; 0: the matrices are trained. With adapters of
-    M weights, matrices take 4 * N * tokens in all and adapters 6 * M * tokens, less the gradients of the first layer's
-    inputs: its queries, keys and values have nothing trained below them.
+    lora_rank: rank of adapters on all these matrices, if only the adapters are trained; 0: the matrices are trained.
+    With M weights in the adapters, the matrices take 4 * N * tokens in all and the adapters 6 * M * tokens, minus the
+    gradients of the first layer's inputs: nothing below its queries, keys and values is trained.
     """
     text = config.text_config
     layers = text.num_hidden_layers
@@ -116,9 +116,9 @@ def vision_flops(config: Any, grid: tuple[int, int]) -> Flops:
 
 
 def group_flops(config: Any, groups: Sequence[Group], lora_rank: int = 0) -> dict[str, Flops]:
-    """FLOPs of an update over these groups, by part of the model; each group's images count once.
+    """FLOPs of an update over these groups, by part of the model. The images of a group count once.
 
-    lora_rank: of adapters on all linear layers of the language model, which alone are trained; 0: all is trained.
+    lora_rank: rank of adapters on all linear layers of the language model, if only they are trained; 0: all is trained.
     """
     none = Flops(0.0, 0.0)
     parts = {"vision": none, "decoder": none, "head": none}
@@ -150,7 +150,7 @@ def peak_tflops(name: str, given: float | None) -> float:
 
 
 def num_parameters(config: Any) -> int:
-    """Number of all weights, biases and norms; tied embeddings once. The public 3B model has 3,754,622,976."""
+    """Number of all weights, biases and norms. Tied embeddings count once. The public 3B model has 3,754,622,976."""
     text, vision = config.text_config, config.vision_config
     hidden, width, keys = text.hidden_size, _query_width(config), _key_width(config)
     layer = layer_weights(config) + width + 2 * keys + 2 * hidden
@@ -171,7 +171,7 @@ def layer_weights(config: Any) -> int:
 
 
 def adapter_weights(config: Any, rank: int) -> int:
-    """Number of weights of LoRA adapters on one decoder layer's seven matrices: rank x (inputs + outputs) of each."""
+    """Number of weights of LoRA adapters on a decoder layer's seven matrices: rank x (inputs + outputs) of each."""
     text = config.text_config
     hidden, queries, keys, inner = text.hidden_size, _query_width(config), _key_width(config), text.intermediate_size
     return rank * (2 * (hidden + queries) + 2 * (hidden + keys) + 3 * (hidden + inner))

@@ -12,7 +12,7 @@ from scripts.bench.workload import MODEL_FOLDER, SEED, SOURCES
 
 MODELS = ("3b", "tiny")
 FACTS_FILE = "facts.json"
-BLOCK = 32  # side of the squares of random colour in a picture, in pixels; so its file is no larger than a photograph's
+BLOCK = 32  # side in pixels of a picture's random-coloured squares; so its file is no larger than a photograph's
 # Ids of the public tokenizer: its words, then the special tokens in the order of mars/data/synthetic/tiny_model.py.
 FIRST_SPECIAL_ID = 151_643
 PIXEL_LIMITS = {"shortest_edge": 3_136, "longest_edge": 12_845_056}
@@ -92,9 +92,9 @@ def config_3b(tokenizer: Any) -> Any:
 
 
 def full_tokenizer() -> Any:
-    """The tiny tokenizer with as many words as that of the public Qwen2.5-VL, so that special tokens have the same ids.
+    """The tiny tokenizer with as many words as the public Qwen2.5-VL's, so that special tokens have the same ids.
 
-    No text is encoded to the added words; they decode to letters.
+    No text is encoded to the added words. They decode to letters.
     """
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
@@ -125,10 +125,10 @@ def _word(number: int) -> str:
 
 
 def write_model(folder: Path, size: str, device: str) -> dict[str, Any]:
-    """A complete Hugging Face folder with random weights in bfloat16 (tiny: float32), made on `device`.
+    """Write a complete Hugging Face folder with random weights in bfloat16 (tiny: float32), made on `device`.
 
-    Every response has the full length: one unit of the residual stream is constantly 1, and the end token's row of the
-    head reads it with weight -30, so that the end token is never sampled. The cost of the model stays the same.
+    Every response has the full length: one unit of the residual stream is always 1, and the end token's row of the head
+    reads it with weight -30, so that the end token is never sampled. This does not change the cost of the model.
     Returns the facts for the report.
     """
     import torch
@@ -168,14 +168,14 @@ def _never_end(model: Any, end: int) -> None:
         merger = model.model.visual.merger.mlp[2]
         merger.weight[0] = 0
         merger.bias[0] = 1
-        embeddings = model.get_input_embeddings().weight  # the head's as well: they are tied
+        embeddings = model.get_input_embeddings().weight  # also those of the head, because they are tied
         embeddings[:, 0] = 1
         embeddings[end] = 0
         embeddings[end, 0] = -30
 
 
 def write_rows(folder: Path, case: Case, num_prompts: int) -> None:
-    """`num_prompts` rows with pictures of their own, as JPEG; all ask the same, so all prompts have the same length."""
+    """`num_prompts` rows, each with its own pictures as JPEG. All ask the same, so all prompts are equally long."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -207,7 +207,7 @@ def _sources(case: Case) -> tuple[str, ...]:
 
 
 def prepare(folder: Path, size: str, device: str, num_prompts: int, cases: list[Case]) -> dict[str, Any]:
-    """Write the model, unless an earlier call has done so, and the rows of each case."""
+    """Write the model, unless an earlier call has written it, and the rows of each case."""
     facts = folder / FACTS_FILE
     if not facts.exists():
         facts.write_text(json.dumps(write_model(folder, size, device)))

@@ -5,7 +5,7 @@
 
 `products` are the four products of size tokens x hidden x vocabulary that forward and backward need, in the same
 chunks. `scores` is mars/actor/token_scores.py. Both run in turns in one process. `logits_buffers` is the growth of the
-process's peak memory during `scores`, beyond its inputs and gradients, in buffers of [chunk, vocabulary] float32; it is
+process's peak memory during `scores`, beyond its inputs and gradients, in buffers of [chunk, vocabulary] float32. It is
 read once per hidden size, in a process of its own. One JSON object on stdout. docs/performance.md explains the figures.
 """
 
@@ -69,7 +69,7 @@ def bench_size(hidden: int, options: argparse.Namespace) -> dict[str, Any]:
 
 
 class Work:
-    """Inputs of one size, with the two functions that are timed."""
+    """Inputs of one size, and the two functions that are timed."""
 
     def __init__(self, hidden: int, tokens: int, vocabulary: int, chunk: int) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -116,7 +116,7 @@ def peak_buffers(hidden: int, tokens: int, vocabulary: int, chunk: int) -> float
     work = Work(hidden, tokens, vocabulary, chunk)
     work.states.grad, work.weight.grad = torch.ones_like(work.states), torch.ones_like(work.weight)
     before = status_mib("VmRSS")
-    # Linux: the high-water mark starts anew at what is resident now (proc_pid_clear_refs(5)).
+    # Linux: this sets the high-water mark to what is resident now (proc_pid_clear_refs(5)).
     Path("/proc/self/clear_refs").write_text("5")
     work.scores()
     return (status_mib("VmHWM") - before) * 2**20 / (4 * chunk * vocabulary)

@@ -3,7 +3,7 @@
     python scripts/bench.py images > bench_images.json
     python scripts/bench.py images --rounds 5 --images 64 --side 896 --trainings 0
 
-Two Ray nodes on this machine. In the first part, processes on the node without the driver read and decode images, in
+There are two Ray nodes on this machine. First, processes on the node without the driver read and decode images, in
 turns as files and from the node's store. Then whole trainings of two epochs run on both nodes, in turns with
 data.transport=path and object_store. One JSON object goes to stdout, progress to stderr. docs/performance.md explains
 the figures.
@@ -36,7 +36,7 @@ WAYS = ("path", "object_store")
 SOURCES = 2
 PROMPTS_PER_STEP = 8
 STEPS_PER_EPOCH = 3
-PAIRS = 8  # readings of all images as files and from the store, in turns
+PAIRS = 8  # how often all images are read as files and from the store, in turns
 TIMEOUT = 900.0
 
 
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
 
 @contextmanager
 def two_nodes(folder: Path) -> Iterator[tuple[str, str]]:
-    """A cluster that this process has joined: its address, and Ray's id of the node that the driver is not on."""
+    """A cluster that this process has joined. Yields its address, and Ray's id of the node without the driver."""
     (folder / "token").touch(mode=0o600)
     (folder / "token").write_text(secrets.token_hex(32))
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
@@ -93,10 +93,10 @@ def two_nodes(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def read(folder: Path, node: str, number: int, side: int) -> dict[str, Any]:
-    """Seconds per image, read and decoded on the node without the driver.
+    """Seconds per image to read and decode it on the node without the driver.
 
     first_file, file: as a file, the first time and later. sent: the first time, sent by the reader on the driver's
-    node. kept: later, from the node's own store. file and kept: medians of `PAIRS` readings; kept/file: their ratio.
+    node. kept: later, from the node's own store. file and kept: medians of `PAIRS` readings. kept/file: their ratio.
     file_cpu, kept_cpu: processor time of the process that decodes.
     """
     import ray
@@ -114,7 +114,7 @@ def read(folder: Path, node: str, number: int, side: int) -> dict[str, Any]:
     access = {way: ImageAccess(None, source, False, 60.0) for way, source in zip(WAYS, (None, reader), strict=True)}
     decoders = {way: there.remote(access[way]) for way in WAYS}
     found: dict[str, Any] = {"bytes_per_image": sum(os.path.getsize(image.path) for image in images) / number}
-    ray.get([decoder.seconds.remote(images[:1]) for decoder in decoders.values()])  # starts the store
+    ray.get([decoder.seconds.remote(images[:1]) for decoder in decoders.values()])  # also starts the store
     number -= 1
 
     def seconds(way: str) -> tuple[float, float]:
@@ -140,7 +140,7 @@ class _Decoder:
         self._images = access.open()
 
     def seconds(self, images: Sequence[Any]) -> tuple[float, float]:
-        """By the clock, and of this process' processor time."""
+        """Seconds by the clock, and seconds of this process's processor time."""
         start, cpu = time.perf_counter(), time.process_time()
         self._images.expect(images)
         for image in images:
@@ -149,7 +149,7 @@ class _Decoder:
 
 
 def write_images(folder: Path, number: int, side: int) -> list[Any]:
-    """Noise, because a plain picture would be a file of a few bytes."""
+    """Images of noise, because the file of a plain picture would have only a few bytes."""
     import numpy as np
     from PIL import Image
 
@@ -165,7 +165,7 @@ def write_images(folder: Path, number: int, side: int) -> list[Any]:
 
 
 def train(folder: Path, name: str, way: str, address: str) -> dict[str, Any]:
-    """Seconds and bytes of each step of a training whose engine and rank are on different nodes."""
+    """Seconds and bytes of each step of a training with its engine and its rank on different nodes."""
     special = (
         f"cluster.address={address}",
         "cluster.cpus_per_worker=1",
@@ -184,8 +184,8 @@ def train(folder: Path, name: str, way: str, address: str) -> dict[str, Any]:
 
 
 def ratios(trainings: dict[str, list[dict[str, Any]]]) -> dict[str, list[float]]:
-    """Median seconds per step, object_store / path, of each round: of the first epoch without its first step, and of
-    the second."""
+    """Ratios object_store / path of the median seconds per step, for each round: in the first epoch without its first
+    step, and in the second epoch."""
     found: dict[str, list[float]] = {"first_epoch": [], "second_epoch": []}
     for path, shipped in zip(trainings["path"], trainings["object_store"], strict=True):
         for name, part in (("first_epoch", slice(1, STEPS_PER_EPOCH)), ("second_epoch", slice(STEPS_PER_EPOCH, None))):

@@ -1,4 +1,4 @@
-"""Shared by the benchmarks of whole runs: launch settings, the workload, and progress on stderr."""
+"""Shared by the benchmarks of whole runs: launch settings, making the workload, and progress on stderr."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LAUNCHES: Mapping[str, tuple[str, ...]] = {
 def make_workload(folder: Path, num_prompts: int, shapes: Sequence[tuple[int, int]]) -> dict[str, Any]:
     """Write model and rows to `folder` in a separate process, so that this one stays small while others are timed.
 
-    shapes: (images per prompt, pixels of their sides); each gets a file of rows.
+    shapes: (images per prompt, pixels of their sides). Each shape gets its own file of rows.
     """
     say("making the workload")
     done = subprocess.run(
@@ -41,7 +41,7 @@ def make_workload(folder: Path, num_prompts: int, shapes: Sequence[tuple[int, in
 
 
 def child_environment() -> dict[str, str]:
-    """This process's environment, in which Python finds this checkout first."""
+    """This process's environment, changed so that Python finds this checkout first."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 

@@ -1,7 +1,8 @@
-"""Count what one process does for supervision, step by step, and leave it out of every second step to compare.
+"""Count what one process does for supervision in each step, and compare steps with and without this work.
 
-Steps are counted from 1. The first WARM_UP run as they are and the next COUNTED are counted. Pairs of steps follow: one
-with the hooks and one with their stubs, the one with stubs first in every second pair, so that a drift cancels out.
+Steps are counted from 1. The first WARM_UP run unchanged, and the next COUNTED are counted. Pairs of steps follow: one
+step with the hooks and one with their stubs. In every second pair the step with stubs is first, so that a drift cancels
+out.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ Kind = Literal["warm_up", "counted", "with", "without"]
 
 @dataclass(frozen=True)
 class Hook:
-    """A function that costs a step its time.
+    """A function that takes time in a step.
 
-    places: (module or class, attribute) where it is looked up when it is called. once: calls it once, with arguments as
-    in a run. stub: takes its place in the steps without; None where the run does not work without it.
+    places: (module or class, attribute) through which callers find it. once: calls it once, with arguments as in a run.
+    stub: replaces it in the steps without hooks; None if the run does not work without it.
     """
 
     name: str
@@ -49,7 +50,7 @@ def kind(step: int) -> Kind:
 
 
 class Ledger:
-    """Call `turn` where a step ends in this process and the next begins. All that is known is in the file `path`."""
+    """Call `turn` where one step ends in this process and the next begins. The file `path` has the results so far."""
 
     def __init__(self, hooks: Sequence[Hook], path: Path) -> None:
         self._hooks, self._path = hooks, path
@@ -73,7 +74,7 @@ class Ledger:
         self._wall, self._cpu, self._watchers = time.perf_counter(), time.process_time(), watchers_seconds()
 
     def _record(self) -> dict[str, Any]:
-        """Of the step that ends. cpu: of all threads of this process. watchers: of each of WATCHERS."""
+        """Facts about the step that ends. cpu: of all threads of this process. watchers: of each thread of WATCHERS."""
         wall, cpu, watchers = time.perf_counter(), time.process_time(), watchers_seconds()
         return {
             "kind": kind(self._step),
@@ -102,7 +103,7 @@ class Ledger:
 
 
 def seconds_per_call(once: Callable[[], Any]) -> float:
-    """The median of many loops, less the time of the loop itself."""
+    """The median over several loops, minus the time of an empty call."""
     return median(_loop(once) for _ in range(_REPEATS)) - median(_loop(lambda: None) for _ in range(_REPEATS))
 
 

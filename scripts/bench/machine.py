@@ -24,7 +24,7 @@ def machine_facts() -> dict[str, Any]:
 
 
 def busy_share() -> float:
-    """Fraction of the CPU that other programs use now, measured for one second; 0 on an idle machine."""
+    """Fraction of the CPU that other programs use now, measured for one second. 0 on an idle machine."""
     return psutil.cpu_percent(interval=1.0) / 100
 
 

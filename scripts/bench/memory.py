@@ -11,14 +11,14 @@ from typing import Any
 
 import psutil
 
-WINDOW = 10  # steps per median, so that a single allocation does not decide
+WINDOW = 10  # steps per median, so that one allocation does not decide the result
 _WORKERS = {"ray::EngineWorker": "engine", "ray::TrainerWorker": "trainer"}
 _REWARDS, _RAY = "rewards", "ray"
 
 
 @dataclass(frozen=True)
 class Memory:
-    """In MiB. rss: resident, shared pages included. uss: of this process alone. peak: highest rss so far."""
+    """In MiB. rss: resident, including shared pages. uss: only pages of this process. peak: highest rss so far."""
 
     rss: float
     uss: float
@@ -29,7 +29,7 @@ class Memory:
 
 
 def memory_of_child() -> dict[str, Memory]:
-    """The memory of each process of the run, by the names that `named` gives. The run is this process's only child.
+    """The memory of each process of the run, by the names of `named`. The run must be this process's only child.
 
     Empty if the run has just ended.
     """
@@ -42,14 +42,14 @@ def memory_of_child() -> dict[str, Memory]:
         try:
             found.append((process.pid, " ".join(process.cmdline()), _memory(process)))
         except (psutil.NoSuchProcess, psutil.ZombieProcess, FileNotFoundError):
-            continue  # it ended meanwhile
+            continue  # the process has ended meanwhile
     return named(found, driver.pid)
 
 
 def processor_seconds_of_child() -> float | None:
-    """Processor seconds of the driver process, with all its threads, since its start; None if it has just ended.
+    """Processor seconds of the driver process with all its threads, since its start. None if it has just ended.
 
-    The driver is this process's only child.
+    The driver must be this process's only child.
     """
     for driver in psutil.Process().children():
         try:
@@ -63,8 +63,8 @@ def processor_seconds_of_child() -> float | None:
 def named(processes: Iterable[tuple[int, str, Memory]], driver: int) -> dict[str, Memory]:
     """(pid, command line, memory) of processes -> memory by name.
 
-    Engine and trainer workers are numbered by their pids ("engine 0", "trainer 1"). The reward workers are added up as
-    "rewards", Ray's own processes as "ray".
+    Engine and trainer workers are numbered in the order of their pids ("engine 0", "trainer 1"). The reward workers are
+    added up as "rewards", and Ray's own processes as "ray".
     """
     found: dict[str, Memory] = {}
     count = dict.fromkeys(_WORKERS.values(), 0)

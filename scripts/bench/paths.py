@@ -1,4 +1,4 @@
-"""Paths among the options of the benchmarks: "~" is the home, also after "=", as in the other commands."""
+"""Paths in the options of the benchmarks. "~" is the home folder, also after "=", as in the other commands."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from mars.errors import ConfigError
 
 
 def path_option(text: str) -> Path:
-    """For argparse's `type`. Raises ArgumentTypeError for a text that cannot be a path.
+    """For argparse's `type`. Raises ArgumentTypeError for text that cannot be a path.
 
-    Example, for the home /home/ann: "~/report.json" -> Path("/home/ann/report.json").
+    Example, if the home is /home/ann: "~/report.json" -> Path("/home/ann/report.json").
     """
     try:
         return Path(given_path(text))

@@ -14,7 +14,7 @@ END_SECONDS = 30.0
 
 
 class ContenderFailed(Exception):
-    """The message ends with the last lines of the process' output."""
+    """Its message ends with the last lines of the process's output."""
 
 
 def run_process(
@@ -30,12 +30,12 @@ def run_process(
 ) -> float:
     """Run `command` in `folder` to its end. Calls `watch` every 10 ms and once after the end. Returns the start time.
 
-    enough: asked after each `watch`; if it is true, the process is killed, which is no failure.
-    end_seconds: how long a process that takes too long may take to end by itself, before it is killed.
-    Raises ContenderFailed if its exit code is not 0 or it takes longer than `timeout` seconds.
+    enough: called after each `watch`. If it returns true, the process is killed, which is not a failure.
+    end_seconds: how long a process that runs too long may take to end by itself before it is killed.
+    Raises ContenderFailed if the exit code is not 0 or the process takes longer than `timeout` seconds.
     """
-    # An empty PYTHONDONTWRITEBYTECODE lets Python keep the bytecode of what it imports: without it every process
-    # start compiles torch, transformers and vLLM anew, and start-up takes twice as long.
+    # An empty PYTHONDONTWRITEBYTECODE lets Python keep the bytecode of what it imports. Otherwise every process start
+    # would compile torch, transformers and vLLM again, and starting would take twice as long.
     common = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONDONTWRITEBYTECODE": ""}
     with log.open("wb") as output:
         start = time.time()
@@ -67,7 +67,7 @@ def run_process(
 
 
 def _end(process: subprocess.Popen[bytes], seconds: float) -> None:
-    """Terminate the process; kill it if it has not ended in time. It may have to end Ray's processes first."""
+    """Terminate the process, and kill it if it has not ended in time. It may first have to end Ray's processes."""
     if seconds:
         process.terminate()
     try:

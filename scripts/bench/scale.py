@@ -30,9 +30,9 @@ from scripts.bench.training import Done, Job, job_overrides, run_job, step_setti
 from scripts.bench.workload import IMAGE_SIZE, MODEL_FOLDER, prompt_tokens, rows_file
 
 GROWTH_TARGET = 0.02
-DRIVER_MEMORY_TARGET = 1.02  # driver memory, largest / smallest over samples and over image sizes
-DRIVER_SECONDS_TARGET = 2.0  # driver time in a step, largest / smallest over image sizes; 6 ms +- a third
-DRIVER_SAMPLES_TARGET = 1.0  # driver time for a rollout, most samples of a prompt / fewest
+DRIVER_MEMORY_TARGET = 1.02  # driver memory, largest / smallest, over samples and over image sizes
+DRIVER_SECONDS_TARGET = 2.0  # driver time per step, largest / smallest, over image sizes; it is 6 ms +- a third
+DRIVER_SAMPLES_TARGET = 1.0  # driver time per rollout, with the most samples of a prompt / with the fewest
 FLAT_FROM = 20  # memory must not grow after this step
 
 
@@ -54,9 +54,9 @@ class Point:
         return self.sources, self.image_side
 
     def overrides(self) -> tuple[str, ...]:
-        """The settings of the point: images are processed in full size, and prompts have room for them.
+        """The settings of the point. Images are processed in full size, and prompts have room for them.
 
-        Images are not decoded at the start, because the benchmark looks at steps.
+        Images are not decoded at the start, because the benchmark measures steps.
         """
         settings = step_settings()
         tokens = max(prompt_tokens(*self.shape), settings.data.max_prompt_tokens)
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str]) -> int:
         runner = Runner(_made(folder, "sweeps"), options.launch, options.timeout, report["failures"])
         distinct = list(dict.fromkeys(point for sweep in points.values() for point in sweep))
         if distinct:
-            # The same number of rows for each point, because the driver holds them in memory.
+            # Every point has the same number of rows, because the driver holds them in memory.
             num_rows = max(point.prompts * options.steps for point in distinct)
             shapes = sorted({point.shape for point in distinct})
             report["workload"]["sweeps"] = make_workload(runner.folder, num_rows, shapes)
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str]) -> int:
 def _floors(
     points: Sequence[Point], runner: Runner, num_steps: int
 ) -> tuple[dict[str, float], dict[Point, dict[str, Any]]]:
-    """Called after all runs: floors need torch, and this process must stay small while others are timed."""
+    """Called after all runs, because floors need torch and this process must stay small while others are timed."""
     if not points:
         return {}, {}
     from scripts.bench.step_floor import measured_floors
@@ -164,13 +164,13 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def sweep_points(base: Point, sweeps: Mapping[str, Sequence[int]]) -> dict[str, list[Point]]:
-    """In each sweep one number varies; the others are those of `base`."""
+    """In each sweep one number varies, and the others are those of `base`."""
     return {name: [replace(base, **{name: value}) for value in values] for name, values in sweeps.items()}
 
 
 @dataclass(frozen=True)
 class Runner:
-    """Runs points one after another. failures: failed runs are appended here."""
+    """Runs points one after another, and appends failed runs to `failures`."""
 
     folder: Path
     launch: str
@@ -226,14 +226,14 @@ def point_report(point: Point, done: Done, memories: Memories, driver: Sequence[
         "seconds_per_step": seconds,
         "milliseconds_per_rollout": 1000 * seconds / (point.prompts * point.samples),
         "stages": stage_seconds(done.rows[warm_up:]),
-        "driver_processor_seconds": fmean(intervals(driver, warm_up)),  # the clock has ticks of 10 ms
+        "driver_processor_seconds": fmean(intervals(driver, warm_up)),  # a mean, because the clock ticks every 10 ms
         "memory_mib": {name: median(values) for name, values in later.items() if values},
         "peak_memory_mib": {name: max(m[name].peak for m in memories if name in m) for name in names},
     }
 
 
 def long_report(done: Done, memories: Memories, warm_up: int) -> dict[str, Any]:
-    """Memory after each step and its growth from step FLAT_FROM on, for processes that lived through the whole run."""
+    """Memory after each step, and its growth from step FLAT_FROM on, for processes that lived for the whole run."""
     names = [name for name in memories[0] if all(name in memory for memory in memories)]
     values = {
         kind: {name: [getattr(memory[name], kind) for memory in memories] for name in names} for kind in ("rss", "uss")
@@ -250,10 +250,10 @@ def long_report(done: Done, memories: Memories, warm_up: int) -> dict[str, Any]:
 
 
 def checks(sweeps: Mapping[str, Sequence[Mapping[str, Any]]], steps: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Compare the driver across samples and image sizes, and resident memory of our processes over the long run.
+    """Compare the driver over samples and over image sizes, and the resident memory of our processes over the long run.
 
-    The driver reads the answers: its time per rollout must not grow. It sees no image: its time must not depend on
-    their size.
+    The driver reads the answers, but its time per rollout must not grow. It never sees an image, so its time must not
+    depend on the size of images.
     """
     found = {}
     samples, sides = (sweeps.get(name, []) for name in ("samples", "image_side"))

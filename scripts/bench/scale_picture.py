@@ -25,7 +25,8 @@ _TITLES = {
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
-    """A column for each sweep (seconds above, the floor of a stage in black; memory below), and a row for the long run.
+    """Draw a column for each sweep: seconds above, with the floor of each stage in black, and memory below. The last
+    row shows the long run.
 
     Writes a PNG file.
     """
@@ -57,7 +58,7 @@ def _stages(axis: Axes, name: str, points: Sequence[Mapping[str, Any]]) -> None:
             axis.bar(places, floors, bottom=below, width=0.2, color="black", label=label)
         below = [a + b for a, b in zip(below, seconds, strict=True)]
     first = points[0]
-    if name != "image_side":  # the image's tokens grow with its area, the prompt's other tokens do not
+    if name != "image_side":  # a prompt's image tokens grow with the area, and its other tokens do not grow
         proportional = [first["seconds_per_step"] * point[name] / first[name] for point in points]
         axis.plot(places, proportional, "k--", linewidth=1, label="in proportion")
     axis.set_xticks(places, [str(point[name]) for point in points])

@@ -3,10 +3,10 @@
     python scripts/bench.py schedule > bench_schedule.json
     python scripts/bench.py schedule --response-tokens 64 --rounds 5
 
-The step is that of the step benchmark, on one rank; the responses are so long that generation and update take about
-equally long (`generation/update` in the report). The two schedules run in turns, each time in a new process. The
-first steps and the last one, which samples nothing ahead, are not counted. One JSON object goes to stdout, progress
-to stderr. docs/performance.md explains the figures.
+The step is that of the step benchmark, on one rank. The responses are so long that generation and update take about
+equally long (`generation/update` in the report). The two schedules run in turns, each time in a new process. The first
+steps are not counted, nor is the last one, which samples nothing ahead. One JSON object goes to stdout, progress to
+stderr. docs/performance.md explains the figures.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def report(runs: dict[str, list[Run]], options: dict[str, Any], workload: dict[s
 
 
 def _stages(runs: Sequence[Run]) -> dict[str, float]:
-    """Median seconds of each stage, over the counted steps of all runs; without stages that no step has."""
+    """Median seconds of each stage over the counted steps of all runs. Stages that no step has are left out."""
     rows = [row for run in runs for row in run.rows]
     found = {stage: [row[f"timing_s/{stage}"] for row in rows if f"timing_s/{stage}" in row] for stage in STAGES}
     return {stage: median(seconds) for stage, seconds in found.items() if seconds}

@@ -34,7 +34,7 @@ RATIO_TARGETS = {("ours_ray", TRL): 0.6, ("ours_anchored", "ours_ray"): 0.95}
 LAUNCH_TARGETS = {"ours_ray": 25.0, "ours_local": 15.0, "ours_anchored": 25.0}  # seconds
 DRIVER_SHARE_TARGET = 0.03
 HELP_TARGET = 0.5  # seconds
-BUSY_SHARE = 0.1  # of the CPU, used by others: beyond this the figures mean little
+BUSY_SHARE = 0.1  # of the CPU, used by other programs: above this the figures mean little
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def checks(runs: Mapping[str, Sequence[Run]], help_seconds: float) -> dict[str, Any]:
-    """Every figure that has a target, for the contenders that ran."""
+    """Every figure with a target, for the contenders that ran."""
     found = {
         f"{over}/{under}": ratio(runs[over], runs[under], target)
         for (over, under), target in RATIO_TARGETS.items()
@@ -120,7 +120,7 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _floors(plan: Plan, names: Sequence[str]) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
-    """Called after all runs: floors need torch, and this process must stay small while others are timed."""
+    """Called after all runs, because floors need torch and this process must stay small while others are timed."""
     from scripts.bench.step_floor import measured_floors
 
     images = (NUM_SOURCES, IMAGE_SIZE)

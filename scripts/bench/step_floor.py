@@ -1,6 +1,6 @@
 """The floors of a step's stages: operations and bytes that cannot be avoided, counted from the settings of the run.
 
-Generation and update multiply matrices, and the weight sync moves bytes; the other stages have no floor.
+Generation and update multiply matrices, and the weight sync moves bytes. The other stages have no floor.
 docs/performance.md explains the figures.
 """
 
@@ -49,8 +49,8 @@ class View:
 class StepShape:
     """A step whose prompts all have the same shape.
 
-    views: those of a prompt; the first one shows all images and is trained on, the others are anchors. images: number
-    per prompt, squares of image_side pixels. response: tokens of every sample. ranks: number of trainer ranks.
+    views: those of a prompt. The first shows all images and is trained on, the others are anchors. images: number per
+    prompt, squares of image_side pixels. response: tokens of every sample. ranks: number of trainer ranks.
     """
 
     prompts: int
@@ -64,9 +64,9 @@ class StepShape:
 def measured_floors(
     runs: Mapping[str, tuple[Sequence[str], Images]], model: Path
 ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
-    """Speed of one thread of this process, and the floors of each run by its name.
+    """Speed of one thread of this process, and the floors of each run, by its name.
 
-    runs: the overrides of each, and the images of its prompts. model: the folder that all of them load.
+    runs: the overrides of each run, and the images of its prompts. model: the folder that all of them load.
     """
     torch.set_num_threads(1)
     rates, backbone = measured_rates(), skeleton(model)
@@ -95,7 +95,7 @@ def step_shape(config: TrainConfig, images: Images) -> StepShape:
 
 
 def skeleton(folder: Path) -> nn.Module:
-    """The model of a folder on the meta device: layers and sizes, without weights."""
+    """The model of a folder on the meta device: its layers and sizes without weights."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     with torch.device("meta"):
@@ -103,21 +103,21 @@ def skeleton(folder: Path) -> nn.Module:
 
 
 def stage_works(backbone: nn.Module, shape: StepShape) -> dict[str, Work]:
-    """The work of each stage, by the names of `timing_s/*`."""
+    """The work of each stage, named as in `timing_s/*`."""
     weights = sum(parameter.numel() for parameter in backbone.parameters())
     return {
         "gen": generation_work(backbone, shape),
         "update_actor": update_work(backbone, shape),
-        # The engine has its own copy of the weights: each is read once and written once.
+        # The engine has its own copy of the weights, so each is read once and written once.
         "sync_weights": Work(0.0, 2.0 * FLOAT_BYTES * weights),
     }
 
 
 def generation_work(backbone: nn.Module, shape: StepShape) -> Work:
-    """The work of one engine that runs all samples at once in R forwards, where R is the length of a response.
+    """The work of one engine that runs all samples at once, in as many forwards as a response has tokens.
 
-    The first forward computes each image and each view's prompt once and gives the first token of all samples; each
-    later one computes one token per sample. The last token is not fed. Prompts share nothing with each other.
+    The first forward computes each image and each view's prompt once and gives the first token of all samples. Each
+    later forward computes one token per sample. The last token is not fed. Prompts share nothing with each other.
     """
     config = backbone.model.language_model.config
     prompts = shape.prompts * len(shape.views)
@@ -136,7 +136,7 @@ def generation_work(backbone: nn.Module, shape: StepShape) -> Work:
 
 
 def update_work(backbone: nn.Module, shape: StepShape) -> Work:
-    """The work of the rank with most groups in one forward and backward: each prompt and image once, all responses."""
+    """The work of the rank with the most groups in forward and backward: each prompt and image once, all responses."""
     groups = -(-shape.prompts // shape.ranks)
     multi = shape.views[0]
     responses = [shape.response] * multi.samples
@@ -148,7 +148,7 @@ def update_work(backbone: nn.Module, shape: StepShape) -> Work:
 
 
 def cache_reads(shape: StepShape) -> int:
-    """Tokens whose keys and values are read during decoding; a prompt's are read once for all its samples.
+    """Tokens whose keys and values are read during decoding. Those of a prompt are read once for all its samples.
 
     Example: prompt 5, 2 samples of 3 tokens, so 2 are fed: 2 * 5 + 2 * (1 + 2) = 16.
     """
@@ -157,12 +157,12 @@ def cache_reads(shape: StepShape) -> int:
 
 
 def cache_token_bytes(config: Any) -> int:
-    """Bytes of one token's keys and values in all layers. config: of the decoder."""
+    """Bytes of one token's keys and values in all layers. config: that of the decoder."""
     return 2 * config.num_hidden_layers * config.num_key_value_heads * head_size(config) * FLOAT_BYTES
 
 
 def floor_report(works: Mapping[str, Work], rates: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Work and least seconds of each stage. rates: from `measured_rates`."""
+    """The work and the least possible seconds of each stage. rates: from `measured_rates`."""
     return {
         stage: {
             "operations": work.operations,

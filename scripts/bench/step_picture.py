@@ -19,11 +19,11 @@ _BETWEEN, _WHOLE, _PROCESS, _TARGET = "between steps", "not divided", "whole ste
 _SHADES = ("#3f78b5", "#8fbf6b", "#b9a3d0", "#e08a3c", "#4aa5a0", "#8c564b", "#d0d0d0", "#9e9e9e")
 _COLOURS = dict(zip((*STAGES, _BETWEEN, _WHOLE), _SHADES, strict=True))
 _LEGEND = (*_COLOURS, _PROCESS, _TARGET)
-_HEIGHT = 0.5  # of a contender's bar; contenders are 1 apart
+_HEIGHT = 0.5  # of a contender's bar; the rows of contenders are 1 apart
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
-    """Draw the stages of a step, and each stage beside its floor, with a row per contender. Writes a PNG file."""
+    """Draw the stages of a step, and beside them each stage with its floor, in a row per contender, as a PNG file."""
     contenders = report["contenders"]
     figure, (steps, stages) = plt.subplots(
         1, 2, figsize=(14, 2.2 + 0.9 * len(contenders)), sharey=True, width_ratios=(3, 2), layout="constrained"
@@ -59,7 +59,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
 
 
 def _step(axis: Axes, place: int, found: Mapping[str, Any]) -> None:
-    """Draw the median of each stage; a trainer without stages is one bar. Medians need not add up to the step's."""
+    """Draw the median of each stage, or one bar for a trainer without stages. Medians need not add up to the step's."""
     parts = {_WHOLE: found["seconds_per_step"]}
     if "stages" in found:
         parts = {**found["stages"], _BETWEEN: found["between_steps"]}
@@ -75,7 +75,7 @@ def _step(axis: Axes, place: int, found: Mapping[str, Any]) -> None:
 
 
 def _targets(axis: Axes, contenders: Mapping[str, Any], checks: Mapping[str, Any]) -> None:
-    """Mark where the bar of `over` must end for each check "over/under"."""
+    """For each check "over/under", mark where the bar of `over` must end."""
     places = list(contenders)
     for name, check in checks.items():
         over, _, under = name.partition("/")
@@ -87,7 +87,7 @@ def _targets(axis: Axes, contenders: Mapping[str, Any], checks: Mapping[str, Any
 
 
 def _above_floors(axis: Axes, place: int, found: Mapping[str, Any]) -> None:
-    """Draw each stage from its floor to its time; on the logarithmic axis a bar's length is their ratio."""
+    """Draw each stage from its floor to its time. As the axis is logarithmic, the length of a bar shows their ratio."""
     floors = {stage: floor["floor_seconds"] for stage, floor in found.get("floor", {}).items()}
     height = 0.8 / max(len(floors), 1)
     for number, (stage, floor) in enumerate(floors.items()):

@@ -9,16 +9,16 @@ from statistics import median
 from typing import Any
 
 STAGES = ("gen", "reward", "old_log_prob", "update_actor", "sync_weights", "driver")
-"""Keys timing_s/<stage> of metrics.jsonl; together they are timing_s/step."""
+"""Keys timing_s/<stage> of metrics.jsonl. Together they are timing_s/step."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One child process, in round `number` (from 0). All times in seconds.
+    """One child process, in round `number` (from 0). All times are in seconds.
 
     step_seconds: from the end of one step to the end of the next, without the warm-up.
     launch_to_first_step: from the start of the process to the end of its first step.
-    rows: the rows of metrics.jsonl of the same steps; empty for a trainer that writes none.
+    rows: the rows of metrics.jsonl of the same steps; empty for a trainer that writes no such file.
     """
 
     contender: str
@@ -31,9 +31,9 @@ class Run:
 
 
 def intervals(ends: Sequence[float], warm_up: int) -> tuple[float, ...]:
-    """Seconds of each step after the first `warm_up` ones, from the times at which all steps ended.
+    """Seconds of each step after the first `warm_up` steps, from the times at which all steps ended.
 
-    The first step has no end before it, so warm_up is at least 1.
+    No step ends before the first, so warm_up is at least 1.
     Example: ends [10, 12, 13, 15] and warm_up 2 -> (1, 2).
     """
     if not 1 <= warm_up < len(ends):
@@ -42,15 +42,15 @@ def intervals(ends: Sequence[float], warm_up: int) -> tuple[float, ...]:
 
 
 def stage_seconds(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Median seconds of each stage over the steps; a stage missing from a step counts as 0 s.
+    """Median seconds of each stage over the steps. A stage that a step does not have counts as 0 s.
 
-    Medians of parts need not add up to the median of the whole.
+    The medians of parts need not add up to the median of the whole.
     """
     return {stage: median(row.get(f"timing_s/{stage}", 0.0) for row in rows) for stage in STAGES}
 
 
 def contender_report(runs: Sequence[Run]) -> dict[str, Any]:
-    """The figures of one contender over all its runs; medians over all steps of all runs."""
+    """The figures of one contender. Medians are over all steps of all its runs."""
     rows = [row for run in runs for row in run.rows]
     report: dict[str, Any] = {
         "seconds_per_step": median(second for run in runs for second in run.step_seconds),
@@ -74,7 +74,7 @@ def contender_report(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def ratio(numerator: Sequence[Run], denominator: Sequence[Run], target: float) -> dict[str, Any]:
-    """Ratio of the medians, and the ratio of each common round, whose spread shows the machine's noise."""
+    """Ratio of the medians, and the ratio in each common round, whose spread shows the noise of the machine."""
     over, under = (median(s for run in runs for s in run.step_seconds) for runs in (numerator, denominator))
     beside = {run.number: median(run.step_seconds) for run in denominator}
     rounds = [median(run.step_seconds) / beside[run.number] for run in numerator if run.number in beside]

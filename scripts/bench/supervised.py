@@ -1,4 +1,4 @@
-"""`python -m scripts.bench.supervised FOLDER ...`: mars.main, with a ledger of supervision in each of its processes.
+"""`python -m scripts.bench.supervised FOLDER ...`: mars.main with a ledger of supervision in each of its processes.
 
 FOLDER: where each process writes its ledger. The other arguments are those of mars.main.
 """
@@ -29,7 +29,7 @@ FOLDER = "MARS_BENCH_LEDGERS"
 
 def _deadline_once() -> None:
     end = time.monotonic() + 1.0
-    with WorkerGroup._named(None, "", 1.0, ()):  # type: ignore[arg-type]  # it needs the group for an error only
+    with WorkerGroup._named(None, "", 1.0, ()):  # type: ignore[arg-type]  # the group is needed only for an error
         max(end - time.monotonic(), 0)
 
 
@@ -44,7 +44,7 @@ HOOKS = (
     Hook("beats of the watchdog", ((watchdog, "beat"),), lambda: watchdog.beat(), lambda: None),
     Hook("checks of Ray's head", _HEAD_CHECKS, lambda: head.check_head(), lambda: None),
     Hook("deadlines of workers", ((WorkerGroup, "_named"),), _deadline_once, lambda *_: nullcontext()),
-    # No stub: the pool waits only for workers that have a deadline, and this function sets it.
+    # No stub: this function sets the deadlines, and the pool waits only for workers with a deadline.
     Hook("deadlines of rewards", ((WorkerProcess, "_start_clocks"),), _reward_clock_once, None),
 )
 

@@ -1,4 +1,4 @@
-"""What supervision and hooks cost a training step: a run with Ray and vLLM whose processes keep ledgers (ledger.py)."""
+"""What supervision costs a training step: a run with Ray and vLLM whose processes keep ledgers (ledger.py)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ responses end one by one, and the engine sends many messages."""
 
 def supervision(pairs: int, timeout: float) -> dict[str, Any]:
     """Raises ContenderFailed if the run fails."""
-    steps = WARM_UP + COUNTED + 2 * pairs + 1  # the driver's ledger closes a step when the next one begins
+    steps = WARM_UP + COUNTED + 2 * pairs + 1  # the driver's ledger closes a step only when the next one begins
     with tempfile.TemporaryDirectory() as place:
         folder, ledgers = Path(place), Path(place) / "ledgers"
         ledgers.mkdir()
@@ -44,7 +44,7 @@ def supervision(pairs: int, timeout: float) -> dict[str, Any]:
 
 
 def let_responses_end(model: Path) -> None:
-    """Change the model of the workload, which otherwise never samples the end token."""
+    """Change the model of the workload, which would never sample the end token."""
     from safetensors.torch import load_file, save_file
 
     weights = load_file(model / "model.safetensors")
@@ -54,7 +54,7 @@ def let_responses_end(model: Path) -> None:
 
 
 def report(ledgers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """process -> ledger, one of which is the driver's. Costs of processes that work at the same time are added up."""
+    """ledgers: by process, one of which is the driver. Costs of processes that work at the same time are added up."""
     driver = [step for step in ledgers["driver"]["steps"] if step["kind"] in ("with", "without")]
     wall = sum(step["wall"] for step in driver)
     watchers = {
@@ -89,13 +89,13 @@ def calls_per_step(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def paired(steps: Sequence[Mapping[str, Any]], clock: str) -> list[tuple[float, float]]:
-    """Pairs of seconds: of each step with hooks, and of the step without hooks that it is compared with."""
+    """Pairs of seconds: of each step with hooks, and of the step without hooks to compare it with."""
     found = {kind: [step[clock] for step in steps if step["kind"] == kind] for kind in ("with", "without")}
     return list(zip(found["with"], found["without"], strict=False))  # the run may end within a pair
 
 
 def differences(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """standard_error: of the mean. A cost below it cannot be seen this way."""
+    """standard_error: that of the mean. A cost below it cannot be seen in this way."""
     found = [1e3 * (one - other) for one, other in pairs]
     return {
         "pairs": len(found),

@@ -3,7 +3,7 @@
     python scripts/bench.py trainer --picture bench_trainer.png > bench_trainer.json
     python scripts/bench.py trainer --models mid --rounds 1 --skip-memory
 
-All layouts of a case run in turns in one process. Peak memory is measured in a separate process for each. One
+All layouts of a case run in turns in one process. Peak memory is measured in a separate process for each layout. One
 JSON object goes to stdout, progress to stderr. docs/performance.md explains the figures.
 """
 
@@ -128,7 +128,7 @@ def bench_model(name: ModelName, options: argparse.Namespace, rates: Mapping[str
 def timed_in_turns(
     model: str, label: str, runs: Mapping[Any, tuple[PolicyModel, Sequence[ForwardBatch]]], rounds: int
 ) -> dict[Any, list[Timing]]:
-    """Time all runs in turns. The first round warms up and checks that all layouts compute the same."""
+    """Time all runs in turns. The first round is a warm-up. Checks that all layouts compute the same."""
     found: dict[Any, list[Timing]] = {key: [] for key in runs}
     sums: dict[Any, float] = {}
     for number in range(rounds + 1):
@@ -179,7 +179,7 @@ def growth_report(timings: Mapping[str, Sequence[Timing]]) -> dict[str, Any]:
 
 
 def ratio(over: Sequence[Timing], under: Sequence[Timing]) -> dict[str, Any]:
-    """Median of the ratios within each round, whose runs followed each other directly."""
+    """Median of the ratios of each round, because the runs of a round follow each other directly."""
     rounds = [one.total / other.total for one, other in zip(over, under, strict=True)]
     return {"value": median(rounds), "of_each_round": rounds}
 
@@ -202,13 +202,13 @@ def checks(mid: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def peak_memory_mib(name: ModelName, case: Case, layout: Layout, options: argparse.Namespace) -> float:
-    """Peak memory of forward and backward beyond the model and its gradients. Call it in a fresh process."""
+    """Peak memory of forward and backward, beyond the model and its gradients. Must be called in a fresh process."""
     torch.set_num_threads(options.threads)
     policy = build_policy(name, packing_of(layout))
     batches = forwards(case, layout, policy, options.tokens_per_forward)
     for parameter in policy.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    # Linux: the high-water mark starts anew at what is resident now (proc_pid_clear_refs(5)).
+    # Linux: this sets the high-water mark to what is resident now (proc_pid_clear_refs(5)).
     Path("/proc/self/clear_refs").write_text("5")
     before = status_mib("VmRSS")
     for batch in batches:

@@ -27,13 +27,13 @@ LAYOUTS: tuple[Layout, ...] = ("padded", "vision_once", "shared_prefix")
 """padded: every row with its own prompt and images. vision_once: rows that share their images. shared_prefix: packs."""
 
 NUM_IMAGES = 2
-_IMAGE_SIDES = {131: 8, 600: 32, 1500: 52}  # patches: most of a long prompt is image, as in real ones
+_IMAGE_SIDES = {131: 8, 600: 32, 1500: 52}  # in patches; long prompts are mostly images, as in real data
 _CHUNK_TOKENS = 1024
 
 
 @dataclass(frozen=True)
 class Case:
-    """P prompt tokens, R tokens in each of G responses."""
+    """P prompt tokens, and G responses of R tokens each."""
 
     prompt: int
     response: int
@@ -59,9 +59,9 @@ class Prompt:
 
 
 def model_config(name: ModelName, num_layers: int = 9) -> Any:
-    """tiny: the quick start's model with 0.8 million parameters. mid: 32 million with the same vocabulary.
+    """tiny: the quick start's model with 0.8 million parameters. mid: a model with 32 million and the same vocabulary.
 
-    num_layers: of the language model of mid.
+    num_layers: of mid's language model.
     """
     config = build_config("qwen2_5_vl", build_tokenizer("tiny", seed=0), tie_word_embeddings=False)
     if name == "mid":
@@ -80,7 +80,7 @@ def model_config(name: ModelName, num_layers: int = 9) -> Any:
 
 
 def build_policy(name: ModelName, packing: Packing, num_layers: int = 9) -> PolicyModel:
-    """The same random weights for either packing, in float32. num_layers: as for `model_config`."""
+    """A policy in float32, with the same random weights for either packing. num_layers: as for `model_config`."""
     from transformers import AutoModelForImageTextToText
 
     config = model_config(name, num_layers)
@@ -96,7 +96,7 @@ def packing_of(layout: Layout) -> Packing:
 
 
 def make_group(case: Case, config: Any) -> tuple[Prompt, list[tuple[int, ...]]]:
-    """A prompt of two random square images with random words after them, and its responses; equal for equal cases."""
+    """A prompt of two random square images and random words, and its responses. Equal cases give equal groups."""
     noise, pixels = random.Random(1), torch.Generator().manual_seed(1)
     words = range(config.text_config.vocab_size - 8 * NUM_IMAGES - 64)
     image_tokens = case.side**2 // config.vision_config.spatial_merge_size**2
@@ -116,7 +116,7 @@ def make_group(case: Case, config: Any) -> tuple[Prompt, list[tuple[int, ...]]]:
 
 
 def forwards(case: Case, layout: Layout, policy: PolicyModel, tokens_per_forward: int) -> list[ForwardBatch]:
-    """All responses of the group in forwards of at most `tokens_per_forward` tokens; a pack is never split here."""
+    """All responses of the group, in forwards of at most `tokens_per_forward` tokens. A pack is never split here."""
     prompt, responses = make_group(case, policy.backbone.config)
     if layout == "shared_prefix":
         return [pack_groups([(prompt, responses)], policy.positions)]
@@ -130,7 +130,7 @@ def forwards(case: Case, layout: Layout, policy: PolicyModel, tokens_per_forward
 
 
 def case_work(case: Case, layout: Layout, policy: PolicyModel, num_forwards: int) -> Work:
-    """The least work of a group's forward and backward."""
+    """The least possible work of a group's forward and backward."""
     responses: Sequence[int] = [case.response] * case.group
     scored = sum(responses)
     if layout == "shared_prefix":
@@ -143,5 +143,5 @@ def case_work(case: Case, layout: Layout, policy: PolicyModel, num_forwards: int
 
 
 def _with_own_images(prompt: Prompt, row: int) -> Prompt:
-    """Give the images keys of their own, as if no other row showed them."""
+    """Give the images their own keys, as if no other row showed them."""
     return replace(prompt, image_keys=tuple(replace(key, row=row, slot=0) for key in prompt.image_keys))

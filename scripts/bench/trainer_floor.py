@@ -10,7 +10,7 @@ from torch import nn
 
 FLOAT_BYTES = 4
 FORWARD = 1
-# A backward costs two forwards: one for the gradients of the inputs, one for those of the weights.
+# A backward costs two forwards: one for the gradients of the inputs and one for those of the weights.
 FORWARD_AND_BACKWARD = 3
 
 
@@ -19,7 +19,7 @@ class Work:
     """operations: multiplications and additions of all matrix products.
 
     bytes: every weight, input and output of each linear layer, moved once per pass. FORWARD is one pass,
-    FORWARD_AND_BACKWARD three.
+    FORWARD_AND_BACKWARD is three.
     """
 
     operations: float
@@ -33,7 +33,7 @@ class Work:
 
 
 def causal_pairs(tokens: int, before: int = 0) -> int:
-    """(query, key) pairs if each token sees `before` tokens of another part, the tokens before it, and itself.
+    """(query, key) pairs if each token sees `before` tokens of another part, the earlier tokens of its own, and itself.
 
     Example: 3 tokens after 2 see 3, 4 and 5 keys -> 12.
     """
@@ -41,7 +41,7 @@ def causal_pairs(tokens: int, before: int = 0) -> int:
 
 
 def row_pairs(prompt: int, responses: Sequence[int]) -> int:
-    """Pairs if each response has its own row, after a copy of the prompt."""
+    """Pairs if each response has its own row, after its own copy of the prompt."""
     return sum(causal_pairs(prompt + response) for response in responses)
 
 
@@ -51,7 +51,7 @@ def group_pairs(prompt: int, responses: Sequence[int]) -> int:
 
 
 def window_pairs(height: int, width: int, window: int) -> int:
-    """Pairs of an image of height * width patches in windows of window * window, cut at the border.
+    """Pairs of an image of height * width patches in windows of window * window patches, cut at the border.
 
     Example: 10 x 8 patches in windows of 8 are 64 and 16 patches -> 64 * 64 + 16 * 16 = 4352.
     """
@@ -68,7 +68,7 @@ def linear_work(module: nn.Module, tokens: int, passes: int) -> Work:
 
 
 def attention_work(width: int, pairs: int, layers: int, passes: int) -> Work:
-    """The work of scores and weighted values. width: heads * head size. No bytes: `linear_work` counts them."""
+    """The work of scores and weighted values. width: heads * head size. No bytes, because `linear_work` counts them."""
     return Work(passes * 4.0 * width * pairs * layers, 0.0)
 
 
@@ -89,7 +89,7 @@ def vision_work(visual: nn.Module, side: int, images: int, passes: int) -> Work:
 
 
 def language_work(backbone: nn.Module, tokens: int, pairs: int, scored: int, passes: int) -> Work:
-    """The work of the decoder for `tokens` at once, with `pairs` in each attention and `scored` tokens in the head."""
+    """The work of the decoder for `tokens` at once, with `pairs` in each layer's attention and `scored` in the head."""
     decoder = backbone.model.language_model
     return (
         linear_work(decoder, tokens, passes)
@@ -99,15 +99,15 @@ def language_work(backbone: nn.Module, tokens: int, pairs: int, scored: int, pas
 
 
 def decoder_attention(config: Any, pairs: int, passes: int) -> Work:
-    """Attention work of all decoder layers with `pairs` in each. config: of the decoder."""
+    """The attention work of all decoder layers, with `pairs` in each. config: that of the decoder."""
     return attention_work(config.num_attention_heads * head_size(config), pairs, config.num_hidden_layers, passes)
 
 
 def head_size(config: Any) -> int:
-    """Head size of the decoder's attention."""
+    """Head size of the attention in the decoder."""
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def floor_seconds(work: Work, operations_per_second: float, bytes_per_second: float) -> float:
-    """The larger of the times that the operations and the bytes need."""
+    """The time of the operations or of the bytes, whichever is longer."""
     return max(work.operations / operations_per_second, work.bytes / bytes_per_second)

@@ -22,12 +22,12 @@ EXPERIMENT = "bench_step"
 
 @dataclass(frozen=True)
 class Job:
-    """special: the job's own overrides. folder: folder of the workload. timeout: of the whole run, in seconds.
+    """special: the job's own overrides. folder: that of the workload. timeout: of the whole run, in seconds.
 
     experiment: name of a file in bench/experiment.
-    kill_after_last_step: the run has one step more and is killed in it, so that it writes neither checkpoint nor
-    policy. If the run takes too long, it is killed at once too. Only for cluster=local: Ray's processes would stay for
-    a while.
+    kill_after_last_step: the run gets one more step and is killed in it, so that it writes neither checkpoint nor
+    policy. If it takes too long, it is also killed at once. Only for cluster=local, because Ray's processes would stay
+    for a while.
     """
 
     name: str
@@ -56,7 +56,7 @@ def step_settings() -> TrainConfig:
 
 
 def job_overrides(job: Job) -> list[str]:
-    """The experiment, the job's own overrides, the number of its steps, and the paths of its files."""
+    """The experiment, the job's own overrides, its number of steps, and the paths of its files."""
     settings = {
         "run.dir": quoted(str(job.run_dir)),
         "run.num_steps": job.num_steps + job.kill_after_last_step,
@@ -72,7 +72,7 @@ def run_job(job: Job, after_step: Callable[[int], None] = lambda _: None) -> Don
 
     A step ends when its row is in metrics.jsonl.
 
-    after_step: called with the number of finished steps each time it grows, while the next step runs.
+    after_step: called with the number of finished steps whenever it has grown, while the next step runs.
     Raises ContenderFailed, also if a step had no gradient.
     """
     command = [sys.executable, "-m", "mars.main", "--config-dir", str(BENCH), *job_overrides(job)]

@@ -1,8 +1,8 @@
-"""The training step that scripts/bench/step.py times, in TRL's GRPOTrainer and in a process of its own.
+"""The training step that scripts/bench/step.py times, in TRL's GRPOTrainer, in a process of its own.
 
     python -m scripts.bench.trl_contender WORKLOAD_FOLDER SETTINGS_JSON OUT_FILE
 
-OUT_FILE receives JSON: "ends", when each step ended, in seconds since the epoch; "response_tokens", the mean number of
+OUT_FILE receives JSON. "ends": when each step ended, in seconds since the epoch. "response_tokens": the mean number of
 tokens of a response.
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def main(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """settings: num_steps, threads, sequences_per_forward, and from the experiment prompts_per_step,
+    """settings: num_steps, threads, sequences_per_forward and, from the experiment, prompts_per_step,
     samples_per_prompt, response_tokens and learning_rate."""
     import torch
 
@@ -67,7 +67,7 @@ def main(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _config(settings: dict[str, Any], blocked_ids: Sequence[int], folder: str) -> GRPOConfig:
-    """The settings of scripts/bench/experiment/bench_step.yaml under TRL's names."""
+    """The settings of scripts/bench/experiment/bench_step.yaml under the names of TRL."""
     from trl import GRPOConfig
 
     sequences = settings["prompts_per_step"] * settings["samples_per_prompt"]

@@ -3,9 +3,9 @@
     python scripts/bench.py weights > bench_weights.json
     python scripts/bench.py weights --engine hf --ranks 2 --rounds 20
 
-Both ways take turns in one run, with the same engines and the same ranks. So does the part that both have in common:
-all engines load weights that they have in their own memory. One JSON object goes to stdout, progress to stderr.
-docs/performance.md explains the figures.
+Both ways take turns in one run with the same engines and ranks. A third part, which both ways have in common, takes
+turns with them: all engines load weights that are already in their own memory. One JSON object goes to stdout, progress
+to stderr. docs/performance.md explains the figures.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class TwoWayEngine(EngineWorker):
     """An engine with both transfers."""
 
     def use(self, way: str, config: TrainConfig) -> None:
-        """Use the transfer `way` from now on. The other transfer is kept, with its connections."""
+        """Use the transfer `way` from now on. The other one is kept, with its connections."""
         self._ways = getattr(self, "_ways", {config.rollout.weight_transfer: self._transfer})
         if way not in self._ways:
             self._ways[way] = build_transfer(self.name, _with_way(config, way).rollout, config.cluster)
@@ -55,7 +55,7 @@ class TwoWayEngine(EngineWorker):
         self._engine._fetch = self._transfer.receive  # type: ignore[attr-defined]
 
     def keep(self, update: WeightUpdate) -> None:
-        """Keep the weights of an update by object store in this process."""
+        """Keep the weights of an update by object store in the memory of this process."""
         self._kept = update, list(self._ways["object_store"].receive(update.payload))
 
     def load_kept(self) -> None:
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def write_model(folder: Path) -> tuple[Path, int]:
-    """The trainer benchmark's model of 32 million parameters, with a processor; returns its number of parameters."""
+    """Write the trainer benchmark's model of 32 million parameters, with a processor. Returns folder and number."""
     import torch
     from transformers import AutoModelForImageTextToText
 
@@ -125,7 +125,7 @@ def settings(model: Path, options: argparse.Namespace) -> TrainConfig:
         "model.dtype=float32",
         "data.train_files=[none.jsonl]",
         "cluster.device=cpu",
-        "cluster.object_store_bytes=1000000000",  # both versions of the weights and their copies fit
+        "cluster.object_store_bytes=1000000000",  # room for both versions of the weights and their copies
         f"rollout={options.engine}",
         f"rollout.num_workers={NUM_ENGINES}",
         "rollout.weight_transfer=broadcast",
@@ -144,7 +144,7 @@ def settings(model: Path, options: argparse.Namespace) -> TrainConfig:
 
 
 def measure(config: TrainConfig, rounds: int, log_dir: Path) -> dict[str, list[float]]:
-    """Seconds of each update, after one of each way that is not counted."""
+    """Seconds of each update. A first update by each way is not counted."""
     from mars.cluster.restarts import no_report
     from mars.data.prompts.chat import PromptEncoder
 
@@ -165,7 +165,7 @@ def measure(config: TrainConfig, rounds: int, log_dir: Path) -> dict[str, list[f
                 update = trainer.publish_weights()
                 engine.load_weights(update)
                 taken = time.perf_counter() - start
-                sender._version = update.version  # each way numbers the versions itself
+                sender._version = update.version  # because each way numbers the versions itself
                 if number >= 0:
                     seconds[way].append(taken)
                 sys.stderr.write(f"round {number + 1} of {rounds}: {way} {taken:.3f} s\n")
@@ -184,5 +184,5 @@ def _with_way(config: TrainConfig, way: str) -> TrainConfig:
 
 
 def _prompt_length(request: RolloutRequest) -> int:
-    """Length of a prompt without images. Engines share requests by it, but here nothing is generated."""
+    """Length of a prompt without images. Engines share out requests by it, but here nothing is generated."""
     return len(request.prompt_token_ids)

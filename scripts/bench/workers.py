@@ -3,10 +3,10 @@
     python scripts/bench.py workers --engines 16 --ranks 16
     python scripts/bench.py workers                            # 64 and 64: 15 GB, ten minutes, nothing else running
 
-Real Ray actors of the classes EngineWorker and TrainerWorker, driven by RayEngine, RayTrainer and mars/step.py. Behind
-the actors are fakes without a model that sleep as long as a step would take: engines whose samples finish one by one,
-and ranks that only get the batch. Counted is the processor time of the driver's process with all its threads, Ray's
-included. JSON goes to stdout. docs/performance.md explains the figures.
+Real Ray actors of the classes EngineWorker and TrainerWorker are driven by RayEngine, RayTrainer and mars/step.py.
+Behind the actors are fakes without a model that sleep as long as a step would take: engines whose samples finish one by
+one, and ranks that only receive the batch. The figure is the processor time of the driver's process with all its
+threads, including Ray's. JSON goes to stdout. docs/performance.md explains the figures.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from scripts.bench.paths import path_option
 
 MAX_NUM_SEQS = 256
 ENGINE_STEP_S = 0.1
-CPU_TARGET = 0.1  # of the time that the workers sleep in a step, which on a busy machine is less than the step takes
+CPU_TARGET = 0.1  # of the time that workers sleep in a step, which on a busy machine is less than the step takes
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    # Imported here: the workers import this file, and need neither torch nor a tokenizer.
+    # Imported here, because the workers import this file and need neither torch nor a tokenizer.
     from mars.data.prompts.prepare import PromptSet
     from mars.data.synthetic.tiny_model import build_tiny
     from mars.inputs import Inputs, prompt_format, prompt_stream
@@ -98,7 +98,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     start = time.monotonic()
     with fake_workers(options, inputs.prompt_length, folder) as (engine, trainer):
         say(f"{options.engines} engines and {options.ranks} ranks started in {time.monotonic() - start:.0f} s")
-        with gc_paused():  # this and the next as in a run
+        with gc_paused():  # this and `collect_rarely` are as in a run
             parts = parts_without_hooks(config, inputs, engine, trainer, free_scorer())
         collect_rarely()
         for step in range(1, options.steps + 1):
@@ -131,7 +131,7 @@ def fake_workers(
     plan = layout(options.engines, 1, options.ranks, 0.01, on_gpu=False, shared=False)
     timeout_s = options.timeout_s
     with ExitStack() as stack:
-        # Few Ray CPUs: Ray starts a process in advance for each of them.
+        # Few Ray CPUs, because Ray starts a process in advance for each of them.
         passed = stack.enter_context(ray_cluster(None, 512 * 2**20, 4, environment, folder))
         placement = Placement(plan, NodeChoice(), timeout_s)
         stack.callback(placement.close)
@@ -153,7 +153,7 @@ def fake_workers(
 
 
 def no_transfer(name: str) -> Any:
-    """The transfer of a worker without weights."""
+    """The transfer of a worker that has no weights."""
     return SimpleNamespace(receive=None, leave=lambda: None)
 
 
@@ -174,7 +174,7 @@ class BuildFakeRank:
 
 
 class FakeEngine:
-    """The intake of the engine vllm over a fake of vLLM. The longest sample takes `seconds`."""
+    """The real intake of the engine vllm over a fake of vLLM. The longest sample takes about `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         self._vllm = FakeVllm(max(round(seconds / ENGINE_STEP_S), 1))
@@ -206,7 +206,7 @@ def _as_future(request: RolloutRequest) -> Future[RolloutRequest]:
 
 
 class FakeVllm:
-    """Each sample takes a random number of steps. It has no scheduler: all samples of its requests run at once."""
+    """Each sample takes a random number of steps. There is no scheduler: all samples of its requests run at once."""
 
     def __init__(self, most_steps: int) -> None:
         self._most_steps, self._random = most_steps, random.Random(os.getpid())
@@ -240,7 +240,7 @@ class FakeVllm:
 
 
 class FakeRank:
-    """Gets the batch and sleeps. Rank 0 puts the weights of no model into the store."""
+    """Receives the batch and sleeps. Each rank puts bytes in place of weights into the store."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds, self._version = seconds, 0

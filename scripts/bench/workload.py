@@ -1,5 +1,5 @@
-"""Writes to disk what every contender (a framework or setting that the benchmark compares) runs: a tiny model whose
-responses never end early, and prompts with images."""
+"""Writes to disk what every contender runs (a contender is a framework or setting that the benchmark compares): a tiny
+model whose responses never end early, and prompts with images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-IMAGE_SIZE = 112  # default pixels of a side; all sides are multiples of PATCH_SIZE
+IMAGE_SIZE = 112  # default pixels of a side; the sides of all images are multiples of PATCH_SIZE
 PATCH_SIZE = 28  # pixels of a side that become one token
 TEXT_TOKENS = 95  # tokens of a prompt without its images
 SOURCES = ("visible", "infrared", "depth", "radar", "left")
@@ -19,7 +19,7 @@ MODEL_FOLDER = "model"
 
 
 def prompt_tokens(num_sources: int, image_side: int = IMAGE_SIZE) -> int:
-    """Tokens of every prompt with `num_sources` images; each image has one extra token before and after it.
+    """Tokens of every prompt with `num_sources` images. Each image has one extra token before it and one after it.
 
     Example: 2 images of 112 pixels -> 95 + 2 * (16 + 2) = 131.
     """
@@ -38,9 +38,9 @@ Shape = tuple[int, int]
 
 
 def write_workload(folder: Path, num_prompts: int, shapes: Sequence[Shape]) -> dict[str, Any]:
-    """Write model, images and a file of `num_prompts` rows for each shape. Returns the facts for the report.
+    """Write the model, the images and, for each shape, a file of `num_prompts` rows. Returns the facts for the report.
 
-    Every step has new prompts, so that image caches help only within a step, as on a large data set.
+    Every step has new prompts, so that image caches help only within a step, as with a large data set.
     """
     num_parameters = _write_model(folder / MODEL_FOLDER)
     for shape in shapes:
@@ -50,10 +50,10 @@ def write_workload(folder: Path, num_prompts: int, shapes: Sequence[Shape]) -> d
 
 
 def _write_model(folder: Path) -> int:
-    """A random tiny Qwen2.5-VL whose responses all have the full length. Returns the number of parameters.
+    """Write a random tiny Qwen2.5-VL whose responses all have the full length. Returns the number of parameters.
 
-    One unit of the residual stream is constantly 1, and only the end token's row of the head reads it, with weight -30,
-    so that the end token is never sampled. The cost of the model stays the same.
+    One unit of the residual stream is always 1, and only the end token's row of the head reads it, with weight -30, so
+    that the end token is never sampled. This does not change the cost of the model.
     """
     from safetensors.torch import load_file, save_file
 
@@ -108,7 +108,7 @@ def _write_rows(folder: Path, num_prompts: int, num_sources: int, side: int) -> 
 def _question_writer(model: Path, num_sources: int):
     """index -> a question, padded so that every prompt has exactly `prompt_tokens` tokens.
 
-    The text is the same whatever the size of the images.
+    The text does not depend on the size of the images.
     """
     from mars.data.prompts.chat import PromptEncoder, prompt_length
     from mars.types import Message
@@ -121,7 +121,7 @@ def _question_writer(model: Path, num_sources: int):
 
     def question(index: int) -> str:
         text = f"Scene {index}: what do the two images show? "
-        # The tiny tokenizer has no merge for this character: each is one token.
+        # The tiny tokenizer never merges this character, so each is one token.
         text += "~" * (wanted - length(text))
         if length(text) != wanted:
             raise ValueError(f"a prompt has {length(text)} tokens, not {wanted}")
