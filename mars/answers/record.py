@@ -203,7 +203,7 @@ def answers_of(
 ) -> list[Answer]:
     """All responses to all views and extra requests, with their rewards. Questions have the order of `rollouts`.
 
-    A prompt that occurs twice (a step of several rounds may reach it again) is one question with more samples.
+    A prompt that occurs twice in `rollouts` is one question with more samples.
     """
     numbers: dict[str, int] = {}
     samples: Counter[Any] = Counter()

@@ -1,7 +1,7 @@
 """Packing prompts and their responses into forwards. A pack holds each prompt once; all costs are in tokens.
 
-The opening cost of an item is added to the cost of a pack that begins with the item: the tokens of the filler that a
-pack without images needs (mars/batching/plan.py).
+Each item has an opening cost, which is added to the cost of a pack that begins with the item. It is the tokens of the
+filler that a pack without images may need (mars/batching/plan.py), and 0 for an item with images.
 """
 
 from __future__ import annotations
@@ -127,8 +127,9 @@ def spread(costs: Sequence[int], opening_costs: Sequence[int], num_packs: int) -
 def packs_in_step(ranks: Sequence[tuple[Sequence[int], Sequence[int]]], budget: int) -> list[list[list[int]]]:
     """The packs of each rank. ranks: for each rank, the costs and the opening costs of its items.
 
-    In every forward all ranks wait for the rank with the largest pack. So each rank uses as many packs as the rank that
-    needs the most, of similar size where the budget allows it, the largest first.
+    In every forward all ranks wait for the rank with the largest pack. So each rank spreads its items
+    over as many packs as the rank that needs the most, with similar sizes. If a pack of several items would
+    then exceed the budget, the rank takes the packs of `first_fit` instead. The largest pack is the first.
 
     Example: costs [9, 8, 2] and [7, 2, 1], opening costs 0, budget 10 -> [[[1, 2], [0]], [[0], [1, 2]]]: packs of 10
     and 9 tokens on the first rank, 7 and 3 on the second. The ranks wait for 10 + 9 tokens; a single pack of 10 on the

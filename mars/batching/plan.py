@@ -19,7 +19,8 @@ def assign_to_ranks(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
     """Indices of the items each rank takes, in ascending order, so that the ranks' total costs are nearly equal.
 
     Longest processing time first (Graham 1969): the most expensive remaining item goes to the least loaded rank. The
-    largest total is at most 4/3 - 1/(3 num_ranks) of the best possible one. Ties go to the lower index and rank.
+    largest total is at most 4/3 - 1/(3 num_ranks) of the best possible one. Of equally expensive items
+    the first comes first. Of equally loaded ranks, the one with fewer items gets the item, then the lower rank.
     With fewer items than ranks some ranks get an empty list.
 
     Example: costs [5, 4, 3, 3, 3] on 2 ranks -> [[0, 3], [1, 2, 4]].

@@ -148,7 +148,8 @@ def _refuse_differences(found: Any, model: Any, headers: Mapping[str, TensorHead
 
 
 def _key_of_vocabulary(folder: Path, key: str) -> str:
-    """The key of config.json with the vocabulary size that transformers reads, also if both places have one.
+    """The key of config.json from which transformers reads the vocabulary size: in text_config, or at the top level if
+    there is no text_config.
 
     If text_config lacks the key, transformers uses its default, not the number at the top level.
     """

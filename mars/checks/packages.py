@@ -24,8 +24,8 @@ def check_packages(config: TrainConfig | SftConfig) -> None:
 
     Also raises it if the run would start a Ray cluster, and Ray cannot make its folder on this machine.
 
-    With cluster.address nothing is checked, because the cluster's nodes have their own GPUs and packages. There a
-    worker fails when it starts.
+    With cluster.address nothing is checked, because the cluster's nodes have their own GPUs and packages. If a
+    node lacks something, its worker fails when it starts.
     """
     _check_gpu(config)
     with_vllm = isinstance(config, TrainConfig) and config.rollout.engine == "vllm"

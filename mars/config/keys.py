@@ -124,8 +124,8 @@ def nearest(key: str, known: Collection[str]) -> list[str]:
     - Otherwise, keys of the section that the unknown key gives (all keys, if it gives none) are compared by name alone,
       and other keys by section and name together.
 
-    One letter changes the similarity by about 1 / length. Keys that are below the best one by at most half of that
-    are returned too: "functiosn" may be "function" or "functions".
+    One letter changes the similarity by about 1 / length. So in the second case, keys that are less similar than the
+    best one by at most half of that are returned too: "functiosn" may be "function" or "functions".
 
     >>> nearest("rolout.top_p", ["rollout.top_p", "rollout.top_k", "evaluation.top_p"])
     ['rollout.top_p']

@@ -32,7 +32,7 @@ _WINDOWS = re.compile(r"[A-Za-z]:[\\/]")
 def with_homes(values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` (dotted key -> value) with "~" and "~name" at the beginning of a path replaced by that user's home.
 
-    Rows of mars' own recipes get the folder of the recipes (`mars.plugin.shipped`).
+    Paths of rows and images that begin with recipe/ become paths in mars' own recipes (`mars.plugin.shipped`).
     Example, for the home /home/ann: {"run.dir": "~/runs/1"} -> {"run.dir": "/home/ann/runs/1"}.
     """
     homes = {key: _each(os.path.expanduser, value) if key in PATH_KEYS else value for key, value in values.items()}

@@ -1,6 +1,7 @@
 """All settings: their types, ranges and descriptions. The defaults are not here but in configs/.
 
-docs/config.md is generated from it. Engine and trainer take its sections, so it imports neither torch nor hydra.
+docs/config.md is generated from this module and configs/. Engine and trainer take the sections, so this module imports
+neither torch nor hydra.
 """
 
 from __future__ import annotations

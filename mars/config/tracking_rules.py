@@ -29,7 +29,7 @@ def _known_trackers(names: list[str]) -> tuple[str, str] | None:
 
 
 def _project_fits(project: str, names: list[str]) -> tuple[str, str] | None:
-    """Refuse a project that a tracker does not take: it would fail while the run starts, and be switched off."""
+    """Refuse a project that a tracker does not take. The tracker would fail at the run's start, and be switched off."""
     for name, (allowed, most, wanted) in _PROJECTS.items():
         if name in names and (len(project) > most or not allowed.fullmatch(project)):
             return f"no name of a project of {name}", f"give at most {most} characters, {wanted}"

@@ -187,7 +187,7 @@ def library(key: str) -> str:
 
 
 def translation(key: str, known: Collection[str]) -> str | None:
-    """The entry of `key`, which is a name of verl or EasyR1 or the end of such a name ("rollout.n").
+    """The entry of `key`, which is a name of verl, EasyR1 or TRL, or the end of such a name ("rollout.n").
 
     None if there is no such name, if several names with different entries end so, or if `known` lacks mars' key.
     """

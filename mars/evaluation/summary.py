@@ -56,7 +56,8 @@ class EvalRecord:
 def summarize(
     records: Sequence[EvalRecord], *, name: str, step: int, model: str, threshold: float | None
 ) -> dict[str, Any]:
-    """The evaluation result, ready for JSON. Every record counts in its denominator.
+    """The evaluation result, ready for JSON. An answer that failed or cannot be parsed counts as 0; it is
+    not left out.
 
     Several answers to one view of one prompt are averaged first; the prompt is the unit of all intervals.
     threshold: mean IoU above which a multi answer is a hit; None: "share_over_threshold" is None.

@@ -2,7 +2,7 @@
 
     NEEDS = {"algorithm.selection": "nonzero_advantage", "algorithm.kl_placement": ("loss", "reward")}
 
-A tuple lists the allowed values. Any other value is the only one allowed.
+A tuple lists the values that are allowed for the key. If the entry is not a tuple, it is the only allowed value.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Choose a few of many items, evenly spread and always the same ones, so that a page of a few is typical."""
+"""Choose a few of many items, evenly spread and always the same ones, so that a page with only these is typical."""
 
 from __future__ import annotations
 

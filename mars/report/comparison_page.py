@@ -1,4 +1,5 @@
-"""The page that compares runs: `mars report A B ...`. Equal inputs give equal bytes, except while runs are followed."""
+"""The page that compares runs: `mars report A B ...`. Equal inputs give equal bytes, except with --follow:
+such a page says when it was written."""
 
 from __future__ import annotations
 
@@ -118,7 +119,8 @@ def _difference_tables(pairs: Sequence[Pair], headings: Sequence[str], threshold
 def _beside(first: str, group: Sequence[tuple[str, Pair, Mapping[str, list[str]]]]) -> dict[str, Any]:
     """The columns and rows of a table with a row for each quantity.
 
-    group: (heading, pair, label -> value of the first run, value, difference) of each other run.
+    group: (heading, pair, rows) of each run but the first. rows: label -> [the first run's value, this run's value,
+        their difference].
     """
     columns, cells = [first], {label: [made[0]] for _, _, rows in group for label, made in rows.items()}
     for heading, pair, rows in group:

@@ -55,7 +55,7 @@ def _alt(name: str, boxes: Mapping[str, Sequence[Box]]) -> str:
 
 
 def view_of(answer: Answer) -> str:
-    """What the filter calls an answer's view: "multi", "infrared", or "multi, blind" for the extra request "blind"."""
+    """What the page's filter calls an answer's view: "multi", "infrared", or "multi, blind" (extra request "blind")."""
     return view_name(answer.view) + ("" if answer.extra is None else f", {answer.extra}")
 
 

@@ -68,7 +68,8 @@ def write_report(
     only script filters the rollouts and loads the page again.
 
     decode_image: the project's decoder (mars/data/pixels/images.py), so that the page shows what the model saw.
-    standing: read before this call, so that the page of a run that has ended is complete. None: not known.
+    standing: to be read before this call. Then, if it says that the run has ended, the files that are read here are
+        complete. None: not known.
 
     Raises NothingToReport: `run_dir` holds none of these files.
     """

@@ -160,8 +160,8 @@ def lone_letter(text: str) -> tuple[str, bool] | None:
 
 
 def letter_and_text(text: str) -> list[tuple[str, str, bool]]:
-    """(letter, other words, whether the letter is surely an option's) for a letter at the start or in brackets at the
-    end.
+    """(letter, the other words, whether the letter surely names an option), for a letter at the start of the text, and
+    for a letter at its end that is in brackets or behind the word "option".
 
     "A" before a blank and a small letter may be an article: "A dog", but not "A Travel".
 

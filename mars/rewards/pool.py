@@ -161,7 +161,7 @@ class RewardPool:
         return tuple(worker.pid for worker in self._workers)
 
     def _serve(self, batch: Batch) -> None:
-        """Runs in the thread of `score` until every item is scored. `score` raises the exception that ends it."""
+        """Runs in a thread that `score` starts, until all items are scored. `score` raises what ends it."""
         try:
             self._start_missing()
             while batch.is_open:

@@ -111,7 +111,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_time(value: Any) -> bool:
-    """Whether it is a date or a duration of NumPy; to Python, a duration is an integer."""
+    """Whether a value is a date or a duration of NumPy. Python's `numbers.Real` counts such a duration as a number."""
     return getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M")
 
 

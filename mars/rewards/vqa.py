@@ -150,8 +150,8 @@ class _Choices:
         return self._letters.index(letter) if letter in self._letters else None
 
     def _agreed(self, text: str, letters: bool) -> int | None:
-        """The option that all lines or sentences of a text name; None if they differ, or unless there are two or
-        three."""
+        """The option that all lines or sentences of a text name. None if they name different ones, and for a text that
+        does not have two or three of them."""
         pieces = [piece.strip() for piece in _PIECE_END.split(text[: MAX_CHARS + 1]) if piece.strip()]
         if len(text) > MAX_CHARS or not 1 < len(pieces) <= 3:
             return None
@@ -248,7 +248,8 @@ def _equals(answer: str, accepted: set[str], spellings: set[str]) -> bool:
 
 @lru_cache(maxsize=128)
 def _choices(options: tuple[str, ...]) -> _Choices:
-    """The `_Choices` of some options. Cached, because answers to one question are scored in a row; errors are not."""
+    """The `_Choices` of some options. Cached, because answers to one question are scored in a row.
+    An error is not cached."""
     return _Choices(options)
 
 
