@@ -144,8 +144,8 @@ def _finish_step(
 
 
 def _faults(parts: StepParts, checkpoints: Checkpoints) -> dict[str, int]:
-    """Metrics counted since the process started: failed checkpoint writes, restarts of engines, and, if not 0, how
-    often a call lacked a lost engine."""
+    """Metrics counted since the process started: failed checkpoint writes, restarts of engines, and, if not
+    0, the number of lost engines that were missing in a call of `generate`, summed over the calls."""
     counts = parts.engine.counts()
     faults = {"fault/checkpoint": checkpoints.failures, "fault/engine_restarts": counts.restarts}
     return faults | ({"fault/engine_absences": counts.absences} if counts.absences else {})
@@ -172,9 +172,9 @@ def drawn(stream: PromptRounds, state: SamplingState) -> int:
 def is_finished(run: TrainRunConfig, stream: PromptRounds, step: int, state: SamplingState) -> bool:
     """Whether no step is left to train after `step`, whose state is `state`.
 
-    With num_epochs a run ends when it has drawn num_epochs prompts per prompt of the stream. If a step draws several
-    rounds, this is before the last planned step. If the sampler has smaller rounds, it is later. A step then counts as
-    at least one prompt, so that such a run ends too.
+    With num_epochs a run ends when it has drawn num_epochs * len(stream) prompts. If a step draws several rounds, this
+    is before the step `last_step`. If the sampler has smaller rounds, this is after it. Such a run ends at the latest
+    when it has made as many steps as that number of prompts, even if it has drawn fewer.
     """
     if run.num_steps is not None or run.num_epochs is None:
         return step >= last_step(run, stream)

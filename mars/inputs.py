@@ -115,8 +115,8 @@ def prompt_format(config: TrainConfig | SftConfig) -> PromptFormat:
 
 
 def _cached_prompts(config: TrainConfig | SftConfig) -> int:
-    """Number of views whose prompt ids are kept, to read images ahead and to sample: those of two rounds, if a prompt
-    has four views or fewer."""
+    """Number of views whose prompt token ids the encoder caches. A view is encoded twice: to read its images ahead, and
+    to sample it. The number is enough for two rounds of prompts with four views or fewer."""
     if isinstance(config, SftConfig):
         return CACHED_PROMPTS
     return max(CACHED_PROMPTS, 2 * 4 * config.data.prompts_per_step)
@@ -186,7 +186,7 @@ def prompt_stream(
 ) -> PromptStream | SampledRounds:
     """The order of the training prompts: once per epoch, mixed by `data.weights`, or as `recipe.sampler` chooses.
 
-    config: its section `recipe` is `mars.hooks.load.resolved`. known: for a sampler that adds rows.
+    config: with a section `recipe` that `mars.hooks.load.resolved` has returned. known: for a sampler that adds rows.
     Raises ConfigError if a step would have a prompt twice.
     """
     data = config.data
@@ -285,7 +285,7 @@ def evaluation_plan(inputs: Inputs) -> RolloutPlan:
 
 
 def _truth_check(rewards: RewardsBySet | None) -> TruthCheck:
-    """A function: prompt -> what its reward finds wrong with its truth. None without a reward (see `check_sets`)."""
+    """A function: prompt -> what its reward finds wrong with its truth; None if nothing, or if it has no reward."""
     if rewards is None:
         return lambda prompt: None
     checks = {name: truth_check(name) for name in rewards.names}

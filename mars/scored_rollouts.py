@@ -61,7 +61,7 @@ def scored_rollouts(parts: StepParts, prompts: Sequence[Prompt], step: int, time
     rollouts = [item for item in rollouts if item.prompt.prompt_id not in signals.unreadable]
     rollouts = parts.hooks.shaped(rollouts, step, signals)
     if parts.anchor_use.guided:
-        rollouts = with_candidates(rollouts)  # before the KL, which is that of the multi prompt for a guest
+        rollouts = with_candidates(rollouts)  # before the KL, which for a guest is computed with the multi prompt
     if (coefficient := parts.kl_in_reward_at(step)) > 0 and rollouts:
         batch = parts.scoring_batch(rollouts)
         with timer.stage("ref"):

@@ -30,7 +30,7 @@ class StepParts:
     mask_truncated: whether responses cut at the token limit get weight 0. Their rewards count in the statistics.
     overlong: penalty of long responses, None for none.
     kl_in_reward: units of reward subtracted per nat of KL to the reference model; 0: no KL is computed.
-    max_rounds: rounds of prompts that a step may sample. anchor_use: other uses of anchors than their pool.
+    max_rounds: rounds of prompts that a step may sample. anchor_use: uses of anchors besides the pool.
     decode: response ids to text. frames: (prompt, view) -> the sizes to which truth and response boxes refer.
     prompt_length: number of tokens in a request's prompt, images expanded.
     collate: prompts to train on -> the trainer's batch. scoring_batch: rollouts -> a batch that is only scored.

@@ -118,9 +118,9 @@ def _train(job: TrainingJob, start: StartingPoint) -> RunState:
                 return _attempt(job, start, checkpoints)
             except WorkerLost as error:
                 checkpoints.abandon()
-                if interrupts.reason() is not None:  # the state could not be saved before the end
+                if interrupts.reason() is not None:  # the process is ending, and its state could not be saved
                     raise
-                interrupts.allow()  # an update may have failed
+                interrupts.allow()  # still deferred if an update has failed
                 start = _restart(job, start, restarts, error)
     finally:
         checkpoints.settle()
@@ -130,7 +130,8 @@ def _attempt(job: TrainingJob, start: StartingPoint, checkpoints: Checkpoints) -
     """Train from `start` until the end or until a worker is lost."""
     if start.shards is not None:
         job.trainer.load_checkpoint(str(start.shards.absolute()))
-    # Opened after the checkpoint is loaded, because it drops the rows of later steps. They must stay if loading fails.
+    # The tracker is opened after the checkpoint is loaded, because opening it drops the rows of later steps, which must
+    # stay if loading fails.
     with closed_at_end(job.open_tracker(start)) as tracker:
         return job.loop(tracker=tracker, checkpoints=checkpoints, start=start.state)
 

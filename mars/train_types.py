@@ -17,7 +17,7 @@ class TrainResponse:
 
     off_policy: sampled with another prompt, or given as text; `rollout_logprobs` are then not used.
     bounded: whether the ratio of the tokens of an off-policy response is bounded. For an on-policy one it always is.
-    is_guest: whether an off-policy response is an anchor's (`anchor.guide`), for mars/guide/logprob.
+    is_guest: whether an off-policy response is an anchor's (`anchor.guide`), for the metric mars/guide/logprob.
     weight: finite, >= 0; multiplies the loss of the response. 0 removes the response from loss and denominators.
     """
 
@@ -65,7 +65,8 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class UpdatePlan:
-    """One optimizer step: the micro-batches of each rank, the same number for all. Has every row of the step once."""
+    """One optimizer step: the micro-batches of each rank, the same number for all. Has each of its rows once, besides
+    fillers."""
 
     ranks: tuple[tuple[MicroBatch, ...], ...]
 

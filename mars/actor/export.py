@@ -118,7 +118,7 @@ def _loaded(shards: str, model: ModelConfig, lora: LoraConfig) -> PolicyModel:
         policy.base_sum = bit_sum(policy)
     state = model_state(policy)
     try:
-        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # as no_dist asks for
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # `no_dist` disables it
         load(state, storage_reader=HuggingFaceStorageReader(shards), no_dist=True)
     except (CheckpointException, KeyError, ValueError, RuntimeError, OSError) as error:
         reason = str(error).strip().splitlines()

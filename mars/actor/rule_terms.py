@@ -84,7 +84,8 @@ def facts_of(
 
 
 def measured_of(rule: TokenRule, facts: TokenFacts) -> Mapping[str, Measured]:
-    """The result of `measure` for one forward. Raises ConfigError if the call fails, or for a value without a total."""
+    """The result of `measure` for one forward. Raises ConfigError if the call fails, or for a
+    value that cannot be combined over forwards and ranks."""
     found = _called(rule, "measure", facts)
     if not isinstance(found, Mapping):
         raise ConfigError(f"{_KEY}: measure must return a dictionary of Measured; got {type(found).__name__}")

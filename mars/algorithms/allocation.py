@@ -76,8 +76,8 @@ def allocation_metrics(prompts: Sequence[PromptRollouts], targets: Collection[st
 
     targets: ids of the target prompts. first: multi rollouts of each prompt in the first half.
     `rescued` is the share of the targets with a right response in the second half; missing without targets.
-    `first_score` is the mean score of the first half, where all prompts have equally many rollouts. It is the score of
-    critic/score/mean.
+    `first_score` is the mean score of the first half, where all prompts have equally many rollouts. The
+    scores are those of critic/score/mean, before a KL term.
     """
     if not prompts:
         return {}

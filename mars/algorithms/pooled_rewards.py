@@ -93,7 +93,8 @@ class PooledRewards:
         return replace(found, values=values, weights=found.defined[self.prompt_index].to(values.dtype))
 
     def _of_multi_alone(self, anchor_rewards: Tensor, anchor_index: Tensor) -> dict[str, Tensor]:
-        """`gain` and `multi_share` of `Advantages`, if the pool has other anchors or has some of them as guests."""
+        """`gain` and `multi_share` of `Advantages`, if the pool has anchors of other prompts, or some anchors as
+        guests."""
         multi, pool = self.of_multi(), self.of_pool()
         counts = [torch.bincount(i, minlength=self.num_prompts) for i in (multi.prompt_index, pool.prompt_index)]
         in_pool = counts[1] + torch.bincount(anchor_index, minlength=self.num_prompts)

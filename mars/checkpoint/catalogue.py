@@ -5,8 +5,8 @@ step_000012/            complete: renamed after its manifest is on the disk
 LATEST                  the name of the newest one, for people and scripts; mars itself looks at the folders
 
 Anything else whose name begins with step_ (a folder without a manifest, a file, a name without six digits) is never
-loaded. The log names it if it might be taken for a newer checkpoint. Apart from LATEST, mars does not change files
-whose names begin with neither step_ nor .tmp-.
+loaded. The log names it if it might be taken for a newer checkpoint. mars changes only LATEST and
+what has a name that begins with step_ or .tmp-.
 """
 
 from __future__ import annotations

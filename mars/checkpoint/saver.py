@@ -120,8 +120,8 @@ class Checkpoints:
         try:
             folder = self._catalogue.draft(state.step)
             (folder / SHARDS_FOLDER).mkdir()
-            # Made before the trainer writes. Making a thread waits until it has run once. Meanwhile a trainer's thread
-            # in this process would hold the GIL, and both would wait.
+            # Made before the trainer writes, because this starts a thread and waits until the thread has run once. If a
+            # trainer's thread in this process held the GIL meanwhile, the old and the new thread would wait for it.
             writing = _Writing(self._catalogue, manifest, state, folder, self._num_ranks, self._timeout_s)
             try:
                 self._trainer.start_checkpoint(str((folder / SHARDS_FOLDER).absolute()))

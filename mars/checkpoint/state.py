@@ -79,8 +79,8 @@ class _Own:
 
 @validated(frozen=True, config=_AS_JSON)
 class _Kept:
-    """A prompt whose rollouts are in another line. That line is among the carried prompts' if `carried`, else among
-    those sampled ahead. If the step ahead carries the prompt on, it is among those sampled ahead in any case."""
+    """A prompt whose rollouts are in another line: among the lines of carried prompts if `carried`, else among those of
+    prompts sampled ahead. If the step ahead carries the prompt on, the line is among the latter in any case."""
 
     prompt_id: str
     carried: bool

@@ -53,7 +53,7 @@ def chaos(folder: Path, minutes: float, mtbf_s: float, seed: int, overrides: Seq
 
 
 def _command(run: Path, minutes: float, overrides: Sequence[str]) -> list[str]:
-    """The caller's settings come last, so that they take precedence."""
+    """The caller's settings come after the defaults, so that they take precedence."""
     experiment = [] if any(text.startswith("experiment=") for text in overrides) else ["experiment=quickstart"]
     steps = f"run.num_steps={max(round(minutes * _STEPS_PER_MINUTE), 1)}"
     defaults = [steps, "checkpoint.every=3", "tracking.to=[]"]

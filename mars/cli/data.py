@@ -85,7 +85,7 @@ def synth(
         _build_model(out, seed, model, family, scenes)
         return
     if scenes == "benchmark" and cold_start == 0 and bias is None:
-        bias = 0.5  # of no row
+        bias = 0.5  # any number will do: there are no cold-start rows
     if train is None or test is None or cold_start is None or bias is None:
         missing = [name for name, value in sizes.items() if value is None]
         raise ConfigError(f"{', '.join(missing)}: not set; give them to make scenes, or --model to make a model")

@@ -38,7 +38,8 @@ from mars.report.run_record import CONFIG_FILE
 logger = logging.getLogger(__name__)
 
 _PROGRAM = "mars.cli.ray_job"
-# Ray waits this many seconds more than the run needs to end, so that its shell can print its last lines.
+# When a job is stopped, Ray waits this many seconds longer than the run needs to end, so that the shell around the run
+# can print the exit code.
 _STOP_MARGIN_S = 30
 # For a run whose settings are not known here.
 _LONG_GRACE_S = 600.0

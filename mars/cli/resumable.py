@@ -23,10 +23,12 @@ _WITH_FUNCTIONS = ("reward.", "recipe.", "tracking.")
 
 
 def finished_before(config: TrainConfig | SftConfig, overrides: Sequence[str]) -> int | None:
-    """The last step of a run that has nothing left to train. None if only the rows and the model can tell.
+    """The last step of a run that has nothing left to train. None if it may have something left.
 
-    They are not needed if nothing but `run.num_steps` has changed. `mars.train.start_unless_complete` decides the same
-    with them. Raises BusyError if another process writes to the run.
+    Decides without the rows and the model of the run, so it returns None if settings besides `run.num_steps` have
+    changed. `mars.train.start_unless_complete` decides the same with them.
+
+    Raises BusyError if another process writes to the run.
     """
     run_dir, steps = Path(config.run.dir), config.run.num_steps
     refuse_busy(run_dir)
@@ -90,7 +92,7 @@ def _missing(config: TrainConfig | SftConfig, gone: Path | None) -> Iterator[tup
 def _may_be_of_the_hub(path: str, gone: Path | None) -> bool:
     """Whether a model that is no folder here may be on the hub: "owner/name", or "name" as early models have.
 
-    If the folder in which the run was started is gone, a "name" was a folder in it.
+    If the folder in which the run was started is gone, a "name" is taken for a folder that was in it.
     """
     if path.startswith(("/", ".")):
         return False

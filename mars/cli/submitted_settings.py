@@ -1,4 +1,4 @@
-"""The settings of a submitted run. A path must mean the same there as here."""
+"""The settings of a submitted run. A path must mean the same on the cluster as on this machine."""
 
 from __future__ import annotations
 

@@ -92,8 +92,8 @@ class RunningNode:
 
 
 def default_folder() -> Path:
-    """The default of --temp-dir, one for each user: all users share Ray's own folder, which holds one user's
-    cluster."""
+    """The default of --temp-dir, one for each user. Ray's own default is one folder for all users, in which only one
+    user can have a cluster."""
     return Path(tempfile.gettempdir()) / f"mars-ray-{os.getuid()}"
 
 

@@ -170,7 +170,7 @@ class Placement:
 
         Bundles with ranks come first. Each of them is requested from Ray until there is room. An engine's bundle is
         requested only while there is room beside all ranks, so that an engine cannot take the room that a rank waits
-        for. If the new node of such a bundle is lost too, Ray moves the bundle itself.
+        for. If the new node of a moved bundle is lost too, Ray itself moves the bundle on.
         """
         nodes, groups = self._seen.get()
         alive = {node.id for node in nodes}

@@ -70,7 +70,7 @@ def read_sizing(
         "temporal_patch_size": "temporal_patch_size",
     }
     for key, model_key in keys.items():
-        value = settings.get(key, _FRAMES)  # the others are there
+        value = settings.get(key, _FRAMES)  # only temporal_patch_size may be missing (`sizing_keys`)
         if type(value) is not int or value < 1:
             raise SetupError(
                 f"model.path: {file}: {key} must be a whole number, at least 1; got {value!r}; download the file again"

@@ -25,7 +25,7 @@ def follow(
     out: Path | None = None,
 ) -> None:
     """Write the report of a running run, and rewrite it whenever the run's files have changed. Returns when the run has
-    ended, before a page says so.
+    ended. The caller then writes the last page, which says how it ended.
 
     every: seconds between two looks at the run; also the interval at which the page reloads itself. If the run has not
     logged anything yet, it waits. wait: waits for a number of seconds; its exceptions end this function. say: called

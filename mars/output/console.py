@@ -24,7 +24,8 @@ class _Unescaped:
 
     @property
     def rich_proxied_file(self) -> _Unescaped:
-        """While a progress bar is shown, rich replaces sys.stdout, and asks the replacement for the original file."""
+        """rich asks a console's file for the file behind it, because it replaces sys.stdout while it shows a progress
+        bar. No file is behind this one."""
         return self
 
     def _stream(self) -> TextIO:

@@ -127,7 +127,7 @@ def _once_per_view(frames: BoxFrames) -> BoxFrames:
     known: dict[tuple[str, View, tuple[Source, ...]], tuple[Size | None, Size | None]] = {}
 
     def remembered(prompt: Prompt, view: View) -> tuple[Size | None, Size | None]:
-        key = prompt.prompt_id, view, prompt.sources[:1]  # which is another image in an extra request
+        key = prompt.prompt_id, view, prompt.sources[:1]  # in an extra request, the first image may be another
         if key not in known:
             known[key] = frames(prompt, view)
         return known[key]

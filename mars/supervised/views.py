@@ -13,7 +13,7 @@ from mars.types import Prompt, View
 _NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
 _HAN = "一二三四五六七八"
 _HAN_IMAGE = "(?:图像|圖像|图片|圖片|照片|图|圖)"
-# Words for several images, or for one by its place beside another.
+# Words for several images, or for one image by its position among several: "the left image".
 _SEVERAL = re.compile(
     r"\b(?:image|photo|photograph|picture|view|frame|source)s\b|\bthe (?:former|latter)\b"
     rf"|\b(?:both|other|left|right|top|bottom|upper|lower|middle|last|next|previous)(?:[\s-]hand)? {NOUN}\b"

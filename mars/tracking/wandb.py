@@ -78,7 +78,7 @@ class WandbTracker:
                 id=run_id,
                 resume="allow",
                 allow_val_change=True,  # settings may change where a run is resumed
-                reinit="create_new",  # not the run before in this process, which may hang
+                reinit="create_new",  # an earlier wandb run of this process may hang
                 project=run.project,
                 name=run.name,
                 dir=str(run.folder),
@@ -99,7 +99,7 @@ class WandbTracker:
         self._run.define_metric("*", step_metric="step")
         if run.resumed_step is not None and not self._run.resumed and (run.folder / METRICS_FILE).is_file():
             for row in read_metrics(run.folder / METRICS_FILE).rows:
-                if row["step"] <= run.resumed_step:  # later ones are on their way to `log`
+                if row["step"] <= run.resumed_step:  # `log` gets the later ones from the queue
                     self.log(row, row["step"])
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:

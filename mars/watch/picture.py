@@ -23,8 +23,8 @@ _ROOMY = 36
 """Lines of a terminal from which on the first curves are several lines high, and empty lines separate the parts."""
 _MAX_WORKERS = 12
 _SILENT_S = 60.0
-"""A driver notes what it does every few seconds; after so many it does not any more: it saves the policy, hangs, or is
-on a machine that is lost."""
+"""A driver writes down what it does every few seconds. If it has written nothing for this long, it saves the
+policy, hangs, or is on a machine that is lost."""
 _ANSWER_LINES = 12  # if the height is not limited
 _FEWEST_ANSWER_LINES = 2  # the heading and one
 _SHORTEST_NAME = 16  # characters to which the name of a run is cut if the time left would have no room otherwise
@@ -33,8 +33,9 @@ _STATE_STYLES = {"running": "bold green", "finished": "bold green", "interrupted
 
 @dataclass(frozen=True)
 class Picture:
-    """Fits the width of the terminal, and `height` lines if it is not None. The answers get the lines that the rest
-    leaves; what is too much after that is cut off at the bottom.
+    """Fits the width of the terminal, and `height` lines if it is not None. The answers get the lines that the other
+    parts leave. If fewer than two are left, no answers are shown, and what does not fit is cut off at the
+    bottom.
 
     All texts of models, data and files are escaped. A text that may run from right to left is at the end of its line,
     because a terminal that reorders it would move the texts beside it too.
@@ -87,7 +88,7 @@ def _head(seen: Seen, width: int, levels: str) -> RenderableType:
 
 
 def _first_line(seen: Seen, width: int) -> Text:
-    """Name, state, steps and time left. In a narrow line the name is cut, and then the time left out."""
+    """Name, state, steps and time left. A narrow line cuts the name and, if that is not enough, drops the time."""
     step = f"step {seen.step}" + ("" if seen.last_step is None else f" of {seen.last_step}")
     facts = [Text(seen.state, style=_STATE_STYLES[seen.state]), Text(step)]
     left = seen.seconds_left

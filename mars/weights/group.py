@@ -34,7 +34,8 @@ class SendGroup:
         _free_ended()
         if self._group is not None:
             return
-        # Before this member says that it is there, because looking up names may take seconds, longer than gloo waits.
+        # Connect to the store before this member says that it is there: the lookup of host names may take seconds,
+        # longer than gloo waits.
         of_group = self.store.for_process_group()
         # gloo would wait until its own deadline for a member that has died, even if the driver knows of the death.
         self.store.set(f"joined/{self._place}")

@@ -1,5 +1,5 @@
-"""The store of one send of weights, in the driver's process. The members of the send, ranks and engines, write there
-how far they are. It also says whether the send has failed."""
+"""A store in the driver's process for sends of weights. The members of a send, ranks and engines, write there how far
+they are. The store also says whether a send has failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conflict replay: draw a prompt that only an anchor got right again, until a multi response is right.
+"""Conflict replay: a prompt that only an anchor got right is drawn again, until a multi response is right.
 
 recipe.sampler: recipe/effect/conflict_replay.py:ConflictReplay
 """

@@ -47,7 +47,7 @@ class RolloutCount:
     step.
 
     written: step -> number of rollouts of each prompt in the step's file. probes: number of steps in which a sampler
-    has generated rollouts that are in neither.
+    has generated rollouts that neither `generated` nor `written` has.
     """
 
     generated: Mapping[int, tuple[int | None, int]]

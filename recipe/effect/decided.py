@@ -28,7 +28,7 @@ def decided(study: Study) -> dict[str, Any]:
 
 
 def check_decided(study: Study, out: Path) -> None:
-    """Raises ConfigError if such a part has changed since the first run of the folder ended.
+    """Raises ConfigError if a value of `decided` has changed since the first run of the folder ended.
 
     A method must not be judged by a rule that was chosen after its result. Arms, dials and seeds may be added; the
     report then says so (`additions`).

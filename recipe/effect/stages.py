@@ -17,7 +17,7 @@ from recipe.effect.study import Study
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = Path(__file__).with_name("cold_starts")
 ROWS_FILE = "rows.json"  # beside the rows: the seed and the sizes that they were made with
-POLICY_FOLDER = "policy"  # that of mars/job.py, which would import torch
+POLICY_FOLDER = "policy"  # the same as in mars/run_dir/outcome.py
 
 
 @dataclass(frozen=True)

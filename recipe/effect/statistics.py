@@ -96,7 +96,7 @@ def holm(p_values: Sequence[float | None], family: int) -> list[float | None]:
     """p values adjusted for the number of comparisons that were planned (Holm 1979).
 
     family: this number, at least the number of `p_values`. Comparisons without a p value (None, or missing because
-    their runs are) count as if p were 1, so that a report of an unfinished study does not show too much.
+    runs are missing) count as if p were 1, so that a report of an unfinished study does not show too much.
     The k-th smallest p, k from 0, is multiplied by family - k and limited to 1. It is at least as large as the adjusted
     values before it.
 

@@ -27,7 +27,7 @@ NEEDS = {"algorithm.estimator": "group_norm", "algorithm.normalize_std": False, 
 class Settings:
     """decay: of the moving averages in each step. min_std: smallest deviation of a task.
 
-    guard: if a prompt would get an advantage beyond this, it is divided by the deviation of its own pool instead.
+    guard: if an advantage of a prompt would be beyond this, all its advantages are divided by its pool's deviation.
     task: the field of extra_info that names a row's task; null: its data_source.
     """
 

@@ -51,8 +51,8 @@ def read_numbers(response: str, count: int) -> list[int] | None:
 
 
 def right_connections(numbers: list[int], right: list[int], rows: int, columns: int) -> float:
-    """The share of the truth's neighbours, side by side or one above the other, that are neighbours in the same way
-    here.
+    """The share of the truth's pairs of neighbours, side by side or one above the other, that the answer has
+    too, placed in the same way.
 
     There are 2 rows x columns - rows - columns pairs of neighbours. Each true pair counts once, even if an answer that
     repeats numbers has it several times.

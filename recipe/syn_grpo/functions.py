@@ -25,7 +25,7 @@ from mars.types import Prompt, PromptRollouts
 PARENT = "made_from"
 """extra_info of a new row: the id of the prompt whose response described it."""
 WANTED = "wanted"
-# Another selection would hide rows whose answers are all alike from the rule.
+# With another selection, the rule would not get rows whose answers are all alike.
 NEEDS = {"algorithm.selection": "all", "data.weights": None}
 
 

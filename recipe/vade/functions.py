@@ -26,7 +26,7 @@ class Settings:
     """prior_right, prior_wrong: the Beta distribution of an unknown prompt.
 
     decay: when a prompt is sampled again, its earlier counts keep this share of their distance to the prior.
-    slow_decay: in each step, the counts of every prompt keep this share of it.
+    slow_decay: in each step, the counts of every prompt keep this share of that distance.
     rule: "topk" takes the rates closest to `target`; "threshold" takes those between `lower` and `upper`, then the
     closest to these. candidates: number of random prompts that a round considers; None: all.
     right_from: accuracy from which a response is right.

@@ -56,7 +56,10 @@ def description_of(text: str) -> str | None:
 
 
 class DescriptionAlone:
-    """For each response, asks its question with its description instead of the images: one sample, sampled alike."""
+    """For each response, asks its question with its description instead of the images.
+
+    Each request has one sample, with the sampling settings of multi responses.
+    """
 
     def before(self, prompt: Prompt, facts: StepFacts) -> Sequence[Extra]:
         return ()

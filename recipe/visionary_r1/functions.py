@@ -124,7 +124,10 @@ def messages(prompt: Prompt, caption: str) -> tuple[Message, ...]:
 
 
 class CaptionAlone:
-    """For each response, asks its question with its caption instead of the images: one sample, sampled alike."""
+    """For each response, asks its question with its caption instead of the images.
+
+    Each request has one sample, with the sampling settings of multi responses.
+    """
 
     def before(self, prompt: Prompt, facts: StepFacts) -> Sequence[Extra]:
         return ()

@@ -67,7 +67,7 @@ class NoisyBranch:
         images = tuple(source.image for source in prompt.sources)
         if not images or not is_noisy(prompt.prompt_id, facts):
             return ()
-        # The key of the pass NAME, so that the trainer scores the responses with the same noise.
+        # From the same values as in the pass NAME, so that the trainer scores the responses with the same noise.
         shown = transformed(images, TRANSFORM, 1.0, facts.seed, facts.step, NAME, prompt.prompt_id)
         return (Extra(NAME, "guest", prompt.messages, shown, prompt.truth, facts.settings.samples, bounded=True),)
 

@@ -136,7 +136,7 @@ def generation_work(backbone: nn.Module, shape: StepShape) -> Work:
 
 
 def update_work(backbone: nn.Module, shape: StepShape) -> Work:
-    """The work of the rank with the most groups in forward and backward: each prompt and image once, all responses."""
+    """The work of forward and backward in the rank with the most groups: each prompt and image once, all responses."""
     groups = -(-shape.prompts // shape.ranks)
     multi = shape.views[0]
     responses = [shape.response] * multi.samples

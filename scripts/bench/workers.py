@@ -174,7 +174,7 @@ class BuildFakeRank:
 
 
 class FakeEngine:
-    """The real intake of the engine vllm over a fake of vLLM. The longest sample takes about `seconds`."""
+    """The real `VllmCall` of the engine vllm, over a fake of vLLM. The longest sample takes about `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         self._vllm = FakeVllm(max(round(seconds / ENGINE_STEP_S), 1))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 QUARTERS = ("upper left", "upper right", "lower left", "lower right")
 ANGLES = (0, 90, 180, 270)
 EPSILON = 1e-9  # shares are floats: their products may be a little too large or small
-SMALLEST, LARGEST = 0.6, 0.9  # sides of views, as shares of the image's shorter side
+SMALLEST, LARGEST = 0.6, 0.9  # sides of the parts that view_of cuts out, as shares of the image's shorter side
 Part = tuple[float, float, float, float]
 
 
@@ -148,7 +148,7 @@ class Contrastive:
 
 @dataclass(frozen=True)
 class _Partner:
-    """Another scene, and its image that may be shown. side: of the view of this image, in pixels."""
+    """Another scene, and its image that may be shown. side: see `_side_of`."""
 
     scene: Scene
     source: Source
@@ -169,7 +169,10 @@ class _Partner:
 
 
 def _side_of(source: Source) -> int:
-    """The largest side of a view for which no part of this image is enlarged. Raises RowError if it is too small."""
+    """The largest side to which `view_of` can scale every part of this image without enlarging it, in pixels.
+
+    Raises RowError if this side is too small.
+    """
     side = floor(SMALLEST * min(source.image.size))
     if side < MIN_SIDE:
         raise RowError("too_small", f"source {source.name}: a part of {side}x{side} pixels; {MIN_SIDE} are needed")

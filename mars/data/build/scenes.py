@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 ALL, ONE, CROSS = "all", "one", "cross"
-DRAWS = 100  # of another scene, before all scenes with other images are listed
+DRAWS = 100  # tries to draw a scene with other images, before a list of all such scenes is made to draw from
 TRIES = 100  # most scenes with other images that are tried
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One row of the source, or one image of a folder. number: its position in the file or folder. id: of the row that
-    is made of it.
+    """One row of SRC, or one image if SRC is a folder of images. number: its position in the file or folder. id: of the
+    row that is made of it.
 
     prompt: None for a row that cannot be read. problem: why it cannot be read, or what is wrong with its truth.
     """
@@ -123,7 +123,7 @@ def _why(problem: RowProblem | None) -> tuple[str, str]:
 
 
 class Scenes:
-    """All scenes of the source. The seed decides which scenes are paired."""
+    """All scenes of SRC. The seed decides which scenes are paired."""
 
     def __init__(self, scenes: Sequence[Scene], seed: int, task: str) -> None:
         self.all = tuple(scenes)
@@ -140,7 +140,9 @@ class Scenes:
         return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16]))
 
     def other(self, scene: Scene, chance: Generator, take: Callable[[Scene], T]) -> T:
-        """What `take` makes of another scene without any image of this scene. Each such scene has the same probability.
+        """Draw another scene that has no image of this scene; returns what `take` makes of it.
+
+        All such scenes are equally likely.
 
         Images are the same if their files have the same bytes. If `take` raises RowError, another scene is drawn.
         Raises RowError if there is no other scene, or if `take` has refused TRIES of them.
@@ -159,7 +161,7 @@ class Scenes:
             found = self._readable[int(chance.integers(len(self._readable)))]
             if self._has_none_of(own, found):
                 yield found
-        if own not in self._apart_from:  # few or no scenes have other images
+        if own not in self._apart_from:  # the draws have found too few scenes that fit
             self._apart_from[own] = [found for found in self._readable if self._has_none_of(own, found)]
         rest = self._apart_from[own]
         yield from (rest[int(number)] for number in chance.permutation(len(rest)))

@@ -60,7 +60,7 @@ def _rules(name: str, depth: str, responses: bool) -> SetRules:
         sources=partial(numbered, "cover") if name == "ocr_vqa" else sources,
         depth=depth,
         keep_file_names=True,
-        tidy=not responses,  # so that chat files have the same prompts as after `mars data convert jsonl`
+        tidy=not responses,  # a cold start reads conversations as `mars data convert jsonl` converts them
         responses=responses,
     )
 

@@ -47,8 +47,8 @@ def row_file(path: Path, *, with_mono_responses: bool, with_origin: bool) -> Ite
     """A parquet file with the columns of docs/data.md to append rows to. `path` appears when the block has ended.
 
     with_mono_responses: whether there is the column `mono_responses`. with_origin: whether there are the fields
-    `extra_info.origin` and `extra_info.more_fields`. Prompt ids depend on the file's bytes: to keep them, a set that
-    does not need these columns must not get them.
+    `extra_info.origin` and `extra_info.more_fields`. A set that does not need these
+    columns must not get them: they would change the file's bytes, and so the ids of all its prompts.
     """
     from pyarrow import parquet
 

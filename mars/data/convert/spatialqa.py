@@ -42,7 +42,9 @@ def sources(paths: Sequence[str]) -> tuple[str, ...]:
 
 
 def depth_places(paths: Sequence[str]) -> list[int]:
-    """Indices of the paths in a folder for depth: named X_d or "depth". Folders that all paths share are ignored.
+    """Indices of the paths in a folder for depth, whose name ends with "_d" or contains "depth".
+
+    Folders that all paths share are ignored.
 
     >>> depth_places(["depth/existence/1.jpg", "depth/existence_d/1.png"])
     [1]

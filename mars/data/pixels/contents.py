@@ -1,4 +1,7 @@
-"""Encoded images by their content: `FirstContents` for the driver's node, `ContentCache` for other nodes."""
+"""Identify encoded images by the SHA-256 of their bytes.
+
+`FirstContents` reads the images on the driver's node; `ContentCache` keeps copies on the nodes that need them.
+"""
 
 from __future__ import annotations
 

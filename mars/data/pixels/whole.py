@@ -30,7 +30,7 @@ def load_whole(image: ImageFile) -> Image.Image:
 
     For a file that is damaged or lacks pixels, raises the decoder's exception, such as ValueError or OSError.
     """
-    if image.format != "PNG":  # its signature shows such a copy
+    if image.format != "PNG":  # the signature of a PNG file shows a copy as text
         _check_line_ends(_content(image))
     if image.format in ("JPEG", "MPO"):
         return load_jpeg(_content(image))

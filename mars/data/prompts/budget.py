@@ -19,7 +19,7 @@ from mars.types import Prompt, Source
 
 logger = logging.getLogger(__name__)
 
-_BICUBIC = 3  # Pillow's number: the default of image processors, and for data.source_image_pixels
+_BICUBIC = 3  # Pillow's number of this filter: the default of image processors, and needed for data.source_image_pixels
 
 SourcePixels = Mapping[str, Sequence[int]]
 """Source name -> [smallest, largest] width x height after resizing. Both are within the limits for every image."""
@@ -34,7 +34,8 @@ class ImageBudget:
     merge_size: a model token covers merge_size x merge_size patches.
     sizing: how the model's family keeps the limits.
     resample: Pillow's number of the filter with which the image processor resizes.
-    own_minimum: the lower limit in the model's own files, and the key that has it; `min_pixels` replaces this limit.
+    own_minimum: the lower limit in the model's own files, which `min_pixels` replaces; and, as text, the file and key
+        that have it.
     """
 
     min_pixels: int

@@ -29,7 +29,7 @@ _SENTENCE_END = re.compile(r"[.!?;|:：]\s+|[。！？；，、]\s*|\n")
 # What may stand between two images of an enumeration: "<image>, <image> and <image>", "<image>, then at <image>".
 _WORD = r"(?:and|or|with|versus|vs\.?|to|against|then|followed by)(?:\s+(?:at|in|of|on|by|from))?(?!\w)"
 SEPARATOR = re.compile(rf"\s*(?:[,;|/&+，、；]\s*)?(?:(?:\b{_WORD}|以及|[和与與及跟])\s*)?", re.IGNORECASE)
-# "红外图像<image>": words that are written without spaces, up to one for an image.
+# "红外图像<image>": text without spaces that ends with a word for an image, such as 图像.
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]{1,12}(?:图像|圖像|图片|圖片|照片|影像|图|圖|画像|写真)$")
 _IN_BRACKETS = r"[(\[]([^()\[\]\n]{1,40})[)\]]"
 _ELEMENT = re.compile(r"<(\w[\w:.-]*)[^<>\n]{0,80}>\s*$")

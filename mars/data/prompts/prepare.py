@@ -119,7 +119,7 @@ class PreparedRows:
 
 
 def prepare_files(files: Mapping[str, Sequence[str]], settings: RowSettings) -> dict[str, PreparedRows]:
-    """`prepare_rows` of each set of a job that has files. files: name of the set -> its files.
+    """Call `prepare_rows` for each set that has files. files: name of the set, such as "train" -> its files.
 
     Raises as `prepare_rows` does, and TemplateFailure if the model's chat template takes no row of any set.
     """

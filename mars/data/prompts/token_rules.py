@@ -104,7 +104,7 @@ def _vocab_size(model_path: str, config: Mapping[str, Any]) -> tuple[int, str]:
     """The language model's vocabulary size and its key, in text_config if there is one, else at the top level.
 
     Tools that resize an embedding change only text_config, and may leave an old number at the top level. If text_config
-    has no number, that of the top level is not used either: transformers would use its default.
+    has no number, SetupError is raised: transformers would not take the number at the top level either, but a default.
     """
     text = config.get("text_config")
     holder, key = (text, "text_config.vocab_size") if isinstance(text, dict) else (config, "vocab_size")

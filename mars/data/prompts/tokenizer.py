@@ -10,7 +10,7 @@ from mars.errors import SetupError
 from mars.families.table import FAMILIES
 from mars.output.files import read_regular
 
-# tokenizer_class in tokenizer_config.json of these models -> the class that AutoTokenizer uses for it.
+# tokenizer_class in tokenizer_config.json of a supported model -> the class that AutoTokenizer uses for it.
 _CLASSES = {
     "Qwen2Tokenizer": "Qwen2Tokenizer",
     "Qwen2TokenizerFast": "Qwen2Tokenizer",

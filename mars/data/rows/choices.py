@@ -21,7 +21,7 @@ _LONE_LETTER = re.compile(r"\s*[(（]?([A-Za-z])[.:)．：）、。]{0,2}\s*")
 _LABEL = r"(?P<open>[(（]?)(?P<letter>[Aa])(?P<close>[.):．：）、])(?P<space>\s*)(?=\S)"
 _FIRST_LABEL = re.compile(_LABEL)
 _UNHEADED = re.compile(rf"(?:^|(?<=[\s：；，。？])){_LABEL}")
-_MOST_STARTS = 8  # a list without a heading is searched at the last 8 labels only, so that long texts stay fast
+_MOST_STARTS = 8  # a list without a heading must begin at one of the last 8 labels "A", so that long texts stay fast
 _USUAL_SEPARATORS = {"|": ";", "；": ";", "，": ","}
 _SEPARATORS = "\n;, "  # between the options of one list, the most reliable first
 _QUOTED_LIST = re.compile(r"\s*[\"'](.*?)[\"']\s*\]", re.DOTALL)
@@ -141,7 +141,7 @@ def letter_of(answer: str, options: Sequence[str]) -> str:
 
     A letter means the option with this letter, even if the text of another option is the same letter. If the
     text of any option is the letter of another option, an answer that gives a text ("Law", "B. Law") is returned
-    unchanged: its letter could be read as the text of another option.
+    unchanged, because the letter that would replace it could be read as the text of another option.
 
     >>> [letter_of(answer, ["Travel", "Law"]) for answer in ("law.", "(b)", "B. Law", "A. Law")]
     ['B', 'B', 'B', 'A. Law']

@@ -256,7 +256,7 @@ def truth_of(row: Row) -> str:
 
 
 def check_declared_size(extra: Row, slot: int, num_images: int, size: tuple[int, int]) -> None:
-    """extra_info.image_sizes, where given, must be the sizes of the images as they are shown."""
+    """extra_info.image_sizes, where given, must be the sizes of the stored images after EXIF rotation."""
     declared = extra.get("image_sizes")
     if declared is None:
         return

@@ -39,8 +39,8 @@ _FROM_TABLE = (
 )
 
 ReadJson = Callable[[str, str | None], Iterator[tuple[str, Mapping[str, Any] | RowError]]]
-"""(public .json file, image root) -> each question's place for messages, such as "3, question 2", and its columns, or
-the RowError that refuses it. May raise DataError."""
+"""(public .json file, image root) -> for each question: its place in the file, as error messages name it, such as
+"3, question 2"; and its columns, or the RowError that refuses it. May raise DataError."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class StoredRow:
 
     file: the file or saved set, as the user named it. number: the row's position in it, from 0.
     columns: None if the row cannot be parsed, or if `problem` is set.
-    problem: why a record of a .json file cannot be a row.
+    problem: why the row cannot be used, as far as the file's reader can tell. Example: it is too large.
     arrow: for a saved set, the arrow file that holds the row, and the row's position in that file.
     question: for a file of records with several questions, such as a .json file: the record's position in the file and
         the question's number, such as "3, question 2". It differs from `number`, the row's position among all questions
@@ -90,7 +90,7 @@ class StoredRow:
 
 
 def unusable_files(files: Sequence[str], image_root: str | None) -> list[str]:
-    """The problems of the files that show without reading rows. Finds saved sets, and downloads them if needed."""
+    """What is wrong with the files, as far as it shows before rows are read. Downloads sets of the hub if needed."""
     found = [] if files else ["data: no files given; name at least one .parquet or .jsonl file"]
     seen: set[str] = set()
     for file in files:

@@ -77,8 +77,10 @@ def known_columns(schema: pyarrow.Schema, wanted: Sequence[str]) -> list[str]:
 
 
 def _other_media(schema: pyarrow.Schema) -> list[str]:
-    """The columns with names like those of media. If the file has a column of images, only the columns of texts: they
-    are small, and rows without an image in that column may name theirs in them."""
+    """The columns with names like those of media. If the file has a column of images, only those that hold texts.
+
+    Columns of texts are small, and a row whose column of images is empty may name its images there.
+    """
     has_images = any(name in schema.names for name in IMAGE_COLUMNS)
     named = [name for name in schema.names if is_other_media(name) and schema.names.count(name) == 1]
     return [name for name in named if not has_images or _is_text(schema.field(name).type)]
@@ -208,7 +210,8 @@ def _sizes(
     here.
 
     Columns too small to bring a row over its size limit are not read; each row gets an equal share of their bytes. The
-    other columns are read in parts: sizes and texts of millions of rows would take as much memory as the rows.
+    other columns are read in parts of _ROWS_PER_MEASURE rows, because measuring millions of rows at once would take as
+    much memory as the rows themselves.
     """
     chunks = _chunks(reader, group, columns)
     to_measure = [chunk.path_in_schema for chunk in chunks if _must_measure(chunk)]

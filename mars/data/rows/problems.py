@@ -44,7 +44,8 @@ def report(
 ) -> str:
     """One message for all problems: a table of the first `most_shown` (None: all), and the number of each reason.
 
-    For JSONL it adds the line number of the first row, because rows count from 0 and lines in editors from 1.
+    If a row of a JSONL file has a problem, the line number of the first such row is added, because rows count from 0
+    and lines in editors from 1.
     """
     columns = [(problem.row, problem.reason, problem.detail) for problem in problems]
     lines = problem_table(columns, num_rows, most_shown, subject="data", unit="rows")

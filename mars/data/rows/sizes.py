@@ -1,4 +1,4 @@
-"""The size that rows of arrow arrays will have as Python objects, in bytes, before they are converted.
+"""Compute how many bytes rows of arrow arrays will have as Python objects, before they are converted to them.
 
 Arrow's dictionaries store a repeated value once, so a small file may unpack to more than fits into memory.
 """

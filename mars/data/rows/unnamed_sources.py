@@ -8,7 +8,7 @@ from mars.types import Prompt
 
 
 def unnamed_sources(file: str, prompts: Sequence[Prompt]) -> Iterator[str]:
-    """A warning for each number of images with which some rows of a file name their sources and others do not.
+    """Compare rows of a file that have the same number of images; yields a warning if only some name their sources.
 
     A misspelt `extra_info.sources` is not read. The row's sources are then called view_1, view_2 and so on, and count
     as sources of their own in all metrics. If no row names its sources, these names are meant, so nothing is said.

@@ -122,8 +122,10 @@ def _area(box: tuple[int, ...]) -> int:
 
 
 def _two_drawings(rng: np.random.Generator, task: Task) -> tuple[_Drawing, _Drawing]:
-    """Two scenes such that no answer is right for both. Both are drawn again until that holds: they have one
-    distribution."""
+    """Two scenes such that no answer is right for both.
+
+    Until that holds, both are drawn again, not only one of them, so that both have the same distribution.
+    """
     while True:
         one, other = _DRAW[task](rng), _DRAW[task](rng)
         if not (right_for_both(one[0], other[0]) if task == "box" else one[0] == other[0]):

@@ -54,16 +54,17 @@ SPECIAL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-MERGED_TOKENS = 640  # at most, with the bytes
+MERGED_TOKENS = 640  # most tokens after training, including one for each of the 256 bytes
 LONGEST_TOKEN = 12  # bytes of the tokens that are made up to fill a real vocabulary
 NUMBERS = 113  # the integers from 0 to 112 are single tokens
-# Larger than the usual 0.02, which is small next to the layers' outputs: the policy would learn slowly to use its own
-# last tokens.
+# Larger than the usual 0.02. Embeddings that small count little beside the layers' outputs, so the policy would be slow
+# to learn to use the last tokens that it has written.
 EMBEDDING_STD = 0.1
 # A piece is a tag, a number, a run of line ends, or a sentence between them, so that a frequent sentence becomes one
 # token.
 PIECES = r"</?\w+>|(?<!\w)\d+|\n+|(?:(?!</?\w+>|(?<!\w)\d)[^\n.])+(?:\. ?)?|."
-# Of the benchmark: a number may begin with a space, because its answers are numbers; a question ends a sentence too.
+# The same for the benchmark. There a number may begin with a space, because answers are numbers; and a question mark
+# ends a sentence too.
 BENCHMARK_PIECES = r"</?\w+>| ?\d+|\n+|(?:(?!</?\w+>| ?\d)[^\n.?])+(?:[.?] ?)?|."
 BENCHMARK_NUMBERS = 17
 

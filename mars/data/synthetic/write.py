@@ -18,7 +18,7 @@ from mars.output.progress import progress
 from mars.types import IMAGE_MARKER
 
 SOURCES = ("visible", "infrared")
-FIRST_ID = {"train": 100_000, "test": 200_000, "cold_start": 300_000}  # = the scene's number, so no scene repeats
+FIRST_ID = {"train": 100_000, "test": 200_000, "cold_start": 300_000}  # also numbers of scenes, so no scene repeats
 LARGEST_SET = 100_000
 
 
