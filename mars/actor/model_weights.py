@@ -78,7 +78,7 @@ def _files(path: str, key: str) -> Sequence[str]:
 
 
 def _stored(backbone: Any, files: Iterable[str], where: str) -> dict[str, StoredTensor]:
-    """Name of a parameter or buffer of the model -> its tensor in a file. Tied weights have all their names.
+    """Name of a parameter or buffer of the model -> its tensor in a file. Has every name of a tied weight.
 
     Raises SetupError if tensors are missing, if there are too many, or if a shape or dtype is wrong. where: names the
     files in messages.

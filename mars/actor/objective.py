@@ -101,7 +101,7 @@ class Objective:
         compare_rollout: bool,
         rule: RuleInputs | None = None,
     ) -> tuple[Tensor, UpdateSums]:
-        """This micro-batch's part of the loss (scalar, with gradient) and its sums:
+        """This micro-batch's part of the loss (scalar, with gradient), and the sums for its metrics. The loss is
 
             w (importance x policy loss + kl_coefficient x KL(policy || reference) - entropy_coefficient x entropy)
 
@@ -186,8 +186,8 @@ class Objective:
         return self._importance_weights(old, tokens)[2]
 
     def _rollout_sums(self, old: Tensor, tokens: TokenTargets, compare: bool) -> dict[str, Tensor]:
-        """How far the engine's log-probs are from the trainer's; and the trainer's, summed over the tokens of
-        guests."""
+        """How far the engine's log-probs are from the trainer's. For the tokens of guests: the sum of the trainer's
+        log-probs."""
         rollout = tokens.rollout_logprobs
         compared = replace(tokens.fresh, mask=tokens.fresh.mask & compare)
         # Sampling with top_p renormalises the engine's probabilities, so its log-probs may be higher by up to

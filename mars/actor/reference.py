@@ -28,7 +28,9 @@ _ADVICE = (
 def kl_reference(
     config: TrainConfig, policy: PolicyModel, scoring: ScoringSettings, mesh: DeviceMesh
 ) -> PolicyModel | BaseModel | None:
-    """The model of the KL term, sharded; None without one. With LoRA, the base model serves without a copy.
+    """The model of the KL term, sharded; None without one.
+
+    With LoRA, if `algorithm.kl_reference` is model.path, this is the policy without its adapters, so nothing is loaded.
 
     policy: sharded, before its first update. scoring: how logits become log-probs; the policy's settings. Raises what
     `load_reference` raises.

@@ -97,7 +97,7 @@ def measured_of(rule: TokenRule, facts: TokenFacts) -> Mapping[str, Measured]:
 
 
 def _called(rule: TokenRule, method: str, *arguments: object) -> Any:
-    """Call a method. Raises ConfigError if it fails, except for a GPU without free memory, whose error stays."""
+    """Call a method. Raises ConfigError if it fails. A MarsError and torch's OutOfMemoryError are raised unchanged."""
     try:
         return getattr(rule, method)(*arguments)
     except (MarsError, torch.OutOfMemoryError):

@@ -88,7 +88,8 @@ def _try_image(processor: Any, budget: ImageBudget) -> None:
 def check_weights(config: Any, folder: Path, key: str) -> None:
     """Load the checkpoint's tensors into the model, all on the "meta" device: names and shapes without data.
 
-    transformers does the loading, so that old checkpoints are renamed and weights are tied as in a run.
+    transformers does the loading. So, as in a run, the tensors of old checkpoints get their new names, and weights are
+    tied.
     """
     import torch
     from transformers import AutoModelForImageTextToText

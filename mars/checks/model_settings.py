@@ -105,7 +105,7 @@ def _wrong_settings(settings: Any) -> Iterator[_Wrong]:
             continue
         value, kinds = getattr(settings, field.name), set(get_args(field.type) or (field.type,))
         if field.name in ("bos_token_id", "eos_token_id") and value == field.default:
-            continue  # an id of the published models, for a smaller model whose file lacks it; nothing reads it
+            continue  # the default of an id that the file lacks: nothing reads it, even if the vocabulary is smaller
         if isinstance(field.default, tuple) and int in kinds:  # a side, or height and width
             want = _want_sides(value)
         else:

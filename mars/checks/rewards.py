@@ -32,7 +32,7 @@ def try_rewards(
     parts only to right answers.
 
     Warns if the reward fails on some answers, and if it scores no right answer, in any usual form, above the empty one.
-    Scoring none higher is no error, because only the function knows the form of its answers.
+    The latter is no error, because only the reward function knows in which form it wants answers.
     """
     config = inputs.config
     rewards, part_weights = rewards_of(config), config.algorithm.part_weights
@@ -51,7 +51,8 @@ def try_rewards(
             if failed:
                 count = f"{len(failed)} of {len(answers)} rows"
                 warn(f"{name}: fails on the {answer} answer to {count}; the first: {failed[0]}{advice}")
-        # A list of one answer has no rank, so a function that compares answers scores all of them alike.
+        # With by_prompt, each answer here is a list of its own. A function that compares the answers of a list gives
+        # all such lists the same score.
         if some and not config.reward.by_prompt and not _scores_right_answers(scorer, right, of_right, of_empty):
             warn(_missed(name, right[0], of_right[0], of_empty[0]))
 

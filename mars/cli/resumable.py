@@ -26,7 +26,7 @@ def finished_before(config: TrainConfig | SftConfig, overrides: Sequence[str]) -
     """The last step of a run that has nothing left to train. None if it may have something left.
 
     Decides without the rows and the model of the run, so it returns None if settings besides `run.num_steps` have
-    changed. `mars.train.start_unless_complete` decides the same with them.
+    changed. `mars.train.start_unless_complete` decides the same with the rows and the model.
 
     Raises BusyError if another process writes to the run.
     """

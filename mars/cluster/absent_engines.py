@@ -101,8 +101,8 @@ class AbsentEngines:
         return until, {engine: self._successors[engine]}
 
     def _lost_node(self, engine: int) -> str | None:
-        """The node with which the engine was lost, or None. Asks a node only once, because a lost one is slow to
-        answer."""
+        """The node with which the engine was lost, or None. A node that is known to be lost is not asked again, because
+        it is slow to answer."""
         successor = self._successors[engine]
         return successor.node if successor.node in self._lost_nodes or successor.is_node_lost() else None
 

@@ -69,7 +69,7 @@ def clean_up(folder: Path, driver: int, session: int, log_dir: Path | None) -> N
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
     if log_dir is not None:
-        with suppress(OSError):  # a full disk must not keep the folder
+        with suppress(OSError):  # a full disk must not prevent the folder's removal
             keep_logs(folder, log_dir)
     shutil.rmtree(folder, ignore_errors=True)
 

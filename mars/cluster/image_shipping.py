@@ -139,7 +139,7 @@ class ImageStore(Worker):
     async def bring(self, places: Sequence[Place], ahead: bool) -> list[bytes | BadImage]:
         """Get the images that this node does not have. Returns their SHA-256, or why they cannot be read.
 
-        ahead: whether the images are for later; other images are sent first.
+        ahead: whether the images are for later. Only one call at a time fetches such images, beside the other calls.
         """
         faults.point("images.bring")
         async with self._slots[ahead]:

@@ -38,8 +38,8 @@ _NOT_INHERITED = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "MARS_SCRIPT")
 class Node:
     """A node to be started.
 
-    head: address of the cluster, host:port; the head's own address on the head. job_server: of the head, host:port;
-    None for a worker. ports: option of `ray start` -> port. worker_ports: lowest and highest port of its workers.
+    head: host:port of the cluster's head; if this node is the head, its own. job_server: of the head, host:port; None
+    for a worker. ports: option of `ray start` -> port. worker_ports: lowest and highest port of its workers.
     num_cpus, num_gpus: None lets Ray count them. labels: of the node, which other nodes can read.
     """
 

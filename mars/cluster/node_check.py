@@ -25,7 +25,7 @@ from mars.output import blocks as blocks_module
 
 _ASKED = (*PACKAGES, *ENGINE_PACKAGES)
 _NEW_NODE_S = 60.0
-"""How long a node on which a lost worker is to start may take for its answer."""
+"""The time that a node has for its answer, if a lost worker is to start again there."""
 
 
 class NodeCheck:

@@ -281,7 +281,7 @@ class RayEngine:
         """Make progress with the absent engines, without waiting. join: whether engines that are built take part again.
 
         An engine whose process was lost is started again, a few times. An engine that cannot be built is left alone.
-        Only engines that a stopped call was bringing back are waited for."""
+        It waits only for engines that a stopped call was bringing back, and for one engine if none works."""
         self._bring_back_lost()
         for index, successor in self._absent.to_take_in():
             try:

@@ -232,7 +232,7 @@ def image_access(
     reader = None
     record = log_dir / FIRST_CONTENTS
     if data.transport == "object_store":
-        record.unlink(missing_ok=True)  # of an earlier cluster with these logs
+        record.unlink(missing_ok=True)  # left by an earlier cluster with the same log folder
         here = ray.get_runtime_context().get_node_id()
         actor = start_on(here, ImageReader, environment, READER_THREADS)
         reader = actor.remote("image-reader", str(log_dir), data.image_cache_bytes, environment)

@@ -20,7 +20,7 @@ from mars.cluster.ray_errors import one_line
 logger = logging.getLogger(__name__)
 
 STACKS_SIGNAL = signal.SIGUSR1
-"""Makes a worker write the stacks of its threads to its log."""
+"""Makes a worker write the stacks of its threads to <log_dir>/<name>.stacks.txt."""
 _MARK = "MARS_WORKER_PROCESS"
 _END_TIMEOUT_S = 10.0
 _POLL_S = 0.02

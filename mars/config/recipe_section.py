@@ -16,7 +16,7 @@ _FILE = "path/to/file.py:name"
 
 
 class RecipeConfig(Section):
-    """Every name is "path/to/file.py:name". A relative path is looked up here, then in mars' own recipes."""
+    """Every name is "path/to/file.py:name". A relative path starts at the current folder, else at mars' own recipes."""
 
     sampler: str | None = Field(description=f"Which prompts a step samples: {_FILE}; null: the order of section data.")
     shaping: list[str] = Field(description=f"Amounts added to scores, each {_FILE}, in this order; []: none.")

@@ -14,7 +14,7 @@ from mars.hooks import image_words as words
 from mars.hooks.image_references_cjk import cjk_counts, cjk_places
 
 Place = int | None
-"""The number of an image, from 1. None: the last image. 0: a number that no image has: for a relative place ("left",
+"""The number of an image, from 1. None: the last image. 0, the number of no image, stands for a relative place ("left",
 "next"), whose image depends on all images shown, and for a number of more than four digits."""
 
 _TOKEN = re.compile(r"\d+(?:st|nd|rd|th|er|ere|re|eme|e|a|o)(?![^\W_])|\d+|[^\W\d_]+|[^\w \t]|_")

@@ -16,7 +16,8 @@ _IMAGE = folded("(?:图|圖|照片|影像|画像|畫像|写真|図|イメージ)
 _NUMBER = rf"(?:\d{{1,4}}(?!\d)|[{_FIGURES}{_TWO}])"
 _UNIT = "[张張幅枚副帧幀]"
 _THINGS = "个個名位只隻条條辆輛人台棵匹头頭把件"
-# Only kanji and katakana: in "the first person is in the image", other characters stand between.
+# Only kanji and katakana. Hiragana end the search: in the Japanese for "the first person is in the image", they stand
+# between "first" and "image", so no first image is found.
 _ADJECTIVES = r"[々\u30a0-\u30ff\u4e00-\u9fff]{0,8}?"
 _NAMED = re.compile(rf"{_IMAGE}[片像象]?\s?(?:第|号|[#:(\[])?\s?({_NUMBER})(?![{_THINGS}\d])")
 _ORDERED = re.compile(

@@ -74,8 +74,8 @@ class KnownPrompts:
     def recall(self, state: Iterable[Sequence[Any]]) -> None:
         """Know the prompts of a `state` again. Rows of a file that has changed are left out, with a warning.
 
-        Rows that were left out for their ids are left out again, even if files come in another order or are missing. So
-        prompts that were sampled before are known again.
+        Of several rows with one id, those that were left out before are left out again, even if files come in another
+        order or are missing. So the row that was sampled before is the one that is known again.
         """
         for name, fingerprint, repeated in state:
             if name in self._files:

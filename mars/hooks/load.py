@@ -70,7 +70,8 @@ def with_resolved_recipe(config: TrainConfig) -> TrainConfig:
 def resolved(recipe: RecipeConfig) -> RecipeConfig:
     """The section with absolute paths, which mean the same in every process. Runs no file.
 
-    Raises ConfigError for a file that is not there, for two files of one name, and for settings of no file.
+    Raises ConfigError for a file that is not there, for two files that have the same name in `recipe.settings`, and for
+    an entry of `recipe.settings` that is the name of none of the files.
     """
 
     single = {hook: spec and _found(hook, spec) for hook, spec in _single(recipe).items()}

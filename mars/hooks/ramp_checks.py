@@ -1,5 +1,5 @@
 """Check the ramps of settings of users' files. A ramp may change a setting only if a hook names it in its attribute
-`ramps`, because it reads the setting anew in each step."""
+`ramps`. The hook thereby says that it reads the setting anew in each step."""
 
 from __future__ import annotations
 

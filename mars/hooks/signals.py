@@ -99,7 +99,7 @@ class TokenSpans:
         length = self._lengths(text, token_ids)
         counts = range(len(token_ids) + 1)
         start = max(bisect_right(counts, block[0], key=length) - 1, 0)  # 0 for a block that begins in the opening
-        stop = bisect_right(counts, block[1], key=length) - 1  # the last count without any of the closing tag
+        stop = bisect_right(counts, block[1], key=length) - 1  # the most tokens with nothing of the closing tag
         return start, stop if length(stop) == block[1] else stop + 1
 
     def _lengths(self, text: str, token_ids: Sequence[int]) -> Callable[[int], int]:

@@ -44,7 +44,7 @@ _LABEL_CHARACTERS = 60
 _LINE_CHARACTERS = 68  # most characters of a line of the legend
 MAX_LINES = 12  # most lines of a figure: more could not be told apart
 _MAX_POINTS = 400  # most points of a run's line: more cannot be seen, and make the page larger
-_MARKED = 20  # lines of runs with at most so many points show where they are, such as evaluations
+_MARKED = 20  # a run's line with at most so many points, such as one of evaluations, gets a marker at each
 _LARGEST = 1e100  # largest drawn value: axes overflow near the largest float
 _ANCHOR = re.compile(r"mars/anchor/(.+)/mean")
 

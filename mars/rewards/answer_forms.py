@@ -18,8 +18,8 @@ from mars.rewards.answer_words import (
     word_set,
 )
 
-# NFKC turns a character into at most 18, and a blank or a character of markup into at most 3. So if a text of
-# `MAX_CHARS` characters becomes longer than this, it has more than `MAX_CHARS` characters without its markup.
+# NFKC makes at most 3 characters of a blank or a character of markup, and at most 18 of any other. So a text of
+# `MAX_CHARS` characters that becomes longer than this would still be longer than `MAX_CHARS` without its markup.
 _MAX_UNFOLDED = 4 * MAX_CHARS
 
 _COMMANDS = re.compile(r"\\(?:boxed|fbox|text|textbf|textit|textrm|mathrm|mathbf|mathit|operatorname) ?\{([^{}]*)\}")

@@ -1,4 +1,4 @@
-"""The compat score and the readability of an answer to a built-in reward, which evaluations report."""
+"""For evaluations: the compat score of an answer that a built-in reward scores, and whether it is readable."""
 
 from __future__ import annotations
 

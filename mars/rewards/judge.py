@@ -68,8 +68,9 @@ class Judge:
         90 % of the time that the function has left (`reward.timeout_s`). The deadline cannot interrupt the look-up of a
         host's name or connecting through a proxy.
     max_tries: most requests for one question. A request is repeated after status 408, 429 and 5xx, a refused or broken
-        connection, a timeout, and a response that is not JSON. Everything else is an error at once. The wait before
-        is 0.5, 1, 2 ... seconds (at most 30), times a random number of 0.5 to 1; longer if Retry-After says so.
+        connection, a timeout, and a response that is not JSON. Everything else is an error at once. Before each
+        repetition it waits 0.5, 1, 2 ... seconds (at most 30), times a random number of 0.5 to 1; longer if Retry-After
+        says so.
     cache: folder for answers. A request that was answered once, with this model, text, images and fields, is not
         sent again. None: off. The url does not count, because it may change with each job: use one folder for each
         judge, and a new folder for new weights under the same name.

@@ -24,8 +24,8 @@ class AnswerCache:
     There are no locks: a file is written under another name and then renamed, so readers find a whole file or none.
     A file that cannot be understood (after a power cut, say) counts as missing and is replaced.
 
-    max_entries: each of the 256 subfolders keeps the newest max_entries // 256 texts, at least one. For
-        thousands, about max_entries texts are kept in all; a number below 256 counts as 256.
+    max_entries: each of the 256 subfolders keeps the newest max_entries // 256 texts, at least one. If
+        max_entries is in the thousands, about so many texts are kept in all; a number below 256 counts as 256.
     """
 
     def __init__(self, folder: Path, max_entries: int) -> None:

@@ -46,7 +46,7 @@ class WorkerProcess:
         for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
             ours.setsockopt(socket.SOL_SOCKET, option, limit)
         # Nobody writes to this pipe. When this process ends, in any way, its end closes and the kernel ends the worker.
-        # Each worker has its own pipe, because the kernel signals only the last process that asked for it.
+        # Each worker has its own pipe, because the kernel signals only one process for each pipe.
         lifeline_read, self._lifeline = os.pipe()
         fds = (theirs.fileno(), lifeline_read)
         try:

@@ -1,7 +1,8 @@
 """A reward worker process: loads the reward, then scores the items that arrive on a socket until it closes.
 
 Started by mars/rewards/pool.py as `python -m mars.rewards.worker SOCKET_FD LIFELINE_FD`. Protocol: `WorkerSettings` in;
-None or the text of a ConfigError out; then lists of `Call` in, and one `Done` out for each (mars/rewards/messages.py).
+None or the text of a ConfigError out; then lists of `Call` in, and one `Done` out for each call
+(mars/rewards/messages.py).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from mars.hooks.contract import SamplerSetup
 from mars.hooks.sampler_tools import PromptTable
 from mars.types import Prompt, PromptRollouts
 
-# The control needs anchors too, so that it has the same cost.
+# The control (look: multi) needs anchors too, so that it has the same cost.
 NEEDS = {"data.weights": None, "anchor.kind": ("mono", "all_but_one")}
 
 

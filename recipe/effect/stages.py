@@ -51,7 +51,7 @@ class Stages:
         try:
             found = json.loads((folder / ROWS_FILE).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            return False  # or their making was interrupted
+            return False  # there are no rows, or making them was interrupted
         except (OSError, ValueError) as error:
             raise DataError(f"{folder / ROWS_FILE}: cannot be read ({error}); remove the folder {folder}") from error
         if found != wanted:

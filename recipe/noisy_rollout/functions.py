@@ -36,7 +36,7 @@ class Settings:
 
 
 def noise(settings: Settings) -> ImageTransform:
-    """x_t after t = int(steps x strength of the image) diffusion steps."""
+    """The image after int(steps x strength) steps of Gaussian diffusion; strength: that of the transform."""
     return gaussian_diffusion(settings.steps)
 
 

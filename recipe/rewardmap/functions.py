@@ -119,8 +119,7 @@ def plain(name: str) -> str:
 
 
 def is_right(legs: list[Leg], route: Route) -> bool:
-    """Whether the legs lead from start to end, with both stops of a leg on its line, and each leg beginning where the
-    one before it ends."""
+    """Whether the legs lead from start to end without a gap, both stops of each leg being on its line."""
     if not legs or (legs[0].departure, legs[-1].arrival) != (route.start, route.end):
         return False
     on_lines = all({leg.departure, leg.arrival} <= set(route.lines.get(leg.line, ())) for leg in legs)

@@ -2,7 +2,7 @@
 
 reward.function: recipe/vision_sr1/functions.py:score
 recipe.requests: recipe/vision_sr1/functions.py:DescriptionAlone  asks the question with the description, no images
-recipe.shaping:  recipe/vision_sr1/functions.py:SelfReward        the reward if the answer to it is right
+recipe.shaping:  recipe/vision_sr1/functions.py:SelfReward        the reward if that answer is right
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 reward.function: recipe/visionary_r1/functions.py:score
 recipe.requests: recipe/visionary_r1/functions.py:CaptionAlone   asks the question with the caption, no images
-recipe.shaping:  recipe/visionary_r1/functions.py:CaptionReward  the reward for the accuracy of the answer to it
+recipe.shaping:  recipe/visionary_r1/functions.py:CaptionReward  the reward for the accuracy of that answer
 
 A row's `extra_info.problem_type` is "OCR" or "free-form" if its answers may be partly right.
 """

@@ -102,7 +102,7 @@ class DifficultyWeight:
 
 
 class LengthOfWrong:
-    """Up to half a point less for a wrong response that is shorter, or much longer, than the right ones of its group.
+    """Up to half a point less for a wrong response whose length differs from the mean of the right ones of its group.
 
     If the group has no right one, the length is compared with the settings' lengths, and up to a quarter is lost.
     """

@@ -26,7 +26,7 @@ from mars.types import Prompt, PromptRollouts
 NAME = "noisy"
 """Of the extra request, and of the pass that scores all responses with its images."""
 TRANSFORM = "noise"
-NEEDS = {"rollout.top_p": 1.0, "rollout.top_k": 0}  # with tokens cut off, the mean of the estimate is not u
+NEEDS = {"rollout.top_p": 1.0, "rollout.top_k": 0}  # with tokens cut off, the estimate of `uncertainty` would be biased
 _MAX_LOG_RATIO = 20.0  # keeps exp finite in float32
 
 
@@ -67,7 +67,7 @@ class NoisyBranch:
         images = tuple(source.image for source in prompt.sources)
         if not images or not is_noisy(prompt.prompt_id, facts):
             return ()
-        # From the same values as in the pass NAME, so that the trainer scores the responses with the same noise.
+        # The same key of random numbers as in the pass NAME, so that the trainer scores responses with the same noise.
         shown = transformed(images, TRANSFORM, 1.0, facts.seed, facts.step, NAME, prompt.prompt_id)
         return (Extra(NAME, "guest", prompt.messages, shown, prompt.truth, facts.settings.samples, bounded=True),)
 
@@ -104,7 +104,10 @@ class OneBranch:
 
 
 class NoisyBonus:
-    """Gives a token of a noisy response advantage + uncertainty x min(u, max_uncertainty) + entropy x H."""
+    """Gives a token of a noisy response advantage + uncertainty x min(u, max_uncertainty) + entropy x H.
+
+    u: what the function `uncertainty` estimates. H: the entropy of the token's distribution.
+    """
 
     ramps = ("uncertainty", "entropy", "max_uncertainty")
     passes = (ScoringPass(NAME, TRANSFORM),)

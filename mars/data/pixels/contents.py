@@ -34,7 +34,7 @@ class FirstContents:
     recent_bytes: how many bytes of contents stay in memory. An image that is still there is not read again for a node
         that needs it.
     record: a file of the hashes. If this process dies, the process that replaces it reads them from there. With None,
-        it does not notice that an image has changed before it started.
+        the new process does not notice an image that changed before the new process started.
     """
 
     def __init__(

@@ -23,9 +23,9 @@ _SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1), (0xC2, 0xCA)
 _END, _SCAN, _RESTARTS = 0xD9, 0xDA, 0xDD
 _WITHOUT_LENGTH = (0x01, 0xD8)
 
-# _ONES is 64 one bits. They are put behind a scan, because the decoder reads up to 64 bits ahead. No code is all ones:
-# to find that out, the decoder reads 17 bits for each code. A block has at least two codes, so two missing blocks take
-# more than these 64 bits, and the decoder fails.
+# _ONES is 64 one bits. They are put behind a scan, because the decoder reads up to 64 bits ahead. No code is all ones,
+# but the decoder takes 17 ones before it gives up on a code and goes on with the next one. Two missing blocks have at
+# least four codes, and so take 68 bits. There are only 64, so the decoder fails.
 _FEW_UNITS = 64
 _ONES = b"\xff\x00" * 8
 _NOISE = bytes(random.Random(0).choices(range(1, 255), k=4096))

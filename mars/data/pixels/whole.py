@@ -30,7 +30,7 @@ def load_whole(image: ImageFile) -> Image.Image:
 
     For a file that is damaged or lacks pixels, raises the decoder's exception, such as ValueError or OSError.
     """
-    if image.format != "PNG":  # the signature of a PNG file shows a copy as text
+    if image.format != "PNG":  # a PNG file that was copied as text has a wrong signature
         _check_line_ends(_content(image))
     if image.format in ("JPEG", "MPO"):
         return load_jpeg(_content(image))

@@ -115,7 +115,7 @@ class PromptEncoder:
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of a response without special tokens and end tokens, with `opening` at its beginning.
 
-        So rewards, evaluations and pages find both tags, <think> and </think>, in the response of a thinking model.
+        So rewards, evaluations and HTML pages find both tags, <think> and </think>, in responses of a thinking model.
         """
         ids = np.asarray(token_ids, dtype=np.int64)  # the tokenizer would check every element of a list
         if self._plain_ends:

@@ -37,7 +37,7 @@ def data_source_of(row: Row, default: str) -> str:
 
 
 def messages_of(row: Row) -> tuple[tuple[Message, ...], list[Any]]:
-    """The chat turns, and the images embedded in their content lists (as in the evaluation files).
+    """The chat turns, and the images embedded in their content lists (as in the paper's evaluation files).
 
     Reads verl's `prompt` (a list of turns, or its JSON text) and EasyR1's `problem` or `prompt` (the user's text).
     """

@@ -39,8 +39,8 @@ _FROM_TABLE = (
 )
 
 ReadJson = Callable[[str, str | None], Iterator[tuple[str, Mapping[str, Any] | RowError]]]
-"""(public .json file, image root) -> for each question: its place in the file, as error messages name it, such as
-"3, question 2"; and its columns, or the RowError that refuses it. May raise DataError."""
+"""(.json file of a published data set, image root) -> for each question: its place in the file, as error messages name
+it, such as "3, question 2"; and its columns, or the RowError that refuses it. May raise DataError."""
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,8 @@ def parquet_chunks(file: str, columns: Sequence[str]) -> Iterator[list[Row]]:
 
 
 def known_columns(schema: pyarrow.Schema, wanted: Sequence[str]) -> list[str]:
-    """The columns of a file to read: the wanted ones, and columns that may hold media, so that such rows are refused.
+    """The columns of a file to read: the wanted ones, and columns that may hold media. Rows with media in
+    the latter are refused.
 
     Raises FileError if the file has no wanted column, or several with the same name.
     """
