@@ -1,7 +1,8 @@
-"""Free a device's memory and keep its contents: storages of tensors shrink to nothing, and grow again later.
+"""Free a device's memory: storages of tensors shrink to nothing, and grow again later.
 
-Tensors, views and parameters stay the same objects. So tied weights stay tied, the optimizer finds its parameters, and
-FSDP its flat shards. On the CPU the contents are copied within host memory, which only tests need.
+`HostCopies` keeps the contents in host memory meanwhile; `free` loses them. Tensors, views and parameters stay the same
+objects. So tied weights stay tied, the optimizer finds its parameters, and FSDP its flat shards. Tensors on the CPU can
+be moved too, to other host memory; only tests need this.
 """
 
 from __future__ import annotations

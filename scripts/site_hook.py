@@ -26,8 +26,8 @@ _ITEM = re.compile(r"([-*]|\d+\.) ")
 
 
 def on_config(config: Any) -> Any:
-    """Replace each pattern in the navigation by the pages that it matches, and make the fragments of headings
-    those that links name."""
+    """Replace each pattern in the navigation by the pages that it matches, and give each heading the fragment that
+    the links to it use (`slug`)."""
     config.nav = expanded(config.nav)
     config.mdx_configs["toc"]["slugify"] = slug
     return config

@@ -29,7 +29,8 @@ def answered_perfectly(prompt: Prompt, view: View, function: str, frames: BoxFra
 def disagreement(prompt: Prompt, function: str, reward: RewardFn, frames: BoxFrames) -> str | None:
     """Why the prompt of a row does not fit its built-in reward, or None.
 
-    The prompt must ask for think and answer tags, and for boxes also for a json block. A perfect answer must have an
+    The prompt must ask for think and answer tags. If the answer consists of boxes, it must also ask for a json block.
+    A perfect answer must have an
     accuracy of 1, and an empty answer 0. A user's own function is not checked, because its answer format is unknown.
     """
     if not is_built_in(function):

@@ -154,10 +154,10 @@ def server_address(given: str | None, environment: Mapping[str, str]) -> str:
 
 
 def environment_of(names: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables of --env. NAME takes its value from this environment. --env takes no values, because others on the
-    machine could read the command.
+    """The variables that --env names, with their values in `environment`.
 
-    Raises ConfigError.
+    Raises ConfigError for a name that is not set, and for NAME=VALUE: others on the machine could read the value in the
+    command line.
     """
     for name in names:
         if "=" in name:

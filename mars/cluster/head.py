@@ -53,7 +53,7 @@ def watch_head(log_dir: Path | None) -> Iterator[None]:
 
 
 def head_processes() -> dict[str, Popen[Any]]:
-    """Name -> head process, for those without which no worker can be reached; {} if no cluster was started here."""
+    """Name -> process, of Ray's head processes that every call of a worker needs; {} if no cluster was started here."""
     node = worker._global_node
     started = {} if node is None else node.all_processes
     return {name: started[name][0].process for name in _HEAD if name in started}

@@ -160,8 +160,10 @@ class RankSender:
         return WeightUpdate(self._version, SentWeights(self, self._version))
 
     def start(self, version: int, engines: Mapping[int, str], restarts: int) -> Meeting:
-        """Start a send; returns where the engines meet the ranks. The last group is used again if it had the same
-        engines and none of them was replaced since."""
+        """Start a send. Returns the `Meeting`, which has the address and the names that engines and ranks connect by.
+
+        The group of the last send is used again if it had the same engines and none of them was replaced since.
+        """
         from mars.weights.store import DriverStore
 
         if self._store is None:

@@ -185,7 +185,7 @@ def read_manifest(path: Path) -> Mapping[str, Any]:
 
 
 def _paths_of_answers(path: Path) -> ResultPaths:
-    """`result_paths`. Raises DataError for the folder of a run; the message names files of answers in it."""
+    """As `result_paths`, but raises DataError for the folder of a run. The message names files with answers in it."""
     paths = result_paths(path)
     if os.path.isdir(path) and not paths.answers.exists():
         folders = (path, path / "evaluation", path / "rollouts")

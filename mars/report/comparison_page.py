@@ -131,7 +131,7 @@ def _beside(first: str, group: Sequence[tuple[str, Pair, Mapping[str, list[str]]
 
 
 def _turned(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The table with one row, instead of one column, for each run."""
+    """The table with rows and columns exchanged: a row for each run, and for each difference between two runs."""
     labels, cells = zip(*table["rows"], strict=True)
     rows = list(zip(table["columns"], zip(*cells, strict=True), strict=True))
     return {**table, "columns": labels, "rows": rows}

@@ -12,7 +12,10 @@ import requests
 
 
 def endpoint(url: str) -> str:
-    """The endpoint of a url. Raises ValueError for a url that cannot be used; the message never quotes it."""
+    """The address for questions to the judge at a url: <url>/chat/completions.
+
+    Raises ValueError for a url that cannot be used; the message never quotes the url.
+    """
     wanted = "url: want http(s)://host/v1 or http(s)://host:port/v1, without what comes after the path"
     try:
         parts = urlsplit(url)

@@ -62,7 +62,7 @@ def bucket_of(rates: np.ndarray, buckets: int) -> np.ndarray:
 
 
 def draw_weights(rates: np.ndarray, buckets: int) -> np.ndarray:
-    """The weight of each prompt. The prompts of a bucket together have c * (1 - c), with c the bucket's centre."""
+    """The weight of each prompt: equal within a bucket. The weights of a bucket sum to c * (1 - c); c is its centre."""
     bucket = bucket_of(rates, buckets)
     centre = (bucket + 0.5) / buckets
     return centre * (1 - centre) / np.bincount(bucket, minlength=buckets)[bucket]
