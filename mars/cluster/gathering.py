@@ -21,8 +21,8 @@ _MOST_MESSAGES_PER_SECOND = 100
 def message_gap_s(num_engines: int) -> float:
     """Least seconds between two messages of one engine; 0 for a single engine, which never sends too many.
 
-    Up to 201 engines together send 40 messages a second; 501 engines and more together send 100. With 201 to 501
-    engines, each engine sends one message in five seconds.
+    With n engines it is (n - 1) / 40, but at most 5; with more than 501 engines it is (n - 1) / 100. So 201 engines
+    together send about 40 messages a second at most, 501 engines and more about 100.
     """
     others = num_engines - 1
     return max(min(others / _MESSAGES_PER_SECOND, _LONGEST_GAP_S), others / _MOST_MESSAGES_PER_SECOND)

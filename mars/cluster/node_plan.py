@@ -163,8 +163,8 @@ def _counts(engines: _Units, ranks: _Units, free: Sequence[Amount], strategy: St
 def _room(engines: _Units, ranks: _Units, free: Sequence[Amount]) -> list[dict[int, int]]:
     """For each node: number of engines -> most ranks that fit beside them on this node and the later ones.
 
-    The search needs nothing else, because there are only two sizes of bundles: a node with x engines takes as many
-    ranks as still fit.
+    `_counts` needs to know no more: bundles have only two sizes, so a node with x engines takes as many ranks as fit
+    into what the engines leave.
     """
     room: list[dict[int, int]] = [{0: 0}]
     for has in reversed(free):

@@ -1,4 +1,4 @@
-"""Rules between settings of the order of sampling and update (`rollout.max_staleness`)."""
+"""Rules between `rollout.max_staleness`, by which sampling may run ahead of the update, and other settings."""
 
 from __future__ import annotations
 

@@ -229,7 +229,10 @@ def _write_manifest(
 def _leave_out(
     questions: Questions, paths: ResultPaths, unreadable: Mapping[str, str], wanted: Sequence[RolloutRequest]
 ) -> None:
-    """Take the questions in `unreadable` out of the answers and of what was asked, and name them in the manifest."""
+    """Remove the questions in `unreadable` from the answers and from the manifest's counts of asked samples.
+
+    The manifest then names them as unreadable.
+    """
     manifest, answers = read_manifest(paths.manifest), read_answers(paths.answers).checked()
     asked = Counter(manifest["asked"])
     views = {request.view for request in wanted}

@@ -186,8 +186,9 @@ def _followed_rule(recipe: RecipeConfig, rule: TokenRule | None, ramps: Sequence
 def load_sampler(
     recipe: RecipeConfig, setup: SamplerSetup, known: KnownPrompts | None, ramps: Sequence[Ramp]
 ) -> SampledRounds | None:
-    """The rounds of prompts that `recipe.sampler` chooses; None if it is null. recipe: `resolved`.
+    """The rounds of prompts that `recipe.sampler` chooses; None if it is null.
 
+    recipe: as `resolved` returns it.
     known: for a sampler that reads more rows while the run trains; None: it cannot read any.
     ramps: those of the run; a sampler cannot follow any.
     """

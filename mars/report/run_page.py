@@ -163,7 +163,7 @@ def _write(
 
 
 def _choice(shown: int, among: int) -> str | None:
-    """What a report says of its choice of questions; None if it has all that the run has kept."""
+    """The sentence that says which questions of the step a report shows; None if it shows all that were recorded."""
     if shown == among:
         return None
     return (

@@ -114,7 +114,7 @@ class _Choices:
     def has_letter_and_more(self, text: str) -> bool:
         """Whether a text has the letter of an option followed or preceded by more words, such as "B. Travel".
 
-        If this is true and `find` returns None, the letter and the words name different options.
+        If this is true and `find` returns None, the words are not the text of the letter's option.
         """
         labels = [label for reading in readings(text) for label in letter_and_text(reading)]
         return any(letter in self._letters and sure for letter, _, sure in labels)

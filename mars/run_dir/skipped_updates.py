@@ -58,8 +58,10 @@ class SkippedUpdateFiles:
             self._events.log("update_skipped", step, update=update.update, loss=loss, grad_norm=norm, file=str(path))
 
     def _remove_old(self, written: Path) -> None:
-        """Keep `written` and the newest other files by time, because a resumed run may be at an earlier step than
-        they."""
+        """Keep `written` and the newest other files, _KEPT in all.
+
+        The newest by time, not by step: after a resume, files of later steps may be older than `written`.
+        """
         others = [path for path in self._folder.iterdir() if _NAME.fullmatch(path.name) and path != written]
         for path in sorted(others, key=_age)[: -(_KEPT - 1)]:
             path.unlink(missing_ok=True)

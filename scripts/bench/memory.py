@@ -29,7 +29,7 @@ class Memory:
 
 
 def memory_of_child() -> dict[str, Memory]:
-    """The memory of each process of the run, by the names of `named`. The run must be this process's only child.
+    """Memory of the run's processes, by name as `named` returns it. The run must be this process's only child.
 
     Empty if the run has just ended.
     """

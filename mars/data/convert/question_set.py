@@ -222,7 +222,10 @@ def _has_mono_responses(item: Item) -> bool:
 
 
 def _mono_responses(content: _Content) -> Any:
-    """The record's column mono_responses, unchanged. Raises RowError if it could belong to several answers."""
+    """The record's column mono_responses, unchanged.
+
+    Raises RowError if the record has it and its conversation has several answers: it belongs to only one of them.
+    """
     given = content.record.get("mono_responses")
     if given and count_questions(content.record) > 1:
         raise RowError("response", "mono_responses belong to one answer, but the conversation has several; divide it")

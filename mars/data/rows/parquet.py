@@ -40,7 +40,8 @@ Row = dict[str, Any] | RowError
 def parquet_chunks(file: str, columns: Sequence[str]) -> Iterator[list[Row]]:
     """The rows in lists of up to ROWS_PER_READ: their columns, or why a row cannot be used.
 
-    columns: the columns to read. The size limits count only these. Raises FileError.
+    columns: the columns to read. Columns that may hold media are read too (`known_columns`). The limits on unpacked
+    size count only the columns that are read. Raises FileError.
     """
     from pyarrow import ArrowException, parquet
 
