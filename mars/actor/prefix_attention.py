@@ -58,7 +58,8 @@ class SharedPrefixLayout:
 
     Every forward gets the layout as an argument. It is not stored in the model: gradient checkpointing repeats forwards
     in backward, and by then the model might have the layout of another pack.
-    query_ends, key_ends: int32 [S + 1] for S segments: 0, then the running totals of the numbers of queries (keys).
+    query_ends, key_ends: int32 [S + 1] for S segments (each prompt and each response is one): 0, then the running
+        totals of the numbers of queries (keys) of the segments.
     """
 
     groups: tuple[PrefixGroup, ...]

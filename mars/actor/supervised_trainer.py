@@ -102,7 +102,10 @@ class FsdpSupervisedTrainer:
             dist.destroy_process_group()
 
     def _logprobs(self, batch: TrainBatch, micro: MicroBatch, prompts: ReadPrompts) -> tuple[Tensor, Tensor]:
-        """Log-probs of a forward's response tokens, and the lengths of the responses, both without fillers."""
+        """Log-probs of a forward's response tokens, and the lengths of the responses.
+
+        Both without fillers: rows at the end of a forward that are not trained on (`MicroBatch`).
+        """
         forward = self._forward_of(batch, micro, prompts)
         logprobs, _ = self._policy(forward)
         counted = _rows(micro)

@@ -50,10 +50,10 @@ def select_prompts(
 
 
 def with_advantage(advantages: Advantages, prompt_index: Tensor) -> Tensor:
-    """Prompts with enough valid rewards for statistics and at least one multi response of weight above 0: bool [P].
+    """Prompts with enough valid rewards for statistics and a multi rollout or guest of weight above 0: bool [P].
 
-    Both are needed: two anchor rewards are enough for statistics, but without such a multi response there is nothing to
-    train on.
+    Both are needed: two anchor rewards are enough for statistics, but without such a multi rollout or guest there is
+    nothing to train on.
     """
     trained = prompt_index[advantages.weights > 0]
     return advantages.defined & (torch.bincount(trained, minlength=len(advantages.defined)) > 0)

@@ -60,7 +60,7 @@ class Changes:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
-    """before, now: dotted key -> value. This version of mars does not have a key that is only in `before`."""
+    """before, now: dotted key -> value. A key that is only in `before` is unknown to this version of mars."""
     before, now = _plain(before), _plain(now)
     found: dict[str, list[str]] = {"free": [], "warned": [], "refused": []}
     for key in sorted({*before, *now} - {"run.resume"}):  # whether an attempt resumes is no setting of the run

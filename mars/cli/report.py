@@ -35,7 +35,7 @@ def report_run(run_dir: Path, out: Path | None = None) -> None:
 
 def follow_run(run_dir: Path, every: int, out: Path | None = None, wait: Callable[[float], None] = time.sleep) -> None:
     """Write the report again and again, as `follow` does, until the run ends. Then print what `report_run` prints.
-    Ctrl-C ends the following; the run goes on.
+    Ctrl-C ends this function, but not the run.
 
     Raises the errors of `report_run`, but DataError only once the run is over.
     """

@@ -1,4 +1,4 @@
-"""Types and ranges: pydantic's errors, one line for each key, in the words of docs/config.md."""
+"""Turn pydantic's errors about types and ranges into one problem for each wrong key, in the words of docs/config.md."""
 
 from __future__ import annotations
 

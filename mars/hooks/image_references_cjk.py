@@ -1,6 +1,6 @@
 """References to images by number, order and count in Chinese and Japanese, where no blanks separate words.
 
-Texts are those of `image_words.folded`, which also makes wide figures and brackets plain.
+A text must first go through `image_words.folded`, which replaces full-width digits and brackets by ASCII ones.
 """
 
 from __future__ import annotations

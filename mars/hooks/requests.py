@@ -1,4 +1,4 @@
-"""The hook `recipe.requests`: what a prompt is asked besides its views, and texts that join its responses."""
+"""The hook `recipe.requests`: requests besides a prompt's views, and texts that join the prompt's responses."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _RIGHT_TO_LEFT = frozenset({"R", "AL", "AN"})  # bidirectional classes of Hebrew
 def draw_run_curves(runs: Sequence[tuple[str, str, Sequence[Mapping[str, Any]]]]) -> list[Figure]:
     """A figure for each curve that at least one run has.
 
-    runs: (mark, name, rows of metrics.jsonl). A run has the same colour and style in each figure, by its place.
+    runs: (mark, name, rows of metrics.jsonl). The place of a run in `runs` decides its colour and style in all figures.
     """
     labels = [_label(mark, name) for mark, name, _ in runs]
     figures = []

@@ -102,7 +102,7 @@ def read_checklist(extra_info: Mapping[str, Any], names: Sequence[str] | None) -
 
 
 def check_score(truth: str, extra_info: Mapping[str, Any], truth_size: Size | None) -> str | None:
-    """What is wrong with the truth or with an answer of the checklist; None if nothing is. Raises DataError."""
+    """What is wrong with the truth or a checklist's answer, or None. Raises DataError for a malformed checklist."""
     answers = [answer for pairs in read_checklist(extra_info, None).values() for _, answer in pairs]
     problems = [f"extra_info.checklist: {problem}" for one in answers if (problem := check_truth(one, {}, None))]
     return check_truth(truth, extra_info, truth_size) or next(iter(problems), None)

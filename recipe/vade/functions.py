@@ -54,7 +54,7 @@ class Settings:
 
 
 def best(rates: np.ndarray, count: int, settings: Settings) -> np.ndarray:
-    """The places of the `count` best rates, best first. Among equal ones, the first in `rates`."""
+    """The places of the `count` best rates, best first. Among equally good ones, the first in `rates`."""
     if settings.rule == "topk":
         distance = (rates - settings.target) ** 2
     else:

@@ -34,7 +34,7 @@ LATE_FROM_STEP = 1500
 def score(item: RewardInput) -> RewardResult:
     """score = recall + precision + format, each in [0, 1]. accuracy: the share of true boxes that are found.
 
-    In a scene without objects, all are 1 for an answer that says so, and 0 for any other answer.
+    In a scene without objects, the three parts and accuracy are 1 for an answer that says so, else 0.
     The criterion is EARLY before training step 1500, and LATE from it on. Raises DataError for a malformed truth.
     """
     return scored(read_labelled(item), LATE if item.step >= LATE_FROM_STEP else EARLY)

@@ -31,8 +31,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Scene:
-    """One row of SRC, or one image if SRC is a folder of images. number: its position in the file or folder. id: of the
-    row that is made of it.
+    """One row of SRC, or one image if SRC is a folder of images. number: its position in the file or folder. id: the id
+    that a new row made from this scene gets.
 
     prompt: None for a row that cannot be read. problem: why it cannot be read, or what is wrong with its truth.
     """
