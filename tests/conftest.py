@@ -13,12 +13,12 @@ import pytest
 from hypothesis import settings
 
 from mars.types import ImageRef
+from tests.examples import register_profiles
 
 _log = logging.getLogger("mars")
 
-# No test is timed: on a busy machine an example may take long. All else is as hypothesis has it, on CI or not.
-settings.register_profile("untimed", parent=settings(), deadline=None)
-settings.load_profile("untimed")
+register_profiles()
+settings.load_profile("quick")  # --hypothesis-profile wins
 
 
 def pytest_collection_finish():

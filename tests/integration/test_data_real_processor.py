@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -19,6 +19,7 @@ from mars.data.synthetic.tiny_families import MAX_PIXELS, MIN_PIXELS, build_conf
 from mars.data.synthetic.tiny_model import build_tokenizer
 from mars.errors import SetupError
 from mars.types import ImageRef, Message, Prompt, Source
+from tests.examples import examples
 
 REAL_PIXELS = (3136, 1003520)  # data.min_image_pixels and data.max_image_pixels as shipped
 
@@ -126,7 +127,7 @@ def test_a_folder_without_an_image_processor_is_named(tmp_path):
         ImageBudget.from_pretrained(str(tmp_path), 1, 2)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     st.integers(4, 5000),
     st.integers(4, 5000),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.data.prompts.budget import ImageBudget, model_image_size
@@ -13,6 +13,7 @@ from mars.data.synthetic.tiny_families import Family, build_config
 from mars.data.synthetic.tiny_model import build_tokenizer
 from mars.families.internvl import Tiles
 from mars.families.table import FAMILIES, family_of
+from tests.examples import examples
 
 
 def test_every_family_has_a_tiny_model():
@@ -70,7 +71,7 @@ def test_the_parts_are_those_of_the_model(model_type):
     width=st.integers(4, 3000), height=st.integers(4, 3000), least=st.integers(1, 4), more=st.integers(0, 12),
     tile=st.sampled_from([56, 448]),
 )  # fmt: skip
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_the_canvas_of_tiles_is_that_of_transformers(width, height, least, more, tile):
     from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 

@@ -9,7 +9,6 @@ from statistics import stdev
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from mars.algorithms.anchor_use import AnchorUse
@@ -25,6 +24,7 @@ from mars.step import train_step
 from mars.step_parts import SamplingState
 from mars.types import Message, RewardResult
 from tests.builders import make_prompt
+from tests.examples import examples
 from tests.fakes.engine import RecordingEngine
 from tests.fakes.requests import with_requests
 from tests.fakes.step import EOS, IMAGE, Rounds, one_step, parts
@@ -161,7 +161,7 @@ def test_without_targets_the_responses_are_those_of_even_bit_for_bit(samples):
     }
 
 
-@hypothesis_settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     number=st.integers(1, 9), samples=st.integers(2, 4), seed=st.integers(0, 10**6),
     allocation=st.sampled_from(["conflict", "unsolved"]),

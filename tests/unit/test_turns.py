@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.actor.trainer import RestartableTrainer, UpdateStats
@@ -12,6 +12,7 @@ from mars.tracking.timer import StepTimer
 from mars.turns import NoTurns, take_turns, turns_of
 from mars.types import WeightUpdate
 from tests.builders import make_prompt
+from tests.examples import examples
 from tests.fakes.engine import RecordingEngine
 from tests.fakes.step import IMAGE, one_step, parts, script
 from tests.fakes.trainer import RecordingTrainer
@@ -174,7 +175,7 @@ CALLS = {
 
 
 @given(st.lists(st.sampled_from(sorted(CALLS)), max_size=12))
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_in_any_order_of_calls_they_never_compute_at_the_same_time(names):
     """The fakes refuse a call in the wrong turn. A generation after a trainer's turn has the newest weights."""
     gpu, engine, trainer, own_engine, own_trainer = on_one_gpu()

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.actor.objective import Objective, truncation_nats
@@ -14,6 +14,7 @@ from mars.actor.targets import RowTarget, compared_update, row_targets
 from mars.actor.update_sums import UpdateSums
 from mars.train_types import MicroBatch, TrainBatch, TrainPrompt, TrainResponse, UpdatePlan
 from tests.builders import altered, train_config
+from tests.examples import examples
 
 GRPO = train_config(kl_reference=None).algorithm
 
@@ -159,7 +160,7 @@ def test_only_the_first_update_of_a_step_is_compared():
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.floats(-2, 2), st.booleans()), min_size=2, max_size=7), st.data())
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_sums_and_losses_add_up_over_any_split(described, data):
     generator = torch.Generator().manual_seed(len(described))
     changes = {"kl_coefficient": 0.1, "entropy_coefficient": 0.2, "importance_cap": 1.5}

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.actor.objective import Objective
@@ -14,6 +14,7 @@ from mars.actor.targets import RowTarget
 from mars.actor.update_sums import UpdateSums, scaled
 from mars.train_types import TrainResponse
 from tests.builders import altered, train_config
+from tests.examples import examples
 
 GRPO = train_config(kl_reference=None).algorithm
 REDUCTIONS = ["token_mean", "seq_mean_token_sum", "seq_mean_token_mean", "seq_mean_token_sum_norm"]
@@ -193,7 +194,7 @@ def test_a_masked_response_is_like_one_of_weight_0(level, kind, reduction):
     st.sampled_from(REDUCTIONS),
     st.data(),
 )
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_the_update_does_not_depend_on_its_split(described, level, reduction, data):
     constant = 8 if reduction == "seq_mean_token_sum_norm" else None
     made = objective(level, reduction=reduction, reduction_tokens=constant, **ALL_TERMS)

@@ -6,10 +6,11 @@ import inspect
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.actor.prefix_attention import SharedPrefixLayout, attend_padded, attend_segments, grouped_varlen
+from tests.examples import examples
 
 described = st.lists(
     st.tuples(st.integers(1, 12), st.lists(st.integers(0, 20), max_size=6)), min_size=1, max_size=4
@@ -69,7 +70,7 @@ def value_and_gradients(attend, inputs):
 
 
 @given(described, heads)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_any_layout_is_its_dense_mask(groups, heads):
     layout, inputs, mask = SharedPrefixLayout.of(groups), tensors(groups, *heads), dense_mask(groups)
     wanted = value_and_gradients(lambda q, k, v: dense(q, k, v, mask, 0.4), inputs)
@@ -106,7 +107,7 @@ def test_a_small_layout_by_hand():
 
 
 @given(st.lists(st.integers(0, 3000), min_size=1, max_size=60))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_less_than_half_of_the_responses_is_padding(lengths):
     (group,) = SharedPrefixLayout.of([(1, lengths)]).groups
     computed = sum(len(batch.tokens) for batch in group.padded)

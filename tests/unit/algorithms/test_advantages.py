@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mars.algorithms.advantages import AdvantageSettings, group_advantages
 from mars.algorithms.tolerance import SCORE_TOLERANCE
 from mars.errors import ConfigError
 from mars.types import MAX_SCORE
+from tests.examples import examples
 
 GRPO = AdvantageSettings("group_norm", True, "mean_and_std", True, 0.0, 1e-6)
 EXACT = replace(GRPO, epsilon=0.0)
@@ -79,7 +80,7 @@ def loop(multi, anchors, chosen):
     return [(value - mean(pool[:i] + pool[i + 1 :])) / scale for i, value in enumerate(multi)]
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(prompts, choices)
 def test_ragged_groups_agree_with_a_loop_over_prompts(cases, chosen):
     result = advantages_of(cases, chosen)
@@ -91,7 +92,7 @@ def test_ragged_groups_agree_with_a_loop_over_prompts(cases, chosen):
     assert result.defined.tolist() == [value is not None for value, _ in expected]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.lists(reward, min_size=2, max_size=20), min_size=1, max_size=6))
 def test_without_anchors_it_is_plain_grpo_to_the_bit(groups):
     plain = [
@@ -116,7 +117,7 @@ def test_without_anchors_float32_equals_torch_in_float64_rounded():
     assert torch.equal(values, plain.reshape(-1).float())
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(prompts, choices)
 def test_a_prompt_has_the_same_bits_alone_and_in_a_batch(cases, chosen):
     together = advantages_of(cases, chosen).values.tolist()
@@ -124,7 +125,7 @@ def test_a_prompt_has_the_same_bits_alone_and_in_a_batch(cases, chosen):
     assert together == alone
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(prompts, choices, st.randoms(use_true_random=False))
 def test_order_of_rows_does_not_matter(cases, chosen, random):
     def shuffled(values, index):
@@ -152,7 +153,7 @@ def test_order_of_rows_does_not_matter_to_the_bit_in_float32():
     assert torch.equal(after, before[rows])
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.lists(reward, min_size=1, max_size=9), st.lists(reward, min_size=1, max_size=7))
 def test_identities(multi, anchors):
     pool = [*multi, *anchors]
@@ -184,7 +185,7 @@ def test_a_floor_on_the_std_lets_small_gaps_push_less():
     assert one([1.0] * 3, [0.0], floor).values.tolist() == one([1.0] * 3, [0.0], EXACT).values.tolist()
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(reward, st.integers(1, 40), st.integers(0, 12), choices)
 def test_equal_rewards_give_exactly_zero(value, size, anchors, chosen):
     result = one([value] * size, [value] * anchors, chosen)
@@ -202,7 +203,7 @@ def test_one_anchor_that_differs_gives_equal_multi_rewards_a_signal():
 PERFECT, ROUNDED = 1.75, 1.7499999999999996
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     st.lists(st.sampled_from([PERFECT, ROUNDED]), min_size=1, max_size=20),
     st.lists(st.sampled_from([PERFECT, ROUNDED]), max_size=8),
@@ -239,7 +240,7 @@ def test_the_tolerance_is_absolute():
         assert (one([level, level + SCORE_TOLERANCE * 4], [], EXACT).values != 0).all()
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.floats(-MAX_SCORE, MAX_SCORE), min_size=2, max_size=12), st.floats(-MAX_SCORE, MAX_SCORE), choices)
 def test_every_reward_within_the_bound_has_a_finite_advantage(multi, anchor, chosen):
     assert torch.isfinite(one(multi, [anchor], chosen).values).all()

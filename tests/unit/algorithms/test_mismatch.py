@@ -4,12 +4,13 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.algorithms.mismatch import ImportanceSettings, engine_kl, importance_weights
 from mars.algorithms.token_layout import TokenLayout
 from mars.errors import ConfigError
+from tests.examples import examples
 
 
 def test_kl_by_hand():
@@ -28,7 +29,7 @@ def test_rounding_of_float32_is_no_kl():
 
 
 @given(st.integers(0, 10_000), st.floats(0.05, 0.5))
-@settings(max_examples=20, deadline=None)
+@examples(20)
 def test_the_mean_over_samples_is_the_kl(seed, scale):
     """200,000 draws from the engine's distribution over 6 tokens, in float32."""
     generator = torch.Generator().manual_seed(seed)

@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.algorithms.policy_loss import PolicyLossSettings, policy_loss
 from mars.algorithms.token_layout import TokenLayout
 from mars.errors import ConfigError
+from tests.examples import examples
 
 CLIP = PolicyLossSettings("clip", 0.2, 0.28, None)
 
@@ -83,7 +84,7 @@ def numpy_clip(logprobs, old, advantage, chosen):
     return loss, gradient, clipped
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     st.lists(st.integers(0, 6), min_size=1, max_size=6),
     st.integers(0, 2**31),

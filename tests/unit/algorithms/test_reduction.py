@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.algorithms.kl import kl_estimate
@@ -10,6 +10,7 @@ from mars.algorithms.policy_loss import PolicyLossSettings, policy_loss
 from mars.algorithms.reduction import loss_counts, loss_denominator, reduce_loss
 from mars.algorithms.token_layout import TokenLayout
 from mars.errors import ConfigError
+from tests.examples import examples
 
 REDUCTIONS = ["token_mean", "seq_mean_token_sum", "seq_mean_token_mean", "seq_mean_token_sum_norm"]
 
@@ -47,7 +48,7 @@ def test_a_sequence_without_a_token_is_none(reduction, expected):
     assert reduce_loss(torch.tensor([1.0, 2, 3, 6]), packed, reduction, denominator).item() == pytest.approx(expected)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     lengths=st.lists(st.integers(0, 7), min_size=1, max_size=12).filter(any),
     reduction=st.sampled_from(REDUCTIONS),

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.algorithms.advantages import AdvantageSettings
@@ -18,6 +18,7 @@ from mars.algorithms.selection import select_prompts
 from mars.errors import ConfigError
 from mars.types import MAX_SCORE, RewardResult, SampledPrompt
 from tests.builders import make_rollouts, with_extra
+from tests.examples import examples
 
 EXACT = AdvantageSettings("group_norm", True, "mean_and_std", True, 0.0, 1e-300)
 
@@ -105,7 +106,7 @@ rollout = st.one_of(st.none(), st.tuples(numbers, numbers))
     st.sampled_from([(1.0, 0.5), (2.0, -1.0), (0.25, 4.0)]),
     st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_against_numpy(prompts, weights, unbiased):
     how = AdvantageSettings("group_norm", True, "mean_and_std", unbiased, 0.0, 1e-6)
     items = [make_rollouts(f"p{i}", ab(*multi), s0=ab(*anchors)) for i, (multi, anchors) in enumerate(prompts)]
@@ -126,7 +127,7 @@ def test_against_numpy(prompts, weights, unbiased):
 
 
 @given(st.lists(st.lists(st.tuples(numbers, numbers), min_size=4, max_size=4), min_size=2, max_size=5))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_without_anchors_it_is_gdpo(prompts):
     """The paper's formula, batch mean and unbiased batch standard deviation included."""
     epsilon = 1e-4

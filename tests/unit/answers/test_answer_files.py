@@ -7,7 +7,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.algorithms.anchor_use import AnchorUse
@@ -19,6 +19,7 @@ from mars.evaluation.files import read_partial, read_results
 from mars.extra_facts import ExtraFacts
 from mars.types import ImageRef, Message, RewardInput, RewardResult, Source
 from tests.builders import make_group, make_prompt, make_rollouts
+from tests.examples import examples
 
 HOSTILE = "</pre><script>\x1b[2J\u202e\x00\ud800\u2028\r\n{{7*7}}"
 
@@ -83,7 +84,7 @@ def test_responses_that_became_guests_are_marked(shuffle, expected):
 # --- what is written is read back
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(answers, st.none() | st.tuples(sizes, sizes))
 def test_an_answer_is_read_back_as_it_was_written(written, frames):
     if frames is not None:
@@ -94,7 +95,7 @@ def test_an_answer_is_read_back_as_it_was_written(written, frames):
     assert from_record(json.loads(line)) == written
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.lists(answers, max_size=6, unique_by=lambda item: item.prompt_id))
 def test_a_file_written_whole_and_one_appended_to_are_the_same(tmp_path_factory, written):
     folder = tmp_path_factory.mktemp("files")

@@ -4,11 +4,12 @@ import doctest
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.answers import boxes as boxes_module
 from mars.answers.boxes import find_boxes
+from tests.examples import examples
 
 SIZE = (100, 50)
 
@@ -74,7 +75,7 @@ def test_hostile_text_is_read_in_linear_time(unit: str) -> None:
     assert time.process_time() - start < 1
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.text(alphabet='[]{}",:0123456789.eE-+ `jsonbox_2dNaInfityrue\n', max_size=80))
 def test_nothing_raises(text: str) -> None:
     for box in find_boxes(text, SIZE):

@@ -2,7 +2,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.batching.collate import scoring_batch, train_batch
@@ -10,6 +10,7 @@ from mars.batching.plan import assign_to_ranks, micro_batches, plan_updates
 from mars.train_types import TrainPrompt, TrainResponse
 from mars.types import ImageRef, SampledPrompt, Sampling
 from tests.builders import IMAGE, make_group, make_prompt, make_rollouts
+from tests.examples import examples
 
 SAMPLING = Sampling(1.0, 1.0, -1, 8)
 
@@ -68,7 +69,7 @@ def test_responses_keep_the_temperature_that_they_were_sampled_with():
 
 
 @given(st.permutations(range(6)))
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_advantages_and_weights_stay_with_their_response_in_any_order(order):
     made = [kept(str(i), [float(i)] * 2) for i in range(6)]
     items = [replace(item, advantages=(i + 0.25, -i), weights=(0.5, i + 1.0)) for i, item in enumerate(made)]
@@ -121,7 +122,7 @@ def test_assignment_by_hand():
 
 
 @given(st.lists(st.integers(0, 10_000), max_size=40), st.integers(1, 8))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_assignment_takes_each_item_once_and_is_balanced(costs, ranks):
     members = assign_to_ranks(costs, ranks)
     assert len(members) == ranks
@@ -145,7 +146,7 @@ def test_micro_batches_by_hand():
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 200))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_micro_batches_keep_order_and_budget_and_waste_none(costs, budget):
     batches = micro_batches(costs, budget)
     assert [i for one in batches for i in one] == list(range(len(costs)))
@@ -163,7 +164,7 @@ prompt_lists = st.lists(
 
 
 @given(prompt_lists, st.integers(1, 4), st.integers(1, 3), st.integers(1, 300))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_update_plans_hold_every_response_once(described, per_update, ranks, budget):
     image = (ImageRef("a.png", (28, 28)),)
     prompts = [

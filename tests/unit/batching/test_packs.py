@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from itertools import pairwise
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mars.batching.packs import at_least, first_fit, packs_in_step, split_responses, spread
 from mars.batching.plan import plan_updates
 from mars.train_types import MicroBatch, TrainPrompt, TrainResponse
 from mars.types import ImageRef
+from tests.examples import examples
 
 IMAGE = (ImageRef("a.png", (28, 28)),)
 
@@ -42,7 +43,7 @@ described = st.tuples(st.integers(1, 60), st.lists(st.integers(0, 30), min_size=
 
 @given(st.lists(described, min_size=1, max_size=9), st.integers(1, 9), st.integers(1, 4), st.integers(1, 400))
 @example([(1, [0], True), (1, [0], True), (1, [24, 30, 30, 30, 30, 30], False)], 3, 1, 175)
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_any_plan_of_packs_holds_what_the_trainer_relies_on(prompts, per_update, num_ranks, budget):
     prompts = [make(*one, name=str(i)) for i, one in enumerate(prompts)]
     plans = plan(prompts, per_update, num_ranks, budget)
@@ -76,7 +77,7 @@ def test_any_plan_of_packs_holds_what_the_trainer_relies_on(prompts, per_update,
 
 
 @given(st.integers(0, 50), st.lists(st.integers(0, 40), min_size=1, max_size=30), st.integers(1, 200))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_parts_keep_order_and_budget_and_waste_none(prompt_tokens, response_tokens, budget):
     parts = split_responses(prompt_tokens, response_tokens, budget)
     assert [k for part in parts for k in part] == list(range(len(response_tokens)))
@@ -131,7 +132,7 @@ def test_ranks_that_wait_for_each_other_have_packs_of_like_size():
 
 
 @given(st.lists(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 9)), max_size=12), min_size=1, max_size=4))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_packs_in_step_are_whole_and_no_more_than_first_fits(ranks):
     items = [
         ([cost for cost, _ in sorted(rank, reverse=True)], [o for _, o in sorted(rank, reverse=True)]) for rank in ranks

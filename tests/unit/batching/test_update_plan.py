@@ -6,12 +6,13 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.batching.plan import assign_to_ranks, micro_batches, plan_updates
 from mars.train_types import MicroBatch, TrainPrompt, TrainResponse
 from mars.types import ImageRef
+from tests.examples import examples
 
 IMAGE = (ImageRef("a.png", (28, 28)),)
 
@@ -33,7 +34,7 @@ described = st.tuples(st.integers(1, 60), st.lists(st.integers(0, 30), min_size=
 
 
 @given(st.lists(described, min_size=1, max_size=9), st.integers(1, 4), st.integers(1, 4), st.integers(1, 300))
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_any_plan_holds_what_the_trainer_relies_on(prompts, per_update, num_ranks, budget):
     prompts = [make(*described, name=str(i)) for i, described in enumerate(prompts)]
     plans = plan_updates(prompts, per_update, num_ranks, budget, "padded")
@@ -121,7 +122,7 @@ def test_fillers_take_their_place_in_every_micro_batch():
 
 
 @given(st.lists(st.integers(0, 50), max_size=12), st.integers(1, 4))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_longest_first_is_within_its_bound_of_the_best_split(costs, num_ranks):
     """Graham 1969: at most 4/3 - 1/(3 ranks) of the optimum, found here by trying everything in turn."""
     totals = {(0,) * num_ranks}

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.checkpoint import manifest as manifest_module
@@ -21,6 +21,7 @@ from mars.checkpoint.manifest import MANIFEST_FILE, Manifest, read_manifest
 from mars.errors import CheckpointError
 from mars.output.digests import write_durably
 from mars.run_dir.events import EventLog
+from tests.examples import examples
 
 CONTENTS = {"state.json": b'{"step": 1}', "trainer/shard-1": b"weights", "trainer/shard-2": b"more weights"}
 
@@ -288,7 +289,7 @@ def two_checkpoints(tmp_path_factory) -> Path:
     return catalogue.folder
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(data=st.data())
 def test_any_subset_and_any_flipped_byte_is_loaded_equal_or_refused(two_checkpoints, data):
     """Damage two checkpoints, and put odd things beside them: the newest whole one is loaded with its own content, and

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -19,6 +19,7 @@ from mars.inputs import prompt_templates
 from mars.rewards.functions import RewardsBySet, load_reward
 from mars.types import ImageRef, Message, Prompt, Source
 from tests.builders import load_prompts
+from tests.examples import examples
 
 REAL_SIZES = [(1280, 1024), (1600, 900), (640, 480), (500, 333), (8, 1200)]
 FAMILIES = {"qwen2_5_vl": (14, "resized_pixels"), "qwen3_vl": (16, "norm_1000")}
@@ -51,7 +52,7 @@ def test_a_perfect_answer_to_a_real_size_scores_one(size, tokens, family):
     assert ("pixel" in prompt.messages[0].text) == (family == "qwen2_5_vl")
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.data())
 def test_any_size_budget_and_boxes(data):
     size = data.draw(st.tuples(st.integers(28, 3000), st.integers(28, 3000)))

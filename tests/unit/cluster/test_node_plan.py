@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.cluster.layout import layout
 from mars.cluster.node_plan import Amount, Bundles, bundles_of, plan_lost, plan_nodes
+from tests.examples import examples
 
 
 def fits(engines, ranks, free):
@@ -124,7 +125,7 @@ def test_hundred_nodes_take_no_time():
     assert Counter(found[250:]) == dict.fromkeys(range(125), 4)
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(clusters(), st.sampled_from(["pack", "spread"]))
 def test_no_engine_of_a_lost_node_takes_room_that_a_rank_needs(cluster, strategy):
     engines, ranks, free = cluster

@@ -1,12 +1,13 @@
 """Nearest keys and verl's names."""
 
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from mars.config.keys import leaves, nearest, sections_of
 from mars.config.schema import TrainConfig
 from mars.config.verl_names import NAMES, translation
+from tests.examples import examples
 
 KEYS = list(leaves(TrainConfig))
 
@@ -30,7 +31,7 @@ def misspelt_keys(draw):
     return key, f"{section}.{wrong}"
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(misspelt_keys())
 @example(("reward.functions", "reward.functiosn"))
 @example(("reward.function", "reward.functin"))
@@ -40,7 +41,7 @@ def test_a_misspelt_name_is_recognised(pair):
     assert key in nearest(wrong, KEYS)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.sampled_from([key for key in KEYS if "." in key]), st.integers(0, 20))
 def test_a_misspelt_section_is_recognised(key, position):
     section, _, name = key.rpartition(".")

@@ -6,7 +6,7 @@ import sys
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.config.folders import quoted, shipped_folder
@@ -14,6 +14,7 @@ from mars.config.keys import leaves
 from mars.config.load import SCHEMAS, composed_yaml, load_config
 from mars.config.schema import SftConfig, TrainConfig
 from mars.errors import ConfigError
+from tests.examples import examples
 
 FILES = "data.train_files=[a.parquet]"
 EVERY = "algorithm.reference_every=10"
@@ -123,7 +124,7 @@ def test_sft_has_its_own_settings():
     assert config.sft.batch_size == 3
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.text(alphabet=st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=20))
 def test_quoted_is_read_back_exactly(text):
     if "${" in text or text == "???":  # these mean something in a configuration, quoted or not
@@ -476,7 +477,7 @@ def test_a_verl_name_keeps_rules_about_its_key_silent():
     assert "use data.prompts_per_step" in the_problem("data.train_batch_size=48", "actor.prompts_per_update=48")
 
 
-@settings(max_examples=10, deadline=None)
+@examples(10)
 @given(st.data())
 def test_every_wrong_value_is_reported_whatever_else_is_wrong(data):
     wrong = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from mars.config import compose
 from mars.config.load import load_config
@@ -12,6 +13,7 @@ from mars.errors import ConfigError
 from tests.quick_composition import quick_compose, real_compose
 
 ROOT = Path(__file__).parents[3]
+EXPERIMENTS = sorted([*ROOT.glob("configs/experiment/*.yaml"), *ROOT.glob("recipe/*/experiment/*.yaml")])
 RECIPE = [str(ROOT / "recipe" / "dapo")]
 
 
@@ -38,3 +40,15 @@ def test_both_ways_are_one(monkeypatch, overrides, folders):
     slow = loaded(overrides, folders)
     monkeypatch.setattr(compose, "_compose", quick_compose)
     assert loaded(overrides, folders) == loaded(overrides, folders) == slow
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_both_ways_are_one_for_every_experiment(path):
+    root = "sft" if "\nsft:" in path.read_text() else "train"
+    folders = [] if path.is_relative_to(ROOT / "configs") else [path.parents[1]]
+    for more in ([], ["anchor=mono"]) if root == "train" else ([],):
+        given = (root, folders, [*more, f"experiment={path.stem}", "run.name=null"])
+        (quick, _), (slow, _) = quick_compose(*given), real_compose(*given)
+        assert OmegaConf.to_yaml(quick) == OmegaConf.to_yaml(slow)
+        assert OmegaConf.is_struct(quick) == OmegaConf.is_struct(slow)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mars.config.load import load_config, load_saved_config
 from mars.errors import ConfigError
 from tests.builders import train_config
+from tests.examples import examples
 
 GIVEN = ["data.train_files=[a.parquet]", "rollout=hf", "cluster.device=cpu"]
 
@@ -43,7 +44,7 @@ def test_saved_settings_are_read_as_they_were(saved, overrides):
     assert load_saved_config(saved(config), []) == config
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @example("${run.seed} \\${x} 'null'")
 @given(st.lists(st.sampled_from(["${", "}", "\\", "a", "'"]), min_size=1).map("".join) | st.text(min_size=1))
 def test_any_text_comes_back(text):

@@ -7,7 +7,7 @@ from math import sqrt
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner
@@ -17,6 +17,7 @@ from mars.errors import DataError
 from mars.evaluation.compare import compare, comparison_table, legend
 from mars.evaluation.files import read_results
 from mars.evaluation.score import score_results
+from tests.examples import examples
 from tests.unit.evaluation.result_files import boxes_text, line, vqa_text, write_folder, write_public
 
 
@@ -70,7 +71,7 @@ def test_pairing_makes_a_small_steady_difference_certain(tmp_path):
     assert multi["values"][1]["low"] < multi["values"][0]["mean"], "unpaired, nothing could be said"
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.lists(st.tuples(st.integers(1, 99), st.integers(1, 99)), min_size=3, max_size=12))
 def test_against_a_reference_of_the_paired_t_interval(tmp_path_factory, widths):
     folder = tmp_path_factory.mktemp("pairs")

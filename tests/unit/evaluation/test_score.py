@@ -6,7 +6,7 @@ import json
 from math import log, sqrt
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.errors import ConfigError, DataError
@@ -14,6 +14,7 @@ from mars.evaluation.summary import mean_interval
 from mars.report.examples import choose_examples
 from mars.report.scores import score_file
 from mars.rewards.built_in import BUILT_IN
+from tests.examples import examples
 from tests.unit.evaluation.result_files import boxes_text, line, vqa_text, write_folder, write_public
 
 TWO = [[0, 0, 10, 10], [20, 0, 40, 10]]
@@ -265,7 +266,7 @@ def test_missing_answers_are_not_scored_around(tmp_path):
         score(folder, "vqa")
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(text=st.text(max_size=200), task=st.sampled_from(["grounding", "vqa"]))
 def test_any_text_of_a_model_is_scored(tmp_path_factory, text, task):
     path = tmp_path_factory.mktemp("any") / "p.json"
@@ -302,7 +303,7 @@ def test_what_can_be_read(function, text, readable):
 values = st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=2, max_size=40)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(values)
 def test_intervals_hold_their_mean_and_stay_in_range(sample):
     interval = mean_interval(sample, 0, 1)
@@ -312,7 +313,7 @@ def test_intervals_hold_their_mean_and_stay_in_range(sample):
     assert interval["high"] <= 1 + 1e-12
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(values)
 def test_the_mirrored_sample_has_the_mirrored_interval(sample):
     interval, mirrored = mean_interval(sample, 0, 1), mean_interval([1 - value for value in sample], 0, 1)
@@ -320,7 +321,7 @@ def test_the_mirrored_sample_has_the_mirrored_interval(sample):
     assert mirrored["high"] == pytest.approx(1 - interval["low"], abs=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(values, st.integers(2, 5))
 def test_the_same_values_more_often_are_known_better(sample, times):
     few, many = mean_interval(sample, 0, 1), mean_interval(sample * times, 0, 1)

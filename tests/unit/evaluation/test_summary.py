@@ -5,12 +5,13 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.evaluation.summary import EvalRecord, eval_metrics, mean_interval, summarize
 from mars.evaluation.tables import evaluation_rows
 from mars.rewards.contract import ACCURACY, MEAN_IOU
+from tests.examples import examples
 
 # Rows of hand arithmetic: prompt, view, accuracy.
 ACCURACIES = [
@@ -150,7 +151,7 @@ def test_intervals_cover() -> None:
         assert 0.91 <= covered <= 0.99
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.tuples(st.floats(0, 1), st.lists(st.floats(0, 1), min_size=2, max_size=4)), min_size=1, max_size=8))
 def test_against_a_slow_reference(prompts: list[tuple[float, list[float]]]) -> None:
     rows = []

@@ -8,7 +8,7 @@ from dataclasses import replace
 from types import ModuleType
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.checkpoint.state import START
@@ -21,6 +21,7 @@ from mars.plugin import load, resolve
 from mars.step import train_step
 from mars.types import RewardResult
 from tests.builders import make_prompt, make_rollouts
+from tests.examples import examples
 from tests.fakes.step import parts
 from tests.fakes.tracker import RecordingTracker
 from tests.unit.recipes.recipe_files import ROOT, compose
@@ -175,7 +176,7 @@ def step_of(made, step, seed):
     return rounds, made.observe([item(p, values(3), *(values(1) for _ in p.sources)) for p in shown], step), left_out
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(
     seed=st.integers(0, 10**6), stopped_after=st.integers(0, 8), share=st.sampled_from([0.0, 0.34, 0.7, 1.0]),
     look=st.sampled_from(["anchors", "multi"]),
@@ -194,7 +195,7 @@ def test_a_restored_state_gives_the_same_rounds_and_metrics(seed, stopped_after,
         assert [step_of(resumed, step, seed) for step in range(stopped_after, stopped_after + 4)] == expected
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(seed=st.integers(0, 10**6), share=st.sampled_from([0.0, 0.34, 0.7, 1.0]))
 def test_rounds_are_full_and_have_no_more_than_the_share_of_what_waits(seed, share):
     made = sampler(share=share, look="multi")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.errors import DataError
 from mars.rewards.functions import perfect_answer
+from tests.examples import examples
 from tests.unit.data.build.coloured import build, make_rows
 from tests.unit.recipes.recipe_files import answer, item, module_of, reward_of
 
@@ -46,7 +47,7 @@ def test_a_grid_without_a_thought_or_without_tags():
     assert reward_of("jigsaw_r1", "patches")(item(GRID, GRID)).score == 0
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(rows=st.integers(1, 4), columns=st.integers(1, 4), data=st.data())
 def test_connections_against_a_slow_count(rows, columns, data):
     count = rows * columns

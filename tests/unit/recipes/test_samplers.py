@@ -7,18 +7,19 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.errors import ConfigError
 from mars.hooks.prompt_sampler import SampledRounds
 from tests.builders import make_prompt
+from tests.examples import examples
 from tests.unit.recipes.sampler_runs import PROMPTS, SAMPLERS, SETUP, observed, rounds_of, run, sampler_of
 from tests.unit.test_fit import without_times
 from tests.unit.test_step_async import saved_and_loaded
 
 samplers = pytest.mark.parametrize(("folder", "experiment"), SAMPLERS, ids=[name for _, name in SAMPLERS])
-some = settings(max_examples=8, deadline=None)
+some = examples(8)
 
 
 def step_of(sampler, step, seed):

@@ -7,12 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.rewards.box_answers import read_boxes
 from mars.rewards.box_mentions import mentions_boxes
 from mars.rewards.parsing import parse_response
+from tests.examples import examples
 
 FORMS = (
     '[{"bbox_2d": [1, 2, 30, 40]}]',
@@ -69,7 +70,7 @@ NAMED = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.lists(BOX | NAMED, max_size=3), st.text(max_size=5), st.booleans())
 def test_whatever_the_reward_reads_is_seen(entries, prose, ascii_only):
     text = f"{prose}<answer>{json.dumps(entries, ensure_ascii=ascii_only)}</answer>"

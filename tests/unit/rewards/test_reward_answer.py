@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from mars.rewards.box_answers import read_boxes
@@ -19,6 +19,7 @@ from mars.rewards.grounding import score_grounding, score_grounding_compat
 from mars.rewards.parsing import format_score, parse_response
 from mars.rewards.vqa import score_vqa
 from mars.types import RewardInput
+from tests.examples import examples
 
 CORPUS = sorted((Path(__file__).parents[2] / "bad" / "model_texts").glob("*.json"))
 TRUTHS = {"grounding": "[[0, 0, 10, 10]]", "vqa": "yes"}
@@ -130,7 +131,7 @@ def filled(before: str, unit: str, after: str) -> str:
     return before + unit * ((MAX_CHARS - len(before) - len(after)) // len(unit)) + after
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(100, suppress_health_check=[HealthCheck.too_slow])
 @given(FRAMES, st.lists(UNITS, min_size=1, max_size=4), st.lists(UNITS, max_size=2))
 def test_32000_adversarial_characters_take_less_than_10_ms(
     frame: tuple[str, str], repeated: list[str], once: list[str]
@@ -238,7 +239,7 @@ def test_10000_boxes_take_less_than_10_ms_and_score_0() -> None:
         assert score(item(text, TRUTHS[name])).score == 0.75
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(FRAMES, st.lists(UNITS, max_size=12))
 def test_any_text_scores_within_bounds_and_raises_nothing(frame: tuple[str, str], units: list[str]) -> None:
     text = frame[0] + "".join(units) + frame[1]
@@ -273,7 +274,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(JSON)
 def test_any_json_gives_proper_boxes_or_none(value: Any) -> None:
     boxes = parse_boxes(json.dumps(value), limit=3)

@@ -9,7 +9,7 @@ from math import log
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import mars.rewards.answer_forms
@@ -27,6 +27,7 @@ from mars.errors import ConfigError, DataError
 from mars.rewards.functions import load_reward
 from mars.rewards.grounding import compat_reward, score_grounding, score_grounding_compat
 from mars.types import RewardInput
+from tests.examples import examples
 
 LN2, LN3, LN4 = 0.6931471805599453, 1.0986122886681098, 1.3862943611198906
 
@@ -126,14 +127,14 @@ def slow_rewards(predicted: list, truth: list) -> list[float]:
     return [reward for total, reward in by_matching if total > best - 1e-9]
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(st.lists(BOXES, max_size=4), st.lists(BOXES, min_size=1, max_size=3))
 def test_the_slow_reference_agrees(predicted: list, truth: list) -> None:
     reward = score_grounding_compat(item(predicted, truth)).parts["compat"]
     assert any(reward == pytest.approx(slow, abs=1e-9) for slow in slow_rewards(predicted, truth))
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.lists(st.floats(0, 1), max_size=8), st.integers(0, 30), st.integers(1, 8))
 def test_bounds(ious: list[float], extra: int, num_true: int) -> None:
     ious = ious[:num_true]

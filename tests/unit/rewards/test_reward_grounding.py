@@ -6,13 +6,14 @@ import json
 from itertools import permutations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.errors import DataError
 from mars.rewards.functions import check_truth
 from mars.rewards.grounding import MAX_TRUE_BOXES, matched_ious, mean_iou, score_grounding
 from tests.builders import make_item
+from tests.examples import examples
 
 
 def boxes_text(boxes: list) -> str:
@@ -77,7 +78,7 @@ def slow_iou(first: tuple, second: tuple) -> float:
     return len(cells[0] & cells[1]) / len(cells[0] | cells[1])
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(BOXES, min_size=1, max_size=4), st.lists(BOXES, min_size=1, max_size=3))
 def test_mean_iou_is_the_best_of_all_matchings(predicted: list, truth: list) -> None:
     slots = [*predicted, *[None] * len(truth)]  # None: this truth stays alone

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mars.data.rows.choices import with_plain_choices
@@ -13,6 +13,7 @@ from mars.rewards.vqa import normalise, score_vqa
 from mars.rewards.yes_no import yes_or_no
 from mars.types import RewardInput
 from tests.builders import make_item
+from tests.examples import examples
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +69,7 @@ def test_normalise(text: str, normal: str) -> None:
     assert normalise(text) == normal
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.text(alphabet=st.sampled_from("aBthe the .,'-−5 0\u0301\u200bİßﬁ１%+"), max_size=14))
 def test_case_blanks_and_a_final_stop_never_matter(text: str) -> None:
     normal = normalise(text)
@@ -279,7 +280,7 @@ def test_an_article_makes_no_question_of_an_answer(answer, said):
     assert yes_or_no(answer) == said
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(TEXTS, TEXTS, st.none() | st.lists(TEXTS, max_size=4))
 @example("a yes ?", "", None)
 def test_a_truth_is_refused_or_answered_by_itself(truth: str, other: str, choices: list[str] | None) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from itertools import product
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.rollout.balance import Balancer, split_by_tokens
 from mars.types import RolloutRequest, Sampling
+from tests.examples import examples
 
 
 def request(prompt_id, prompt_tokens=1, samples=1, longest=10):
@@ -37,7 +38,7 @@ def test_the_views_of_a_prompt_count_and_go_together_by_hand():
     st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(1, 50)), max_size=12),
     st.integers(1, 4),
 )
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_every_request_goes_once_with_the_others_of_its_prompt(drawn, num_engines):
     requests, tokens = [request(name) for name, _ in drawn], [number for _, number in drawn]
     shares = split_by_tokens(requests, tokens, num_engines)
@@ -52,7 +53,7 @@ def test_every_request_goes_once_with_the_others_of_its_prompt(drawn, num_engine
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=7), st.integers(1, 3))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_the_fullest_engine_has_at_most_a_third_more_than_in_the_best_division(tokens, num_engines):
     requests = [request(f"p{i}") for i in range(len(tokens))]
     best = min(

@@ -5,7 +5,7 @@ import weakref
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.extra_facts import ExtraFacts
@@ -15,6 +15,7 @@ from mars.rollout.metrics import engine_metrics, processed_tokens, rollout_metri
 from mars.rollout.scripted import ScriptedEngine, random_script
 from mars.types import Completion, ImageRef, RewardResult, RolloutRequest, Sampling, WeightUpdate
 from tests.builders import completions, make_prompt, make_rollouts
+from tests.examples import examples
 from tests.fakes.engine import RecordingEngine
 
 SAMPLING = Sampling(1.0, 1.0, 0, 6)
@@ -185,7 +186,7 @@ def scored_sample(position, index):
              unique_by=lambda wanted: wanted[:2]),
     st.randoms(use_true_random=False),
 )  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_whatever_the_order_in_which_samples_finish(views, random):
     """Completion, text and reward of a sample stay together and go where its request says."""
     prompts = [make_prompt("x", [IMAGE] * 2), make_prompt("y", [IMAGE] * 2)]

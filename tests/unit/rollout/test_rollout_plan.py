@@ -5,7 +5,6 @@ from functools import partial
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from mars.data.prompts.views import anchor_views, render_view
@@ -13,6 +12,7 @@ from mars.rollout.plan import RolloutPlan
 from mars.rollout.seeds import request_seed
 from mars.types import ImageRef, Sampling
 from tests.builders import make_prompt
+from tests.examples import examples
 
 POLICY = Sampling(1.0, 0.9, 0, 16)
 GREEDY = Sampling(0.0, 1.0, 0, 16)
@@ -89,7 +89,7 @@ keys = st.tuples(
 
 
 @given(keys, keys)
-@hypothesis_settings(max_examples=200, deadline=None)
+@examples(200)
 def test_other_keys_have_other_seeds(one, other):
     """Also where a naive joining of the parts would read the same, e.g. views ("a", "b") and ("a, b",)."""
     assert 0 <= request_seed(*one) < 2**48

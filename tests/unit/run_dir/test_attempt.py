@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.checkpoint.catalogue import Catalogue
@@ -28,6 +28,7 @@ from mars.run_dir.lock import RunLock
 from mars.run_dir.outcome import failures_logged, finished_step, last_logged_step, state_of
 from mars.run_dir.process_list import ProcessList, listed_processes
 from mars.run_dir.processes import ProcessId, record_worker, this_process
+from tests.examples import examples
 from tests.unit.checkpoint.test_catalogue import commit
 
 # --- events
@@ -48,7 +49,7 @@ def test_events_are_read_as_they_were_logged(tmp_path):
     assert first["time"].endswith("+00:00")
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.integers(0, 200))
 def test_half_a_line_costs_that_line_alone(cut):
     import tempfile

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.errors import ConfigError
 from mars.tracking.jsonl import JsonlTracker, finite_or_none, read_metrics, to_line
+from tests.examples import examples
 
 
 def strict(text: str | bytes) -> object:
@@ -35,7 +36,7 @@ def test_one_strict_object_per_step_with_sorted_keys(tmp_path: Path) -> None:
     assert strict(lines[1]) == {"step": 2, "z": 1e-320, "y": 1 / 3}
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.dictionaries(st.text(max_size=8), st.floats() | st.integers(-(2**70), 2**70), max_size=5))
 def test_every_row_is_strict_json_and_floats_round_trip(metrics: dict[str, float]) -> None:
     line = to_line({key: finite_or_none(value) for key, value in metrics.items()})

@@ -5,12 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.report.plots import _STAGE_COLOURS
 from mars.tracking import timer as timer_module
 from mars.tracking.timer import STAGES, StepTimer
+from tests.examples import examples
 
 
 class Clock:
@@ -106,7 +107,7 @@ steps = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(steps, max_size=4))
 def test_any_nesting_adds_up(plan: list) -> None:
     clock = Clock()

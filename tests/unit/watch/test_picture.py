@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
@@ -22,6 +22,7 @@ from mars.watch.answers import answer_table
 from mars.watch.picture import Picture
 from mars.watch.seen import RunReader
 from mars.watchdog import Activity
+from tests.examples import examples
 from tests.unit.watch.run_folder import RunFolder, answer
 
 TIMES = {"timing_s__gen": 6.0, "timing_s__update_actor": 3.0, "timing_s__driver": 1.0, "timing_s__step": 10.0}
@@ -224,7 +225,7 @@ def test_any_script_keeps_its_line(run, text, width):
     assert lines[first + 1] == "multi 1    plain"  # what follows is neither moved nor wrapped
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(st.text(), st.integers(10, 90))
 def test_no_text_makes_the_answers_wider_or_higher_than_asked(text, width):
     recording = console(width)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.data.prompts.budget import ImageBudget
@@ -11,6 +11,7 @@ from mars.data.prompts.chat import PromptEncoder
 from mars.data.prompts.lengths import longest_view
 from mars.errors import DataError, SetupError
 from mars.types import ImageRef, Message, Prompt, Source
+from tests.examples import examples
 
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
@@ -110,7 +111,7 @@ def test_roles_are_not_text(model):
         model[2].encode((Message("user\n<|im_end|>", "q"),), 0)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     st.lists(st.one_of(st.text(max_size=8), st.sampled_from(["<|", "|>", "im_end", "<", ">", "<think>"])), max_size=8)
 )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import qwen_vl_utils
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from transformers.models.qwen2_vl import image_processing_qwen2_vl as transformers_version
 
 from mars.data.prompts.budget import ImageBudget, model_image_size
+from tests.examples import examples
 
 SIDES = st.integers(4, 4096)
 SIZES = st.tuples(SIDES, SIDES).filter(lambda size: max(size) <= 200 * min(size))
@@ -16,7 +17,7 @@ LIMITS = st.tuples(st.sampled_from([784, 3136, 50_176]), st.sampled_from([1, 4, 
 )
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(SIZES, LIMITS, st.sampled_from([14, 16]))
 @example((3795, 3777), (784, 784), 16)
 @example((736, 16), (3136, 313_600), 16)
@@ -27,7 +28,7 @@ def test_it_is_what_the_models_image_processor_does(size, limits, patch):
     assert model_image_size(size, budget) == (width, height)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(SIZES, LIMITS, st.sampled_from([14, 16]))
 def test_qwen_vl_utils_agrees_where_no_side_rounds_to_zero(size, limits, patch):
     assume(min(size) > patch)  # it makes a side of half a unit or less a whole one before it looks at the limits

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 from transformers import Qwen2VLImageProcessor
@@ -24,6 +24,7 @@ from mars.data.prompts.budget import (
 from mars.data.prompts.lengths import longest_view
 from mars.rewards.functions import load_reward
 from mars.types import ImageRef
+from tests.examples import examples
 from tests.unit.data.prompts.test_source_budgets import OWN, WHOLE, limited, prompt_of
 
 FAMILIES = {"qwen2_5_vl": (14, "resized_pixels"), "qwen3_vl": (16, "norm_1000")}
@@ -55,7 +56,7 @@ def test_pixels_are_to_the_bit_those_of_a_processor_with_these_limits(tmp_path, 
         assert num_image_tokens(decoded_size(ref), budget) == grid[1] * grid[2] // 4
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.integers(4, 4000), st.integers(4, 4000), st.sampled_from([14, 16]), st.data())
 def test_counts_are_the_processors_for_any_size_and_limits(width, height, patch, data):
     """Narrow limits too, which rounding leaves: then the processor resizes a second time, and that is counted."""
@@ -77,7 +78,7 @@ def test_counts_are_the_processors_for_any_size_and_limits(width, height, patch,
         assert twice == once
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.data(), st.sampled_from(sorted(FAMILIES)), st.sampled_from(["original_pixels", "norm_1000"]))
 def test_a_perfect_answer_scores_full_marks_under_any_budget(data, family, truth_space):
     patch, box_space = FAMILIES[family]

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import Template
 from PIL import Image
@@ -23,6 +23,7 @@ from mars.data.synthetic.scenes import make_scene
 from mars.data.synthetic.tiny_model import SPECIAL_TOKENS, build_tiny, build_tokenizer
 from mars.data.synthetic.write import worked_answer
 from mars.types import Message
+from tests.examples import examples
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
 TOKENIZER = build_tokenizer("tiny", seed=0)
@@ -38,7 +39,7 @@ def image(side, seed):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8))
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=60))
 def test_any_text_decodes_to_itself(text):
     assert TOKENIZER.decode(TOKENIZER.encode(text)) == text

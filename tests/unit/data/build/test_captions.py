@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.data.build.captions import KINDS, fits, in_case_of, read_kinds, swaps
 from mars.errors import DataError
+from tests.examples import examples
 from tests.unit.data.build.coloured import build, make_rows
 
 CAPTION = "Two red cars stand on the left of a Red house, behind a blue-grey fence."
@@ -89,7 +90,7 @@ def test_a_built_row(tmp_path, column):
     assert [row["extra_info"]["id"] for row in rows[:4]] == ["r0", "r0.2", "r0.3", "r0.4"]
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(st.lists(st.sampled_from([word for kind in KINDS.values() for word in kind] + ["and", "a", "."]), max_size=12))
 def test_a_replacement_was_never_there(words):
     text = " ".join(words)

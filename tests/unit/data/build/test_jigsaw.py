@@ -8,13 +8,14 @@ from math import factorial
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from mars.data.build.jigsaw import WAYS, cut_up, grid, rearranged, shuffled, way, whole_pieces
 from mars.data.rows.problems import RowError
 from mars.errors import ConfigError, DataError
+from tests.examples import examples
 from tests.unit.data.build.coloured import SIZE, build, make_rows, plane
 
 
@@ -37,7 +38,7 @@ def test_four_pieces_to_the_pixel():
     assert grid([1, 0], 1) == "2\n1"
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(
     rows=st.integers(1, 4),
     columns=st.integers(1, 4),

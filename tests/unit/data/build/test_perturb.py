@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -18,6 +18,7 @@ from mars.data.rows.problems import RowError
 from mars.errors import ConfigError, DataError
 from mars.rewards.grounding import read_truth
 from mars.types import ImageRef, Message, Prompt, Source
+from tests.examples import examples
 from tests.unit.data.build.coloured import SIZE, build, make_rows, plane
 from tests.unit.recipes.recipe_files import module_of
 
@@ -46,7 +47,7 @@ def test_right_angles_move_boxes_to_the_pixel(angle, box):
     assert np.array_equal(np.asarray(rotated(Image.fromarray(plane()), 90)[0]), np.rot90(plane()))
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(angle=st.floats(-180, 180), x=st.integers(0, 60), y=st.integers(0, 40), data=st.data())
 def test_a_rotated_box_is_the_smallest_around_what_it_was_around(angle, x, y, data):
     box = (x, y, data.draw(st.integers(x + 12, 80)), data.draw(st.integers(y + 12, 60)))

@@ -6,7 +6,7 @@ import copy
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.data.convert.eval_json import eval_json_set
@@ -16,6 +16,7 @@ from mars.data.pixels.images import probe_size
 from mars.data.rows.dataset import read_row
 from mars.data.rows.files import StoredRow
 from mars.data.rows.problems import RowError
+from tests.examples import examples
 
 TALK = [{"from": "human", "value": "<image 1><image 2>\nA?"}, {"from": "gpt", "value": "Yes"}]
 RECORDS = [
@@ -67,7 +68,7 @@ def replaced(record, path, value):
 
 
 @pytest.mark.parametrize("kind", ["spatialqa", "eval_json", "jsonl"])
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(data=st.data())
 def test_any_value_in_any_place(tmp_path_factory, kind, data):
     folder = tmp_path_factory.mktemp("any")

@@ -6,12 +6,13 @@ from collections import Counter
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.data.order.mixture import ChangingWeights, PromptMixture
 from mars.errors import ConfigError
 from mars.types import Message, Prompt
+from tests.examples import examples
 
 
 def prompts(name, number):
@@ -39,7 +40,7 @@ def test_sets_are_spread_over_a_batch():
         assert Counter(p.data_source for p in batch[4 * quarter : 4 * quarter + 4]) == {"a": 2, "b": 1, "c": 1}
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.data())
 def test_shares_epochs_and_no_repetition(data):
     weights = data.draw(st.lists(st.sampled_from([0.1, 0.25, 1 / 3, 0.5, 1, 2, 7.5]), min_size=1, max_size=4))
@@ -109,7 +110,7 @@ def test_changing_shares_by_hand():
     assert counts == [{"a": 3, "b": 1}, {"a": 2, "b": 2}, {"a": 1, "b": 3}, {"a": 1, "b": 3}]
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(st.data())
 def test_changing_shares_add_up_and_do_not_drift(data):
     num_sets, seats = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 9))

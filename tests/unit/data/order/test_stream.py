@@ -1,10 +1,11 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.data.order.stream import PromptStream
 from mars.errors import ConfigError
 from mars.types import Message, Prompt
+from tests.examples import examples
 
 
 def prompts(count):
@@ -21,7 +22,7 @@ def test_without_shuffling_the_order_is_the_files():
     assert len(stream) == 5
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**40), st.booleans())
 def test_every_epoch_has_every_prompt_once_and_no_batch_has_one_twice(size, batch, seed, shuffle):
     if batch > size:
@@ -35,7 +36,7 @@ def test_every_epoch_has_every_prompt_once_and_no_batch_has_one_twice(size, batc
         assert sorted(order[epoch * size : (epoch + 1) * size]) == list(range(size))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.integers(3, 30), st.integers(1, 30), st.integers(0, 1000), st.lists(st.integers(0, 300), max_size=6))
 def test_a_batch_depends_on_its_number_alone(size, batch, seed, steps):
     batch = min(batch, size)

@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.data.prompts.labels import without_labels
@@ -14,6 +14,7 @@ from mars.data.prompts.views import alone, anchor_views, render_view
 from mars.data.prompts.wording import unshown_images
 from mars.types import IMAGE_MARKER, ImageRef, Message
 from tests.builders import make_prompt
+from tests.examples import examples
 
 IMAGE = ImageRef("a.png", (28, 28))
 TWO = ("visible", "infrared")
@@ -161,7 +162,7 @@ between = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.lists(st.tuples(label, between), min_size=2, max_size=5), st.text("ab :,.\n", max_size=8), st.data())
 def test_every_view_and_layout_has_as_many_markers_as_images(items, question, data):
     """With any labels; in the wording of the view and in that of all images."""
@@ -182,7 +183,7 @@ def test_every_view_and_layout_has_as_many_markers_as_images(items, question, da
     assert render_view(worded, None, "single")[0] == prompt.messages
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.lists(st.text(alphabet="ab \n", max_size=6), min_size=3, max_size=5), st.data())
 def test_without_labels_the_wording_of_a_view_is_that_of_all_images(pieces, data):
     names = [f"s{i}" for i in range(len(pieces) - 1)]
@@ -263,7 +264,7 @@ def test_words_between_images_of_several_messages_are_reported():
         assert unshown_images(worded) == (words and ("visible", words)), texts
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(
     st.lists(st.text("ab1 :,.\n()[]{}<>/|→图", max_size=10), min_size=1, max_size=3),
     st.sampled_from(["", "Look. ", "Visible: "]),

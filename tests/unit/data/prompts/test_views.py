@@ -1,9 +1,10 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.data.prompts.views import anchor_views, render_view
 from mars.types import IMAGE_MARKER, ImageRef, Message, Prompt, Source
+from tests.examples import examples
 
 
 def prompt_of(*texts, names):
@@ -88,7 +89,7 @@ def test_repeated_fills_every_slot_and_keeps_the_text():
         render_view(three, ("a", "b"), "repeated")
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.lists(st.text(alphabet="ab \n", max_size=6), min_size=3, max_size=5), st.data())
 def test_a_view_keeps_every_word_and_one_marker_per_image(pieces, data):
     names = [f"s{i}" for i in range(len(pieces) - 1)]

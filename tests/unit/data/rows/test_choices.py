@@ -8,7 +8,7 @@ import time
 from string import ascii_lowercase
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mars.data.rows.choices import (
@@ -25,6 +25,7 @@ from mars.rewards.functions import check_truth
 from mars.rewards.vqa import normalise, read_choices, score_vqa
 from mars.types import RewardInput
 from tests.builders import load_prompts
+from tests.examples import examples
 
 THREE = ["not the same", "Travel", "Law"]
 SPELLINGS = [
@@ -220,7 +221,7 @@ MAPPING = st.lists(TEXT, max_size=4).flatmap(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.lists(TEXT, max_size=5) | LETTERED | MAPPING)
 def test_a_row_is_scored_by_the_same_options_as_when_the_reward_parsed_them(given):
     expected = scored_options(given)
@@ -233,7 +234,7 @@ OPTION = st.text(st.characters(codec="utf-8", exclude_characters="[]"), min_size
 )
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.lists(OPTION, min_size=2, max_size=26))
 def test_what_is_listed_is_read(options):
     assert choices_in_text(f"Which? Choice list : {listed(options)}.", "A").options == options

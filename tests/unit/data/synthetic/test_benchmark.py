@@ -5,7 +5,7 @@ from math import sqrt
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -15,6 +15,7 @@ from mars.data.synthetic.scenes import SIDE
 from mars.data.synthetic.write import SetSizes
 from mars.errors import DataError
 from tests.builders import load_prompts
+from tests.examples import examples
 
 ITEMS = [make_item(seed, "train", index) for seed in (0, 7) for index in range(300)]
 SIZES = SetSizes(train=6, test=5, cold_start=40)
@@ -172,7 +173,7 @@ def test_one_task_can_be_chosen():
 
 
 @given(st.tuples(*[st.integers(0, 8)] * 8))
-@settings(max_examples=200)
+@examples(200)
 def test_iou_counts_squares(numbers):
     boxes = [(min(a, c), min(b, d), max(a, c) + 1, max(b, d) + 1) for a, b, c, d in (numbers[:4], numbers[4:])]
     canvas = np.zeros((2, 9, 9), dtype=bool)
