@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -22,9 +23,15 @@ def shipped_folder() -> Path:
 
 def groups(root: str, folders: Sequence[Path]) -> dict[str, list[str]]:
     """Group -> its choices, for the groups that root.yaml's defaults name. Choices are sorted file names."""
+    found = ((name, [path for folder in folders for path in (folder / name).glob("*.yaml")]) for name in _names(root))
+    return {name: sorted(path.stem for path in paths) for name, paths in found}
+
+
+@cache
+def _names(root: str) -> tuple[str, ...]:
+    """The groups that root.yaml's defaults name."""
     defaults = yaml.safe_load((shipped_folder() / f"{root}.yaml").read_text(encoding="utf-8"))["defaults"]
-    names = [name for entry in defaults if isinstance(entry, dict) for name in entry]
-    return {name: sorted(path.stem for folder in folders for path in (folder / name).glob("*.yaml")) for name in names}
+    return tuple(name for entry in defaults if isinstance(entry, dict) for name in entry)
 
 
 def how_to_add(group: str, choice: str) -> str:

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from mars.config.load import composed_yaml, load_config
+from mars.config.compose import compose_files, resolved_leaves
+from mars.config.load import load_config
+from mars.config.schema import TrainConfig
 
 ROOT = Path(__file__).parents[3]
 FOLDERS = {"grpo": ROOT / "recipe" / "mars", "dapo": ROOT / "recipe" / "dapo"}
@@ -146,7 +148,7 @@ def test_an_experiment_says_nothing_twice():
     """A value that the files below an experiment have already would be a second home for it."""
     twice, composed = [], {}
     for path in EXPERIMENTS:
-        text = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
         entries = text.pop("defaults")
         below = [f"experiment={entry}" for entry in entries if isinstance(entry, str) and entry != "_self_"]
         below += [
@@ -154,8 +156,8 @@ def test_an_experiment_says_nothing_twice():
         ]
         files = (*below, str(path.parents[1]))
         if files not in composed:
-            text_below = composed_yaml("train", below, [str(path.parents[1])])
-            composed[files] = flat(yaml.load(text_below, Loader=yaml.CSafeLoader))
+            composition = compose_files("train", TrainConfig, below, [str(path.parents[1])])
+            composed[files] = flat(resolved_leaves(composition.config, composition.known.mappings)[0])
         there = composed[files]
         twice += [f"{path.name}: {key}" for key, value in flat(text).items() if key in there and there[key] == value]
     assert twice == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 import yaml
@@ -12,7 +13,7 @@ import yaml
 from mars.config.schema import TrainConfig
 from mars.errors import ConfigError, DataError
 from mars.plugin import find, is_spec
-from mars.rewards.functions import RewardsBySet, check_truth, load_reward
+from mars.rewards.functions import RewardsBySet, load_reward, truth_check
 from tests.unit.recipes.embedding_files import write_embeddings
 from tests.unit.recipes.recipe_files import FOLDERS, ROOT, compose, experiments, item
 from tests.unit.rewards.judge_server import judge_server
@@ -143,8 +144,9 @@ def rows_of(folder) -> Iterator[tuple[str, str, dict]]:
 @methods
 def test_a_reward_scores_any_text_without_failing(folder, services):
     """With the truth of each of the recipe's own rows, if it has some."""
+    load = cache(load_reward)
     for reward, truth, extra_info in rows_of(folder):
-        score = load_reward(reward, "strict")
+        score = load(reward, "strict")
         for text in ("", "<answer>", "<think>a</think><answer>b</answer>", f"<answer>{truth}</answer>"):
             result = score(item(text, truth, extra_info))
             assert (result.failed, 0 <= result.accuracy <= 1) == (None, True)
@@ -153,13 +155,14 @@ def test_a_reward_scores_any_text_without_failing(folder, services):
 @methods
 def test_malformed_truths_are_named_when_rows_are_read_and_fail_whatever_the_response(folder, services):
     """Each is an error of the row (DataError), never one that a response can avoid, such as by having no answer."""
+    load, check = cache(load_reward), cache(truth_check)
     for reward, truth, extra_info in rows_of(folder):
-        assert check_truth(reward, truth, extra_info) is None
-        score = load_reward(reward, "strict")
+        assert check(reward)(truth, extra_info, None) is None
+        score = load(reward, "strict")
         if extra_info.get("map", {}).get("kind") == "planning":
             continue  # the truth of a route is not read
         for wrong in ("", " \n"):
-            problem = check_truth(reward, wrong, extra_info)
+            problem = check(reward)(wrong, extra_info, None)
             assert problem is not None, (reward, wrong)
             assert problem.startswith("truth: ")
             for text in ("", "nothing", f"<think>a</think><answer>{truth}</answer>"):
