@@ -20,6 +20,7 @@ def made(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_it_trains_a_policy_and_writes_its_commands_down(made):
     commands = json.loads((made / "work" / "commands.json").read_text())
     assert commands["data"][-1] == "0.95"
@@ -31,6 +32,7 @@ def test_it_trains_a_policy_and_writes_its_commands_down(made):
     assert any(not torch.equal(trained[name], random[name]) for name in trained)
 
 
+@pytest.mark.slow
 def test_a_second_call_runs_nothing_and_other_settings_are_refused(made, monkeypatch):
     monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("a stage was run again"))
     assert make_cold_start(made, dial=0.95, seed=3, **SMALL) == made / "policy"

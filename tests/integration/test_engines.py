@@ -8,7 +8,8 @@ import pytest
 from tests.integration.forked import VLLM_RUN
 from tests.integration.workshop import run
 
-FAMILIES, BRIEF = ["qwen2_5_vl", "qwen3_vl", "internvl"], "qwen2_vl"
+BRIEF = "qwen2_vl"
+FAMILIES = ["qwen2_5_vl", *(pytest.param(family, marks=pytest.mark.slow) for family in ("qwen3_vl", "internvl"))]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -28,6 +29,7 @@ def test_log_probs_of_engines_and_trainer_agree(parity):
     assert parity["hf_trainer"] < 1e-4
 
 
+@pytest.mark.slow
 def test_an_older_family_agrees_before_and_after_an_update(tmp_path):
     parity = run_job(tmp_path, BRIEF, "brief")
     test_log_probs_of_engines_and_trainer_agree(parity)

@@ -100,7 +100,7 @@ def given(workshop: Workshop, sets, name: str) -> list[str]:
     return [str(folder), f"model.path='{workshop.model}'", f"data.image_root='{root}'", *ON_A_CPU]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*(pytest.param(one, marks=pytest.mark.slow) for one in METHODS[:-1]), METHODS[-1]])
 @pytest.mark.parametrize("name", ["llvip", *MAKERS])
 def test_every_example_is_in_order(workshop: Workshop, sets, tmp_path: Path, capsys, name: str, method: str):
     """The script's own command, dry, in this process: 16 processes would only import the same again."""

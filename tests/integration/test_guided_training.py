@@ -56,6 +56,7 @@ def test_responses_that_begin_with_a_source(workshop: Workshop, tmp_path: Path, 
         assert answer["response_tokens"] <= 24
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_its_guests(workshop: Workshop, tmp_path: Path):
     """With dynamic sampling; tests/unit/test_guided_step.py carries guests through a checkpoint."""
     settings = (

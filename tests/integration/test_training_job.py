@@ -51,6 +51,7 @@ def test_engine_and_trainer_have_the_same_weights_in_every_step(ray_job: Job):
         assert row["rollout/logprob_diff_max"] < 1e-4
 
 
+@pytest.mark.slow
 def test_two_ranks_train_as_one_does(ray_job: Job, local_job: Job):
     """The same seeds give the same rollouts on both; the update then differs by rounding alone."""
     for many, one in zip(ray_job.metrics[1:], local_job.metrics, strict=True):
@@ -60,6 +61,7 @@ def test_two_ranks_train_as_one_does(ray_job: Job, local_job: Job):
             assert many[key] == pytest.approx(one[key], rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_same_config_gives_the_same_metrics(workshop: Workshop, local_job: Job, tmp_path: Path):
     again = workshop.train(tmp_path / "run", *LOCAL)
     assert untimed(again) == untimed(local_job)

@@ -24,6 +24,7 @@ def lists(items):
 """
 
 
+@pytest.mark.slow
 def test_a_run_with_lists_in_threads_is_the_run_with_single_answers(workshop: Workshop, tmp_path: Path) -> None:
     (tmp_path / "reward.py").write_text(CODE)
     single = workshop.train(tmp_path / "single", *LOCAL, f"reward.function='{tmp_path}/reward.py:one'")
