@@ -81,7 +81,7 @@ class BroadcastTransfer(MeetingTransfer):
             group.leave()
 
     def _join(self, meeting: Meeting, place: int) -> SendGroup:
-        """Join the meeting's group. If the current group has the meeting's name, it is used again."""
+        """Join the group that the meeting names. If this worker is in that group already, the group is used again."""
         if self._group is not None and self._group.store.group == meeting.group:
             self._group.store.begin(meeting)
         else:
