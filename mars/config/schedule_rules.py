@@ -1,4 +1,4 @@
-"""Rules between `rollout.max_staleness`, by which sampling may run ahead of the update, and other settings."""
+"""Rules for `rollout.max_staleness` together with other settings. Above 0, sampling runs ahead of the update."""
 
 from __future__ import annotations
 
