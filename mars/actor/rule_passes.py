@@ -95,7 +95,7 @@ class BatchPasses:
 
     @torch.no_grad()
     def score(self, old: Scores) -> None:
-        """Make the passes without gradient, before the first update. Frees their images afterwards.
+        """Compute the passes with `gradient=False`, before the first update. Frees their images afterwards.
 
         old: scores of all forwards with the weights before the first update, if the rule has `measures`; else {}."""
         self._old = old

@@ -161,10 +161,10 @@ def _counts(engines: _Units, ranks: _Units, free: Sequence[Amount], strategy: St
 
 
 def _room(engines: _Units, ranks: _Units, free: Sequence[Amount]) -> list[dict[int, int]]:
-    """For each node: number of engines -> most ranks that fit beside them on this node and the later ones.
+    """For each node: number of engines on this node and all later ones -> most ranks that fit there beside them.
 
-    `_counts` needs to know no more: bundles have only two sizes, so a node with x engines takes as many ranks as fit
-    into what the engines leave.
+    `_counts` needs no other numbers: all engines have one size and all ranks have one size, so the number of engines on
+    a node decides how many ranks fit beside them.
     """
     room: list[dict[int, int]] = [{0: 0}]
     for has in reversed(free):

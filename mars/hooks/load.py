@@ -189,7 +189,7 @@ def load_sampler(
     """The rounds of prompts that `recipe.sampler` chooses; None if it is null.
 
     recipe: as `resolved` returns it.
-    known: for a sampler that reads more rows while the run trains; None: it cannot read any.
+    known: reads further rows for the sampler while the run trains; None: the sampler cannot read any.
     ramps: those of the run; a sampler cannot follow any.
     """
     spec = recipe.sampler

@@ -112,8 +112,9 @@ class _Choices:
         return (letter is not None and letter[1]) or (self.find(text) is not None and self.has_letter_and_more(text))
 
     def has_letter_and_more(self, text: str) -> bool:
-        """Whether a text has the letter of an option followed or preceded by more words, such as "B. Travel".
+        """Whether a text surely has the letter of an option, with more words behind or before it, such as "B. Travel".
 
+        "A dog" does not count: its "A" may be an article.
         If this is true and `find` returns None, the words are not the text of the letter's option.
         """
         labels = [label for reading in readings(text) for label in letter_and_text(reading)]

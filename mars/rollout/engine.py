@@ -63,15 +63,14 @@ class RolloutEngine(Protocol):
         """Yield samples as they finish. Samples that finish together are in one list; a list may be empty.
 
         requests: taken one by one, as soon as there is room for their samples (mars/rollout/window.py). None instead
-        of a
-            request means that the next one has not come yet. The engine then yields an empty list. When the caller
+            of a request means that the next one has not come yet. The engine then yields an empty list. When the caller
             asks for more samples, the engine first asks `requests` again, and then goes on with the requests that it
             has.
 
         Yields each of the `num_samples` samples of every request exactly once, or raises. If the images of a request
         cannot be read, the engine yields an `UnreadableRequest` and may leave out samples of this request. It answers
         the other requests as usual. Only one call may run at a time. Closing the iterator ends the call: the engine
-        may go on until its next answer, and is then free for the next call. See `ended`.
+        may go on until it would yield again, and is then free for the next call. See `ended`.
         """
         ...
 

@@ -150,7 +150,7 @@ def peak_tflops(name: str, given: float | None) -> float:
 
 
 def num_parameters(config: Any) -> int:
-    """Number of all weights, biases and norms. Tied embeddings count once. The public 3B model has 3,754,622,976."""
+    """Number of all weights, biases and norms. Tied embeddings count once. Qwen2.5-VL-3B-Instruct has 3,754,622,976."""
     text, vision = config.text_config, config.vision_config
     hidden, width, keys = text.hidden_size, _query_width(config), _key_width(config)
     layer = layer_weights(config) + width + 2 * keys + 2 * hidden
