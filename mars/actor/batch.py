@@ -1,4 +1,7 @@
-"""The tensors of one forward, with each distinct image once; and their padded form, one row per (prompt, response)."""
+"""The tensors of one forward: each distinct image once, and the tokens as padded rows or as a pack.
+
+This module makes the padded rows, one per (prompt, response).
+"""
 
 from __future__ import annotations
 

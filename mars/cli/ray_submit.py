@@ -48,7 +48,10 @@ _NOTHING_TO_RESUME = (0, 2, 3, 4, 73)
 
 @dataclass(frozen=True)
 class Submission:
-    """What is sent. texts: files that are not from the user's folder. run_dir: None for a dry run."""
+    """What is known of a job that is sent. run_dir: None in a dry run.
+
+    texts: name -> text of each file that is added to the user's files, such as the settings of the run.
+    """
 
     name: str
     texts: Mapping[str, str]

@@ -38,9 +38,8 @@ def choose_examples(answers: Sequence[Answer], count: int) -> tuple[list[list[An
 
 def is_conflict(answers: Sequence[Answer]) -> bool | None:
     """Whether the best single source has a higher mean accuracy than all images together; None if one of the two
-    has no scored answer. answers: all answers to one question. Failed rewards count as wrong; answers to extra requests
-    do
-    not count."""
+    has no scored answer. answers: all answers to one question. Failed rewards count as wrong. Answers to extra requests
+    do not count."""
     multi, mono = _means(answers)
     return None if multi is None or mono is None else multi < mono - SCORE_TOLERANCE
 

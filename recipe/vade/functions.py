@@ -54,7 +54,10 @@ class Settings:
 
 
 def best(rates: np.ndarray, count: int, settings: Settings) -> np.ndarray:
-    """The places of the `count` best rates, best first. Among equally good ones, the first in `rates`."""
+    """Indices of the `count` rates closest to `target` ("topk"), or to `lower` ... `upper` ("threshold").
+
+    The closest come first. Equally close rates keep their order in `rates`.
+    """
     if settings.rule == "topk":
         distance = (rates - settings.target) ** 2
     else:
