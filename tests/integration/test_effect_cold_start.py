@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from recipe.effect.cold_start import make_cold_start, store
 
+pytestmark = pytest.mark.slow
 SMALL = {"rows": 24, "settings": ("run.num_steps=2", "sft.batch_size=8", "sft.warmup_steps=0")}
 
 
