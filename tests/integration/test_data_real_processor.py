@@ -70,8 +70,11 @@ def test_expanded_ids_are_the_processors(model):
     assert expand(ids, tokens, encoder.token_rules()) == tuple(expected)
 
 
-@pytest.mark.parametrize("size", [(1280, 1024), (1600, 900), (640, 480)])
-@pytest.mark.parametrize("own", [None, (3136, 200704), (501760, 1003520), (3136, 1003520)])
+@pytest.mark.parametrize("size", [(1280, 1024), pytest.param((1600, 900), marks=pytest.mark.slow), (640, 480)])
+@pytest.mark.parametrize(
+    "own",
+    [None, (3136, 200704), *(pytest.param((low, 1003520), marks=pytest.mark.slow) for low in (501760, 3136))],
+)
 def test_prompts_of_real_sizes_are_the_processors(model, tmp_path, size, own):
     """Length and pixels, whether the second source has the limits of all images or its own."""
     folder, processor = model

@@ -68,7 +68,10 @@ def enlarge(source: Path, target: Path, times: int) -> None:
         parquet.write_table(pa.concat_tables([rows] * times), target / f"{part}.parquet")
 
 
-@pytest.mark.parametrize("method", ["grpo", "mars_grpo", "dapo", "mars_dapo"])
+@pytest.mark.parametrize(
+    "method",
+    [*(pytest.param(plain, marks=pytest.mark.slow) for plain in ("grpo", "dapo")), "mars_grpo", "mars_dapo"],
+)
 def test_the_tiny_experiments_train(workshop: Workshop, tmp_path: Path, method: str):
     """Real vLLM and FSDP, in one process; as they are written they use Ray, as the runs of test_training_job.py do."""
     script, anchored = (DAPO if "dapo" in method else MARS), method.startswith("mars_")
