@@ -1,4 +1,7 @@
-"""Kill processes of a training run at random, and compare what it trained with an undisturbed run of the same seed."""
+"""Kill processes of a training run at random, and compare its metrics and policy to those of an undisturbed run.
+
+Both runs have the same seed.
+"""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def _cached_prompts(config: TrainConfig | SftConfig) -> int:
 
 
 def image_budget(config: TrainConfig | SftConfig) -> ImageBudget:
-    """The sizes at which the model sees images of sources without limits of their own."""
+    """The limits of image sizes for all sources that have no limits of their own in data.source_image_pixels."""
     return ImageBudget.from_pretrained(config.model.path, config.data.min_image_pixels, config.data.max_image_pixels)
 
 

@@ -1,4 +1,7 @@
-"""Penalties, which are added to the scores of multi and anchor rollouts before advantages are computed."""
+"""Penalties, which are added to the scores of multi rollouts, guests, anchors and own groups.
+
+They are added before advantages are computed.
+"""
 
 from __future__ import annotations
 

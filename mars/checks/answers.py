@@ -29,9 +29,9 @@ def answered_perfectly(prompt: Prompt, view: View, function: str, frames: BoxFra
 def disagreement(prompt: Prompt, function: str, reward: RewardFn, frames: BoxFrames) -> str | None:
     """Why the prompt of a row does not fit its built-in reward, or None.
 
-    The prompt must ask for think and answer tags. If the answer consists of boxes, it must also ask for a json block.
-    A perfect answer must have an
-    accuracy of 1, and an empty answer 0. A user's own function is not checked, because its answer format is unknown.
+    The prompt must ask for think and answer tags. If the answer consists of boxes, the prompt must also ask
+    for a json block. A perfect answer must have an accuracy of 1, and an empty answer 0. A user's own function is not
+    checked, because its answer format is unknown.
     """
     if not is_built_in(function):
         return None

@@ -102,7 +102,7 @@ def _last(record: RunRecord, metric: str) -> float | None:
 
 
 def checked_run(run_dir: Path) -> Path:
-    """`run_dir` itself. Raises ConfigError if it contains no run."""
+    """`run_dir` itself. Raises ConfigError if it is not the directory of one run."""
     from mars.errors import ConfigError
 
     if list(run_dirs(run_dir, depth=MAX_DEPTH)) != [run_dir]:

@@ -74,7 +74,7 @@ class Deadlines:
         self._answered[worker] = self._now() - self._elsewhere_s
 
     def first(self, workers: Iterable[int]) -> tuple[int, float]:
-        """The first of these workers that will be late, and when that is (by `now`)."""
+        """(worker, time): which of these workers has the earliest deadline, and that deadline on the clock `now`."""
         worker = min(workers, key=self._answered.__getitem__)
         return worker, self._answered[worker] + self._elsewhere_s + self._timeout_s
 

@@ -55,7 +55,8 @@ class Shipped:
 class ImageReader(Worker):
     """Reads the images of a run, on the driver's node.
 
-    cache_bytes: of each store. environment: variables of the stores' processes.
+    Starts an `ImageStore` for each node, when a worker there first asks. cache_bytes: of each store's cache.
+    environment: variables of the stores' processes.
     """
 
     threads: ClassVar[dict[str, int]] = {"no_reading": 2}  # for calls that must not wait for others that read files

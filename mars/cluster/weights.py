@@ -162,7 +162,8 @@ class RankSender:
     def start(self, version: int, engines: Mapping[int, str], restarts: int) -> Meeting:
         """Start a send. Returns the `Meeting`, which has the address and the names that engines and ranks connect by.
 
-        The group of the last send is used again if it had the same engines and none of them was replaced since.
+        The group of the last send is used again if that send did not fail, the engines are the same, and none of them
+        was replaced since.
         """
         from mars.weights.store import DriverStore
 

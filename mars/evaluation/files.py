@@ -185,7 +185,7 @@ def read_manifest(path: Path) -> Mapping[str, Any]:
 
 
 def _paths_of_answers(path: Path) -> ResultPaths:
-    """As `result_paths`, but raises DataError for the folder of a run. The message names files with answers in it."""
+    """As `result_paths`, but raises DataError for a run's folder. The message names files there that have answers."""
     paths = result_paths(path)
     if os.path.isdir(path) and not paths.answers.exists():
         folders = (path, path / "evaluation", path / "rollouts")

@@ -33,7 +33,8 @@ def quantity_label(quantity: str, threshold: float | None = None) -> str:
 
 
 def evaluation_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
-    """(label, one cell per result) of the evaluation table, in percent: "53.1 [48.2, 58.0] n=400".
+    """The rows of the evaluation table, as (label, one cell per result). A cell is a percentage with its 95 % interval
+    and number of prompts, "53.1 [48.2, 58.0] n=400", or a count of failed rewards or of unparseable answers.
 
     results: what `summary.summarize` returns. A quantity that no result has is left out; a result that lacks a
     quantity shows a dash.

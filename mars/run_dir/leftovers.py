@@ -50,7 +50,8 @@ def left_processes(run_dirs: Iterable[Path]) -> Iterator[LeftProcess]:
 
 
 def _still_runs(driver: ProcessId | None, run_dir: Path) -> bool:
-    """Whether a run is still running: by its driver if that was on this machine, else by the lock of the run."""
+    """Whether a run is still running. If its driver was on this machine: whether the driver's process is alive.
+    Otherwise: whether a process holds the run's lock."""
     if driver is not None and driver.is_here():
         return driver.is_alive()
     return held_by(run_dir) is not None

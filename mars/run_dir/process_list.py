@@ -22,7 +22,8 @@ PROCESSES_FILE = "processes.json"
 class ProcessList:
     """The list of one attempt. folder: of the attempt.
 
-    Workers record themselves (`record_worker`), because on other hosts and in a joined cluster they are not children.
+    Workers on other hosts or in a joined cluster are missing in this list, because they are not descendants of the
+    driver. So each worker also writes a file of its own (`record_worker`).
     """
 
     def __init__(self, folder: Path) -> None:

@@ -232,5 +232,5 @@ class MultiTracker:
 
     @property
     def switched_off(self) -> int:
-        """Number of copies that were switched off so far, including those of earlier trackers of this process."""
+        """Number of copies that were switched off so far, of this MultiTracker and of earlier ones of this process."""
         return self._switched_off_before + sum(copy.failure is not None for copy in self._copies)

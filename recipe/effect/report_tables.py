@@ -16,7 +16,10 @@ _OF_CONTROLS = {PRIMARY: "primary", "eval/multi": SECONDARY["eval/multi"]}
 
 
 def primary_tables(study: Study, rows: Sequence[Row], compared: Sequence[Comparison]) -> list[Table]:
-    """For each dial: every arm's mean, and its difference to the baseline."""
+    """For each dial (bias of the cold start): every arm's mean, and its difference to the baseline.
+
+    The dial is the probability that the teacher of the cold start goes by the visible image if a row shows both.
+    """
     of_arms = means(study, rows, PRIMARY)
     columns = ["arm", "method", "rollouts", "runs", "mean ± SE", "difference", "over seeds", "pairs", "p", "p (Holm)"]
     columns += ["over cold starts", "p", "p (Holm)", "shown"]

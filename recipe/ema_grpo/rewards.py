@@ -126,7 +126,7 @@ def number(text: str) -> float | None:
 
 
 def json_box(text: str) -> Box | None:
-    """The box of {"boxes": [x1, y1, x2, y2]}; None for anything else."""
+    """The box of {"boxes": box}, for a box that `read_box` accepts, such as [x1, y1, x2, y2]; else None."""
     try:
         return read_box(json_entry(text, "boxes"))
     except ValueError:

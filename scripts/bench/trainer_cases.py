@@ -59,7 +59,7 @@ class Prompt:
 
 
 def model_config(name: ModelName, num_layers: int = 9) -> Any:
-    """tiny: the quick start's model with 0.8 million parameters. mid: a model with 32 million and the same vocabulary.
+    """tiny: the quick start's model with 0.6 million parameters. mid: a model with 32 million and the same vocabulary.
 
     num_layers: of mid's language model.
     """

@@ -25,8 +25,9 @@ Move = Callable[[Box], Box]
 def moved(prompt: Prompt, move: Move) -> str:
     """The truth of a row with its boxes moved; a truth without boxes is returned unchanged.
 
-    The boxes are in the frame of the row's first image. Boxes in any form that the rewards read become JSON
-    text. Raises RowError for a truth that the rewards would refuse.
+    The row's boxes are in pixels of its first image or, if `box_space` is norm_1000, in thousandths of its sides.
+    They may have any form that the rewards read. The moved boxes are JSON text, in pixels of the changed image. Raises
+    RowError for a truth that the rewards would refuse.
     """
     if not has_boxes(prompt.truth):
         return prompt.truth
