@@ -53,14 +53,15 @@ def _composed(root: str, folders: tuple[Path, ...], choices: tuple[tuple[str, st
     """The configuration of these (group, override), with an experiment merged on a copy of the one without it."""
     chosen = dict(choices)
     experiment = chosen.pop("experiment", "").partition("=")[2]
+    if not experiment and (with_groups := tuple(folder for folder in folders if _has_groups(folder))) != folders:
+        return _composed(root, with_groups, choices)
     if not experiment:
         return real_compose(root, folders, [override for _, override in choices])[0]
     files = _files(experiment, (compose.shipped_folder(), *folders))
     if files is None or len(chosen) < len(choices) - 1:
         return real_compose(root, folders, [override for _, override in choices])[0]
     groups = {group: f"{group}={choice}" for content in files for group, choice in _groups(content).items()}
-    with_groups = tuple(folder for folder in folders if any(file.parent.name != "experiment" for file in _yaml(folder)))
-    composed = _composed(root, with_groups, tuple(sorted((groups | chosen).items())))
+    composed = _composed(root, folders, tuple(sorted((groups | chosen).items())))
     if composed is None:
         return None
     config = deepcopy(composed)
@@ -71,8 +72,8 @@ def _composed(root: str, folders: tuple[Path, ...], choices: tuple[tuple[str, st
 
 
 @cache
-def _yaml(folder: Path) -> list[Path]:
-    return list(folder.glob("*/*.yaml"))
+def _has_groups(folder: Path) -> bool:
+    return any(file.parent.name != "experiment" for file in folder.glob("*/*.yaml"))
 
 
 @cache
