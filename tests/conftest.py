@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +15,10 @@ from hypothesis import settings
 
 from mars.types import ImageRef
 from tests.examples import register_profiles
+
+# torch looks up the names of addresses: a name server that does not answer would cost 5 s each time. The C library
+# reads this once, so it is set before anything is looked up.
+os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
 
 _log = logging.getLogger("mars")
 

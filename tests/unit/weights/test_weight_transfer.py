@@ -31,8 +31,6 @@ def on_loopback(monkeypatch):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     # When the tests are over, Python waits until connections that were given up have failed.
     monkeypatch.setattr(group, "_CONNECT_S", 2.0)
-    # torch looks up the names of addresses. A name server that does not answer would cost 5 s.
-    monkeypatch.setenv("RES_OPTIONS", "timeout:1 attempts:1")
 
 
 @pytest.fixture
