@@ -44,7 +44,8 @@ def read_added(config: TrainConfig, inputs: Inputs, file: str) -> RowsFile:
         logger.warning("no row is added: %s", error)
         return RowsFile((), "", 0)
     training = tuple(config.data.train_files)
-    # A copy of a single training file needs no test here: its prompts have the ids of that file's prompts.
+    # With a single training file this test is not needed: the prompts of a copy have the same ids as the prompts of the
+    # training file, and `KnownPrompts` leaves out prompts whose ids it knows.
     if len(training) > 1 and rows.fingerprint in _fingerprints(training):
         logger.warning("%s: has the contents of a training file; no row is added", file)
         return RowsFile((), rows.fingerprint, rows.num_rows)

@@ -1,4 +1,4 @@
-"""Settings in a user's file that change during a run (`ramps`): their values in a step, and a guard against code that
+"""Settings of a recipe's hook that change during a run (`ramps`): their values in a step, and a guard against code that
 reads them only once."""
 
 from __future__ import annotations

@@ -195,7 +195,7 @@ def end_now(error: MarsError) -> bool:
 
 
 def ends_with(error: MarsError) -> None:
-    """Note that the process ends early because of this error, which the main thread is raising. The process then ends
+    """Record that the process ends early because of this error, which the main thread is raising. The process then ends
     without the exit hooks of libraries, because they would wait for what is lost."""
     if _installed is not None:
         _installed.begin(error)

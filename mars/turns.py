@@ -98,7 +98,7 @@ class SharedMemory:
         self._has_weights = True
 
     def restarted(self) -> None:
-        """Note that the trainer was built again, with its whole state on the GPUs."""
+        """Record that the trainer was built again, with its whole state on the GPUs."""
         self._held = "all"
 
     def put_engine_to_sleep(self) -> None:

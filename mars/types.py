@@ -144,8 +144,8 @@ class Completion:
 class RewardInput:
     """The arguments of a reward function for one response. Sizes are (width, height); None without images.
 
-    truth_size: frame of the truth's boxes: size of the first stored image; (1000, 1000) if box_space is norm_1000.
-    response_size: of the response's boxes: first shown image after smart_resize; (1000, 1000) for thousandths.
+    truth_size, response_size: frames of the boxes. Truth: first stored image; (1000, 1000) if extra_info has box_space
+    norm_1000. Response: first shown image after smart_resize; (1000, 1000) if the model gives thousandths.
     extra: name of the extra request that it answers (mars/hooks/requests.py), None for a view of the prompt.
     step: training step, from 1; 0 outside training. images: the images that the prompt shows.
     """
@@ -266,7 +266,7 @@ class PromptRollouts:
 class SampledPrompt:
     """A prompt's rollouts, and an advantage and a weight for each of `rollouts.trained`.
 
-    carried: sampled in an earlier step. own_groups: for each of `rollouts.own_groups`, a prompt with it as `multi`.
+    carried: sampled in an earlier step. own_groups: each of `rollouts.own_groups` as `multi` of a SampledPrompt.
     """
 
     rollouts: PromptRollouts

@@ -117,8 +117,9 @@ def _without_adapters(policy: PolicyModel) -> Iterator[None]:
 def bit_sum(policy: nn.Module) -> Tensor:
     """int64 [1]: a checksum of all parameters except those of the adapters.
 
-    Each float32 value is read as the int32 with the same bits, and these integers are summed. Sums of integers are
-    exact in any order, so the checksum is the same for any number of ranks.
+    Each float32 value is read as the int32 with the same bits. These integers are summed for each parameter, and the
+    sums are multiplied by 1, 2, 3, ... and added up modulo 2^63. Sums of integers are exact in any order, so the
+    checksum is the same for any number of ranks.
 
     A collective call if the policy is sharded.
     """

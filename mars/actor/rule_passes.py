@@ -148,8 +148,10 @@ class BatchPasses:
 
 @dataclass(frozen=True)
 class PreparedBatch:
-    """What the updates of a batch use: its prompts, the old log-probs of all updates but the first, and the passes of a
-    rule."""
+    """What the updates of a batch use: its prompts, old log-probs of forwards, and the passes of a rule.
+
+    old: at least those of all updates but the first. Those of the first update are not read here.
+    """
 
     prompts: ReadPrompts
     old: Mapping[MicroBatch, Tensor]

@@ -46,7 +46,8 @@ def second_half(targets: Sequence[bool], order: Sequence[int], first: int, sampl
     `even`.
 
     Example: 4 prompts with 2 of G = 4 rollouts each, so 8 more. Targets 1 and 3 get [0, 4, 0, 4], and a single target 2
-    gets [0, 0, 8, 0]. With 8 prompts and 16 more, a single target gets 16 - 2 = 14, and two other prompts get one each.
+    gets [0, 0, 8, 0]. With 8 prompts and 16 more, a single target gets 14, so that it has
+    16 = `MOST` * G in all, and two other prompts get one each.
     """
     counts, budget = [0] * len(targets), len(targets) * (samples - first)
     chosen = [i for i in order if targets[i]] or list(order)

@@ -80,7 +80,7 @@ class _Own:
 @validated(frozen=True, config=_AS_JSON)
 class _Kept:
     """A prompt whose rollouts are in another line: among the lines of carried prompts if `carried`, else among those of
-    prompts sampled ahead. If the step ahead carries the prompt on, the line is among the latter in any case."""
+    prompts sampled ahead. A prompt that the step ahead carries on was sampled ahead, though `carried` is true."""
 
     prompt_id: str
     carried: bool

@@ -29,8 +29,8 @@ def compare(files: Sequence[Scored], threshold: float | None) -> dict[str, Any]:
     Returns a mapping with
     - "task", "metric" (of the records), "method" and "n" (number of common questions);
     - "files": [{"name", "results", "model", "n", "left_out"}];
-    - "rows": [{"quantity", "scorer", "values": one per file, "differences": one per file, the first None}]. "scorer"
-      is strict, and also compat if every record has that scorer's value.
+    - "rows": [{"quantity", "scorer", "values": one per file, "differences": one per file, the first None}]. There
+      are rows with the scorer "strict" and, if every record has a compat value, rows with the scorer "compat".
     Values and differences are {"mean", "low", "high", "n"} with 95 % intervals, or None if a file lacks the quantity.
     A difference is paired: the mean of the differences over all questions for which both files have the quantity.
 

@@ -58,7 +58,7 @@ class HfEngine:
         self._process, self._fetch = process, fetch
         self._counts, self._version = EngineCounts(), 0
         self._freed: Freed = []  # of the weights, while the engine sleeps
-        self._buffers = HostCopies()  # `load_weights` does not bring them
+        self._buffers = HostCopies()  # of the buffers, because an update of the weights does not have all of them
         self._state: Literal["awake", "asleep", "loaded"] = "awake"
 
     def generate(self, requests: Iterable[RolloutRequest | None]) -> Iterator[list[FinishedSample | UnreadableRequest]]:

@@ -137,7 +137,7 @@ class VllmEngine:
             self._llm.collective_rpc("restore_plain_tensors")
             self._state = "loading"
         weights = self._fetch(update.payload)
-        if self._is_one_process:  # several get a pickled copy of all weights
+        if self._is_one_process:  # an engine of several processes gets a pickled copy of all weights instead
             weights = UntilFailure(weights)
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         if isinstance(weights, UntilFailure):

@@ -67,7 +67,7 @@ def process_from(content: object) -> ProcessId | None:
 
 
 def record_worker(folder: Path, name: str) -> None:
-    """Record in `folder` that this process is now the worker `name`. Called first, on the worker's host.
+    """Record in `folder` that this process is now the worker `name`. The worker's process calls it when it starts.
 
     A failure is only logged, because the worker does not need the record.
     """

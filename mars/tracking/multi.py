@@ -48,7 +48,8 @@ class RemoteTracker(Protocol):
 
 @dataclass(frozen=True)
 class Limited:
-    """Makes any function a `RemoteTracker`. A call may take `timeout_s`, building the tracker its `start_allowance`."""
+    """Makes any function a `RemoteTracker`. A call may take `timeout_s`, and building the tracker
+    `start_allowance(timeout_s)`."""
 
     make: Callable[[], Tracker]
     timeout_s: float

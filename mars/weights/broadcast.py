@@ -37,8 +37,8 @@ class BroadcastTransfer(MeetingTransfer):
         self._send(self._join(meeting, place=0), version, buckets, left)
 
     def _send(self, group: SendGroup, version: int, buckets: Sequence[Bucket], left: Iterator[Bucket]) -> None:
-        """Gather each bucket while the previous one is being sent. left: an iterator over `buckets`, for those to
-        send."""
+        """Gather each bucket while the previous one is being sent. Takes the buckets from
+        `left`, an iterator over `buckets`, so that `send` can gather the remaining ones after a failure."""
         plan.announce(group.store, "plan", version, buckets)
         dtype = buckets[0].dtype
         message = torch.empty(max(bucket.num_values for bucket in buckets), dtype=dtype, device=self._device)

@@ -58,7 +58,8 @@ class IpcTransfer(MeetingTransfer):
     def _send(
         self, store: MemberStore, engine: str, version: int, buckets: Sequence[Bucket], left: Iterator[Bucket]
     ) -> None:
-        """left: an iterator over `buckets`, for those to send."""
+        """Takes the buckets from `left`, an iterator over `buckets`, so that `send` can gather the remaining ones after
+        a failure."""
         plan.announce(store, f"{engine}/plan", version, buckets)
         dtype = buckets[0].dtype
         memory, handle = self._memory.new(max(bucket.num_values for bucket in buckets) * dtype.itemsize)

@@ -48,5 +48,5 @@ class MeetingTransfer(ABC):
 
     @abstractmethod
     def _send_to(self, meeting: Meeting, version: int, buckets: Sequence[Bucket], left: Iterator[Bucket]) -> None:
-        """Gather and send each bucket, as one of `meeting.senders`. left: an iterator over `buckets`, for those to
-        send."""
+        """Gather and send each bucket, as one of `meeting.senders`. Takes the buckets
+        from `left`, an iterator over `buckets`, so that `send` can gather the remaining ones after a failure."""
