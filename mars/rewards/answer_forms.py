@@ -18,8 +18,9 @@ from mars.rewards.answer_words import (
     word_set,
 )
 
-# NFKC makes at most 3 characters of a blank or a character of markup, and at most 18 of any other. So a text of
-# `MAX_CHARS` characters that becomes longer than this would still be longer than `MAX_CHARS` without its markup.
+# A text that is longer than `MAX_CHARS` without its markup is not read. NFKC makes up to 18 characters of one, but at
+# most 3 of a blank or a character of markup. So if `MAX_CHARS` characters become more than the number below, at most
+# 3 * `MAX_CHARS` of the new ones are blanks and markup, and more than `MAX_CHARS` others remain.
 _MAX_UNFOLDED = 4 * MAX_CHARS
 
 _COMMANDS = re.compile(r"\\(?:boxed|fbox|text|textbf|textit|textrm|mathrm|mathbf|mathit|operatorname) ?\{([^{}]*)\}")

@@ -8,7 +8,8 @@ from fractions import Fraction
 
 Words = tuple[str, ...]
 
-# Unicode normalisation takes quadratic time on adversarial accents, so only this much of an answer is looked at.
+# Unicode normalisation takes quadratic time on adversarial accents, so a longer answer is not compared with the truth.
+# Only a yes or no is looked for in the last so many characters of it.
 MAX_CHARS = 300
 
 ARTICLES = {"a", "an", "the"}

@@ -193,7 +193,7 @@ class Judge:
             return JudgeError(f"{self._endpoint}: {kind}: {wrong}")
         may_pass = isinstance(
             error, requests.RequestException | HTTPError
-        )  # another OSError: REQUESTS_CA_BUNDLE is gone
+        )  # other OSErrors do not pass, such as a missing file of REQUESTS_CA_BUNDLE
         if isinstance(error, requests.exceptions.SSLError) or not may_pass:
             return JudgeError(f"{self._endpoint}: {self._quoted(str(error))}")
         return _Unavailable(self._quoted(_cause(error)))
@@ -218,7 +218,7 @@ class Judge:
         return request
 
     def _session(self) -> requests.Session:
-        """A session for each thread, because the library requests does not promise that threads can share one."""
+        """A session for each thread, because the library `requests` does not say that threads can share one."""
         if not hasattr(self._thread, "session"):
             self._thread.session = new_session()
         return self._thread.session

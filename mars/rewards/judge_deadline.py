@@ -1,4 +1,4 @@
-"""Sessions of the library requests, whose connections end with a deadline, even if headers arrive bit by bit.
+"""Sessions of the library `requests` whose connections are shut at a deadline, even if headers arrive bit by bit.
 
 The timeouts of the library are for each wait for data, so a server that sends a byte now and then never reaches them.
 """

@@ -57,7 +57,7 @@ def score_list(reward: RewardListFn, items: Sequence[RewardInput]) -> list[Score
 def _bad_row(error: DataError, item: RewardInput) -> Scored:
     """The failed result of a malformed row, without a traceback, because the row is wrong and not the function.
 
-    The reason is its `kind`, so that rows without an id are logged separately.
+    Its `kind` is the whole reason and not the row's id, so that rows without an id are logged separately too.
     """
     name = item.extra_info.get("id")
     row = f"row {name}: " if isinstance(name, str | int) else ""

@@ -203,7 +203,11 @@ class RewardPool:
         self._start_missing()
 
     def _room(self, worker: WorkerProcess, batch: Batch) -> int:
-        """How many answers to send to a worker now. Suspects come first in `pending`; each has a worker to itself."""
+        """How many answers to send to a worker now.
+
+        Suspects come first in `pending`. With threads (concurrency above 1), a worker that has a suspect gets no other
+        answer.
+        """
         if not worker.ready or worker.retiring:
             return 0
         if self._settings.concurrency == 1:

@@ -25,7 +25,7 @@ _WITHDRAWS = word_set(
     "hesitate disagree anything means contradicts"
 )
 _HEDGES = {"maybe", "perhaps", "possibly", "either", "could", "might"}
-# Words that revise a yes or no at the beginning of the sentence.
+# Words that revise a yes or no if they follow it in the sentence that it begins.
 _REVISES = word_set(
     "but however actually wait although though or maybe perhaps possibly probably sure unsure except unless wrong "
     "incorrect false joking kidding unclear unknown uncertain hmm sorry cannot tell if than other besides apart "
@@ -128,7 +128,7 @@ def _first_word(text: str) -> str | None:
 
 
 def _statement(text: str) -> str | None:
-    """A single sentence that says that something is there or is not."""
+    """ "yes" or "no" for a single sentence that says that something is there, or is not; None for any other text."""
     if re.search(r"[.!?;\n]\s*\w", text):
         return None
     sentence = " ".join(_words(text))

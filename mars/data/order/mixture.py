@@ -114,7 +114,7 @@ def _constant_shares(weights: Sequence[float]) -> _Shares:
 
 
 def _changing_shares(weights: ChangingWeights) -> _Shares:
-    """The largest share of a set: its highest weight beside the lowest weights of the other sets."""
+    """The shares of weights that change. `largest`: each set's share if its weight is highest, the others' lowest."""
     total = sum(weights.lowest)
     bounds = zip(weights.lowest, weights.highest, strict=True)
     largest = [math.ceil(_MILLION * high / (total - low + high)) for low, high in bounds]

@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 _BICUBIC = 3  # Pillow's number of this filter: the default of image processors, and needed for data.source_image_pixels
 
 SourcePixels = Mapping[str, Sequence[int]]
-"""Source name -> [smallest, largest] width x height after resizing. Both are within the limits for every image."""
+"""Source name -> [smallest, largest] width x height after resizing. Both numbers are within the limits of all images,
+data.min_image_pixels and data.max_image_pixels."""
 
 
 @dataclass(frozen=True)

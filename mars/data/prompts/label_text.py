@@ -48,7 +48,10 @@ _QUESTION = re.compile(
 
 @dataclass(frozen=True)
 class Label:
-    """text: the label, with the white space up to the marker. is_named: whether it names the image beside it."""
+    """text: the label, with the white space up to the marker.
+
+    is_named: whether it surely belongs to the one image beside it: by a name or number in it, or by its place alone.
+    """
 
     text: str
     is_named: bool

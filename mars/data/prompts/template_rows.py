@@ -32,8 +32,8 @@ def refuse_chat_template(tried: Iterable[TriedRow]) -> None:
 class ViewTrial:
     """Tries the chat template on the views of prompts besides the multi view.
 
-    A template takes or refuses all views of one form: the roles of the messages, the number of images in each, and
-    whether it has text. So only one view of each form is tried.
+    Whether a template takes a view depends only on the view's form: of each message, the role, the number of images,
+    and whether there is text. So only one view of each form is tried.
     views: prompt -> its views. Views with a wording of their own are skipped: mars/data/prompts/prepare.py tries them.
     """
 

@@ -38,7 +38,7 @@ IMAGE_LIMITS = (
     "min_pixels", "max_pixels", "total_pixels", "resized_height", "resized_width", "nframes", "fps", "min_frames",
     "max_frames", "video_start", "video_end",
 )  # fmt: skip
-"""Size limits of a single image or video, which qwen-vl-utils reads from its mapping."""
+"""Size limits of a single image or video, which qwen-vl-utils reads from the mapping of this image or video."""
 
 IMAGE_KEYS = ("bytes", "path")
 """Keys of an image that is a mapping."""
@@ -150,7 +150,7 @@ def _is_said(value: Any) -> bool:
 
 
 def refuse_unread_images(row: Row, *unread: str) -> None:
-    """For a row without an image: raises RowError if a column looks like one of media by its name and value.
+    """For a row without an image: raises RowError if a column seems to hold media, judged by its name and value.
 
     unread: names of columns that mars reads in other kinds of rows, but not in this kind. The fields of extra_info are
         not searched: they are for the reward.

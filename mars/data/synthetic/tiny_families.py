@@ -62,7 +62,9 @@ THINKING = """\
 
 
 def build_processor(family: Family, tokenizer: Any) -> Any:
-    """The family's own processor class around `tokenizer`. Images: smart_resize between MIN and MAX pixels."""
+    """The family's own processor class around `tokenizer`. Images: smart_resize between MIN_PIXELS and MAX_PIXELS;
+    for InternVL, tiles with at most MAX_PIXELS together.
+    """
     from transformers import (
         Qwen2_5_VLProcessor,
         Qwen2VLImageProcessor,

@@ -18,7 +18,8 @@ from mars.output.progress import progress
 from mars.types import IMAGE_MARKER
 
 SOURCES = ("visible", "infrared")
-FIRST_ID = {"train": 100_000, "test": 200_000, "cold_start": 300_000}  # also numbers of scenes, so no scene repeats
+# The id of a scene is also its index for `make_scene`, so no scene is in two parts.
+FIRST_ID = {"train": 100_000, "test": 200_000, "cold_start": 300_000}
 LARGEST_SET = 100_000
 
 
