@@ -42,7 +42,7 @@ from mars.weights.transfer import WeightTransfer
 
 
 class FsdpTrainer:
-    """A `PolicyTrainer`. process: turns prompt ids and images into tensors. transfer: sends the weights.
+    """A `PolicyTrainer`. process: turns a prompt's token ids and images into tensors. transfer: sends the weights.
 
     rule: of `recipe.tokens`, or None.
     """

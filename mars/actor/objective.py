@@ -71,8 +71,8 @@ class Objective:
     def kept_scale(self, sums: Mapping[str, float], denominator: float) -> float | None:
         """The factor by which the gradient of an update must be multiplied, because some of its tokens are masked.
 
-        The denominator must not count masked tokens, but it is known only after the forwards of all ranks which tokens
-        are masked. So `loss` divides by the denominator of all tokens, and the factor is this denominator / the
+        The denominator must not count masked tokens, but which tokens are masked is known only after the forwards of
+        all ranks. So `loss` divides by the denominator of all tokens, and the factor is this denominator / the
         denominator of the kept tokens.
 
         sums: over all micro-batches and ranks.

@@ -19,7 +19,8 @@ Value = TypeVar("Value")
 
 
 class Process(Protocol):
-    """Turns prompt ids and images into tensors (mars/data/prompts/processor.py). Raises DataError for a bad image.
+    """Turns a prompt's token ids and images into tensors (mars/data/prompts/processor.py). Raises DataError for a bad
+    image.
 
     blank: use white images of the same sizes, and open no image of the prompt.
     """

@@ -27,7 +27,7 @@ _REDUCED = {
 class RuleInputs:
     """What a rule gets for one forward besides the objective's own tensors.
 
-    extra: name of a pass -> its log-probs, [T]. totals: of the update. settings: the step's scheduled values.
+    extra: name of a pass -> its log-probs, [T]. totals: of the update. settings: the step's values of `ramps`, by key.
     """
 
     rule: TokenRule

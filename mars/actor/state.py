@@ -80,7 +80,7 @@ def _gathered(
     if mesh is not None and not on_all_ranks and not is_in_first_copy(mesh):
         return {}
     if mesh is None or mesh.size(shard_axis(mesh)) == 1:
-        place = None if mesh is None else mesh.device_type  # also of offloaded weights
+        place = None if mesh is None else mesh.device_type  # offloaded weights are copied there too
         return {name: [_local(value, adapters.get(name)).to(place, dtype)] for name, value in bucket.items()}
     ranks, group = mesh.size(shard_axis(mesh)), mesh.get_group(shard_axis(mesh))
     sizes = [[_shard_elements(value, rank, ranks) for value in bucket.values()] for rank in range(ranks)]

@@ -26,7 +26,7 @@ from mars.types import TokenRules
 
 
 class FsdpSupervisedTrainer:
-    """A `SupervisedTrainer`. process: turns prompt ids and images into tensors.
+    """A `SupervisedTrainer`. process: turns a prompt's token ids and images into tensors.
 
     total_steps: the step at which the learning rate reaches 0.
     """

@@ -122,7 +122,7 @@ def _reward(config: TrainConfig, rewards: RewardsBySet) -> RewardFn:
 def _prepare(settings: RowSettings, groups: Sequence[Sequence[str]]) -> list[PreparedRows]:
     """Prepare each group of files. If a file cannot be read, raises DataError with the problems of all groups.
 
-    Raises TemplateFailure for a chat template that takes no row.
+    Raises TemplateFailure for a chat template that fails on every row, or on every row with images.
     """
     prepared, broken = [], []
     for files in groups:

@@ -105,7 +105,7 @@ def _wrong_settings(settings: Any) -> Iterator[_Wrong]:
             continue
         value, kinds = getattr(settings, field.name), set(get_args(field.type) or (field.type,))
         if field.name in ("bos_token_id", "eos_token_id") and value == field.default:
-            continue  # the default of an id that the file lacks: nothing reads it, even if the vocabulary is smaller
+            continue  # config.json lacks this id. Its default may exceed the vocabulary, but nothing reads it
         if isinstance(field.default, tuple) and int in kinds:  # a side, or height and width
             want = _want_sides(value)
         else:
@@ -215,6 +215,6 @@ def _rotated(settings: Any, rope: Mapping[str, Any]) -> int:
 
 
 def _merged_patch(settings: Any) -> int:
-    """Pixels of the side of a square of patches that becomes one token; 0 for a model of texts."""
+    """Side in pixels of the square of patches that becomes one token; 0 for a language model's settings."""
     patch = getattr(settings, "patch_size", 0)
     return (patch if isinstance(patch, int) else max(patch)) * getattr(settings, "spatial_merge_size", 0)

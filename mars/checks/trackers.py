@@ -11,7 +11,7 @@ Job = TypeVar("Job", TrainConfig, SftConfig)
 
 
 def with_checked_trackers(config: Job) -> Job:
-    """The configuration with absolute paths in `tracking.to`. Runs the files of users' trackers, and makes none.
+    """The configuration with absolute paths in `tracking.to`. Runs the files of users' trackers, but makes no tracker.
 
     Raises SetupError for a package that is not installed, ConfigError for a class that is no tracker.
     """

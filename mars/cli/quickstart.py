@@ -1,8 +1,8 @@
 """`mars quickstart`: make data and a tiny model, train it, and write a report.
 
-Each stage is a command that a user could type, run in a process of its own. When a stage is done, its folder gets the
-file `.complete`, so that a second run reuses it. A folder of data or of a model without this file is removed and made
-again. An interrupted training goes on, or is kept under another name.
+Each stage is one or two commands that a user could type, each run in a process of its own. When a stage is done, its
+folder gets the file `.complete`, so that a second run reuses it. A folder of data or of a model without this file is
+removed and made again. An interrupted training goes on, or is kept under another name.
 """
 
 from __future__ import annotations

@@ -54,11 +54,11 @@ class EngineWorker(Worker):
     def generate(self, part: Part) -> Iterator[list[FinishedSample | UnreadableRequest] | EngineCounts]:
         """Yield lists of finished samples, one list per message.
 
-        A generation needs one call for each part. A call ends when the engine has room for the request after its part;
-        the call with the next part continues the generation. At least `part.message_gap_s` pass between two messages,
-        also of different calls. The call with the last part then yields the remaining samples at once, and the counts
-        of the generation. If the driver cancels a call, the generation ends at the engine's next answer. It is not
-        counted then, and calls with its other parts do nothing.
+        A generation needs one call for each part. A call ends when the engine has taken the part's requests and has
+        room for one more; the call with the next part continues the generation. At least `part.message_gap_s` pass
+        between two messages, also of different calls. The call with the last part then yields the remaining samples at
+        once, and the counts of the generation. If the driver cancels a call, the generation ends at the engine's next
+        answer. It is not counted then, and calls with its other parts do nothing.
         Raises WorkerError if the last `load_weights` failed: the engine may have some old and some new weights.
         """
         if not self._has_all_weights:

@@ -171,7 +171,7 @@ def _record(node: Node, process: ProcessId, log: str) -> RunningNode:
 def running_nodes(folder: Path) -> list[RunningNode]:
     """Running nodes that were started on this machine with this --temp-dir, the newest first.
 
-    Raises SetupError if other users might have written there, because a record says which processes are stopped and
+    Raises SetupError if other users might have written there, because a record says which processes `stop` ends, and
     which server gets the token.
     """
     problem = private_folder_problem(folder) if os.path.lexists(folder) else None

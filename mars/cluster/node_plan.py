@@ -108,9 +108,10 @@ def plan_nodes(engines: Bundles, ranks: Bundles, free: Sequence[Amount], strateg
 
 
 def plan_lost(engines: Bundles, ranks: Bundles, free: Sequence[Amount], strategy: Strategy) -> dict[int, int]:
-    """As `plan_nodes`, for bundles that need another node: places as many as fit, ranks first, because all are needed.
+    """As `plan_nodes`, for bundles that need another node. Places as many as fit.
 
-    Engines get what all ranks leave. If not all ranks fit, no engine gets a place.
+    Ranks come first, because a trainer needs all its ranks. Engines get the room that is left when all ranks have a
+    place. If not all ranks fit, no engine gets a place.
     """
     for number_of_engines in range(len(engines.indices), -1, -1):
         plan = plan_nodes(_first(engines, number_of_engines), ranks, free, strategy)

@@ -200,7 +200,7 @@ class RayEngine:
             return False
         try:
             return self._bring_back(index, error)
-        except Stopped:  # the next call waits for it
+        except Stopped:  # the next call brings the engine back
             self._lost[index] = error
             raise
 
@@ -264,7 +264,7 @@ class RayEngine:
     def _leave_alone(self, index: int, error: MarsError) -> None:
         """Go on without an absent engine that cannot be built on its new node.
 
-        Raises `error` if no engine is left, or if it has not moved: then the other engines would fail in the same way.
+        Raises `error` if no engine is left, or if this one is on its old node: then the others would fail like it.
         """
         is_same = index in self._builds and self._absent.node(index) in (None, self._group.node(index))
         if is_same or not self._absent.others():
@@ -278,10 +278,10 @@ class RayEngine:
         self._losses.leave_alone(index, where, error)
 
     def _take_in(self, join: bool) -> None:
-        """Make progress with the absent engines, without waiting. join: whether engines that are built take part again.
+        """Make progress with the absent engines. join: whether engines that are built take part again.
 
         An engine whose process was lost is started again, a few times. An engine that cannot be built is left alone.
-        It waits only for engines that a stopped call was bringing back, and for one engine if none works."""
+        Waits only for engines that a stopped call was bringing back, and for one engine if none works."""
         self._bring_back_lost()
         for index, successor in self._absent.to_take_in():
             try:
@@ -296,5 +296,5 @@ class RayEngine:
                     self._start_again(index)
                 else:
                     self._give_up(index, error)
-        if not self._absent.others():  # a rank of the trainer was lost with the last engines, and is there again
+        if not self._absent.others():  # the last engines were lost with a rank of the trainer, which runs again
             self._bring_back(0, WorkerError("cluster: no engine is left"))

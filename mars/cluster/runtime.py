@@ -102,8 +102,8 @@ def _own_cluster(
             with inherited({**environment, **loopback_environment(), **of_cluster}), _loopback_node():
                 connection = _Connection(options, "this machine")
         except BaseException:
-            # Interrupted while Ray starts: guard.close() would end processes that Ray's thread waits for, and while it
-            # waits it blocks all other threads. So the guard removes the cluster when this process has ended.
+            # Interrupted while Ray starts: guard.close() would end processes that Ray's thread waits for, and that
+            # thread blocks all others while it waits. So the guard removes the cluster when this process has ended.
             if interrupts.reason() is None:
                 guard.close()
             raise

@@ -150,7 +150,7 @@ class RankSender:
         self.forget()
 
     def forget(self) -> None:
-        """Forget the group and the calls of earlier sends. Called when the trainer's ranks are started again."""
+        """Forget the calls of earlier sends, and their group (`Meeting`). Called when the ranks are started again."""
         self._members: object = None
         self._sending: list[Any] = []
 
@@ -162,8 +162,8 @@ class RankSender:
     def start(self, version: int, engines: Mapping[int, str], restarts: int) -> Meeting:
         """Start a send. Returns the `Meeting`, which has the address and the names that engines and ranks connect by.
 
-        The group of the last send is used again if that send did not fail, the engines are the same, and none of them
-        was replaced since.
+        The group of the last send is used again if that send did not fail, the engines are the same, and no engine was
+        replaced since.
         """
         from mars.weights.store import DriverStore
 

@@ -145,7 +145,7 @@ class _NodeStore:
         self._reader, self._timeout_s = reader, timeout_s
         self._store: Any = None
         self._starting = self._start()  # while the worker loads its model
-        # The second is that of the call before, whose images may still be read.
+        # What the last call of `expect` asked for, and what the call before it did: its images may still be read.
         self._asked: tuple[_Asked, _Asked] = ({}, {})
 
     def __call__(self, place: Place) -> bytes:

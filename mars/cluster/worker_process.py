@@ -127,7 +127,7 @@ def _started_by(pid: int, started: int) -> dict[int, int]:
 def _started(pid: int) -> int | None:
     """The start time, field 22 of /proc/<pid>/stat; None if the process is gone or a zombie."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:  # half the time of Path.read_text; a wait asks for every worker
+        with open(f"/proc/{pid}/stat", "rb") as stat:  # half the time of read_text: waits do this for every worker
             fields = stat.read().rpartition(b")")[2].split()
     except OSError:
         return None

@@ -131,7 +131,8 @@ class PromptSampler(Protocol):
     if its file declares `Settings`."""
 
     def batch(self, round: int, left_out: frozenset[str]) -> Sequence[Prompt]:
-        """The prompts of a round, all different: about `setup.prompts_per_step`, or more to have some to choose from.
+        """The prompts of a round, all different: about `setup.prompts_per_step`. More if `algorithm.selection` is to
+        drop some.
 
         left_out: ids of prompts that could not be read so far. They are not sampled even if they are chosen.
         Rounds are numbered from 0 and asked for once, in order."""

@@ -43,7 +43,7 @@ class SampledRounds:
         return len(self._prompts)
 
     def batch(self, step: int) -> tuple[Prompt, ...]:
-        """The prompts of round `step`, all different. Raises ConfigError if they are not, or if one is in no set."""
+        """The prompts of round `step`, all different. Raises ConfigError if they are not, or if one is not known."""
         if step not in self._decided:
             chosen = self._checked(self._sampler.batch(step, self._left_out), f"round {step}")
             self._decided = {round: prompts for round, prompts in self._decided.items() if round >= step - 1}

@@ -22,7 +22,7 @@ class Extra:
     messages: with one "<image>" for each of `images`. Both may differ from the prompt's.
     truth: what its responses are scored against; None: they are not scored, which is allowed only for a signal. Boxes
         in it have the frame of the row's truth or, if the row has no images, of the first image here.
-    sampling: None: as for multi responses. The sampling of an own group may differ from it only in max_response_tokens.
+    sampling: None: as for multi responses. An own group's may differ from theirs only in max_response_tokens.
     view, about: the view that it belongs to, and the number of the rollout of this view that it is about. No two
         requests of a prompt have the same name, view and about.
     bounded: of a guest: whether the probability ratio of its tokens is bounded, as for multi responses.
@@ -95,7 +95,8 @@ def asked_alone(
     text_of: Callable[[str], str | None],
     messages: Callable[[Prompt, str], tuple[Message, ...]],
 ) -> list[Extra]:
-    """A request for each response: whether a text within the response, without images, is enough for the right answer.
+    """A request for each response, which tests whether a text in the response is enough, without images, to find the
+    right answer.
 
     There are requests about anchors too, so that all rewards in the pool have the same terms. text_of: response -> the
     text, None to ask nothing. messages: (prompt, text) -> what is asked, scored against the truth of the prompt.

@@ -9,7 +9,8 @@ Item = TypeVar("Item")
 
 
 def evenly(items: Sequence[Item], number: int) -> list[Item]:
-    """`number` items at equal distances, the first and the last included; all if there are no more.
+    """`number` items at equal distances, from the first to the last. For 1 only the last; all if there are no more than
+    `number`.
 
     Example: 3 of 0 … 10 -> 0, 5, 10.
     """

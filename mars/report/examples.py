@@ -8,7 +8,7 @@ from mars.algorithms.tolerance import SCORE_TOLERANCE
 from mars.answers.record import Answer, by_question
 from mars.report.choice import evenly, shares
 
-_RIGHT = 0.5  # least accuracy of an answer that the page calls right: for boxes, half the true area
+_RIGHT = 0.5  # least accuracy of an answer that the page calls right: for boxes, a mean IoU of 0.5
 
 
 def choose_examples(answers: Sequence[Answer], count: int) -> tuple[list[list[Answer]], str]:

@@ -1,4 +1,4 @@
-"""The reward of this project: how good one response is. The docs/rewards.md of mars describes what it gets."""
+"""The reward of this project: how good one response is. docs/rewards.md of mars describes `RewardInput`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LONG = 400  # characters
 
 
 def score(item: RewardInput) -> RewardResult:
-    """1 for the right answer, 0.1 each for a think and for an answer, and up to 0.1 for being short.
+    """1 for the right answer, 0.1 each for a <think> and an <answer> block, and up to 0.1 for being short.
 
     Case and the spaces around an answer do not count. `parts` become the metrics reward/<part>/mean.
     """
@@ -21,5 +21,5 @@ def score(item: RewardInput) -> RewardResult:
 
 
 def check_score(truth: str, extra_info: object, truth_size: object) -> str | None:
-    """What is wrong with the answer in a row; None if nothing. It is called for every row before a run."""
+    """What is wrong with the truth of a row; None if nothing. It is called for every row before a run."""
     return None if truth.strip() else "the answer is empty; write what a right response says"
