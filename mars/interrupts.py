@@ -196,7 +196,7 @@ def end_now(error: MarsError) -> bool:
 
 def ends_with(error: MarsError) -> None:
     """Record that the process ends early because of this error, which the main thread is raising. The process then ends
-    without the exit hooks of libraries, because they would wait for what is lost."""
+    without the exit hooks of libraries, because they could wait for ever, for example for a lost node."""
     if _installed is not None:
         _installed.begin(error)
 

@@ -36,7 +36,10 @@ def row_targets(batch: TrainBatch, micro: MicroBatch) -> list[RowTarget]:
 
 
 def compared_update(batch: TrainBatch) -> int | None:
-    """Number of the update whose tokens are compared with the engine: the first that trains on rows of this step."""
+    """Number of the update in which the trainer's log-probs are compared with the engine's; None if there is none.
+
+    It is the first update that trains on a response that is neither carried nor off-policy.
+    """
 
     def is_fresh(p: int, k: int) -> bool:
         response = batch.prompts[p].responses[k]

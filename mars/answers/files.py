@@ -172,7 +172,7 @@ def from_record(record: Any) -> Answer:
 
 
 def size_of(value: Any, key: str) -> Size | None:
-    """[width, height] in pixels, or None. Raises ValueError."""
+    """A record's value [width, height] in pixels, as a tuple; None for null. Raises ValueError for other values."""
     if value is None:
         return None
     good = isinstance(value, list) and len(value) == 2 and all(type(side) is int for side in value)

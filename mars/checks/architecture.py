@@ -159,9 +159,10 @@ def _key_of_vocabulary(folder: Path, key: str) -> str:
 
 
 def check_added_tokens(config: Any, folder: Path, key: str) -> None:
-    """Every token that the tokenizer's files declare must have a row in the embedding.
+    """Raises SetupError unless every token that the tokenizer's files declare has a row in the embedding.
 
-    If a declared id leaves a gap in the ids, the tokenizers library silently gives the token another id.
+    The ids are read from the files, because the tokenizers library silently gives a token another id if the declared
+    id leaves a gap in the ids.
     """
     vocabulary, name = config.get_text_config().vocab_size, _key_of_vocabulary(folder, key)
     for file, token, id_ in _declared_tokens(folder, key):

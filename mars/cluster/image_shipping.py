@@ -138,9 +138,9 @@ class ImageStore(Worker):
         self._is_full = False
 
     async def bring(self, places: Sequence[Place], ahead: bool) -> list[bytes | BadImage]:
-        """Get the images that this node does not have. Returns their SHA-256, or why they cannot be read.
+        """Get those images that this node does not have. Returns for each place its SHA-256, or why it is unreadable.
 
-        ahead: whether the images are for later. Only one call at a time fetches such images, beside the other calls.
+        ahead: whether the images are for later. One call with ahead=True runs at a time; other calls run beside it.
         """
         faults.point("images.bring")
         async with self._slots[ahead]:

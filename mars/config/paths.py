@@ -74,7 +74,7 @@ def _each(change: Callable[[str], str], value: Any) -> Any:
 
 
 def _wrong(path: str, variable: str = _WRITE_VARIABLE) -> tuple[str, str] | None:
-    """(what is wrong, what to do). variable: what to do about a shell variable."""
+    """(what is wrong with the path, what to do), or None. variable: what to do if the path has a shell variable."""
     if not path:
         return "empty", "give a path"
     if path.startswith("~"):

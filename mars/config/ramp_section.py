@@ -36,7 +36,7 @@ class Ramp(Section):
     def at(self, step: int) -> float:
         """The value in a step. With u = (step - start) / steps, bounded to 0 .. 1:
 
-        constant  first before `start`, last from it on
+        constant  `first` before the step `start`, `last` from this step on
         linear    first + (last - first) u
         cosine    last + (first - last) (1 + cos(pi u)) / 2
         sigmoid   first + (last - first) / (1 + exp(-slope (step - start) / steps)); `start` is its middle

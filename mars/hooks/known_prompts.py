@@ -68,7 +68,7 @@ class KnownPrompts:
         return {"rows_added": float(added), "rows_refused": float(refused)} if files else {}
 
     def state(self) -> list[list[Any]]:
-        """For each file its name, its fingerprint, and the ids of prompts that were left out as repeated; as JSON."""
+        """For each file its name, its fingerprint, and the ids of prompts left out as repeated. All are JSON values."""
         return [[name, self._files[name].fingerprint, [*self._repeated[name]]] for name in self._added]
 
     def recall(self, state: Iterable[Sequence[Any]]) -> None:

@@ -50,7 +50,7 @@ class PromptTable:
 
 
 def generator(seed: int, *key: str | int) -> np.random.Generator:
-    """A random generator that the seed and the key alone determine, such as ("vade", round)."""
+    """A random generator that depends on nothing but seed and key. Example: generator(seed, "vade", round)."""
     text = ":".join(map(str, (seed, *key)))
     number = int.from_bytes(blake2b(text.encode(), digest_size=16).digest(), "little")
     return np.random.Generator(np.random.Philox(key=number))

@@ -36,7 +36,7 @@ _SCRIPT = "answers.js"  # loads the page again
 
 
 def write_comparison(found: RunComparison, path: Path, reload_s: int | None = None) -> None:
-    """Write the page. Texts of runs and data are escaped, and the page loads nothing.
+    """Write the page. Texts of runs and data are escaped, and the page loads no other file.
 
     reload_s: after how many seconds the page loads itself again; None if nobody writes it anew.
     Raises ConfigError for more than MAX_RUNS runs, and SetupError if the page cannot be written.

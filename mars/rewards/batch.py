@@ -24,7 +24,7 @@ class Batch:
 
     calls: all calls; a call's index is its number. pending: numbers of the calls still to send. suspects: numbers of
         calls whose worker died or hung.
-    complete: no more items come. abandoned: the caller no longer waits. error: what ended the serving thread.
+    complete: no more answers come. abandoned: the caller no longer waits. error: what ended the serving thread.
     """
 
     def __init__(self) -> None:

@@ -61,9 +61,10 @@ class RolloutPlan:
         return PlannedRequests.joined(parts)
 
     def further(self, rollouts: Sequence[PromptRollouts], counts: Sequence[int]) -> PlannedRequests:
-        """Requests for more multi responses, which continue the numbers and seeds of the responses in `rollouts`.
+        """Requests for more multi responses. Their numbers and seeds go on after those of the responses in `rollouts`.
 
-        counts: how many for each prompt of `rollouts`. Sample k of a prompt is drawn with seed + k in both calls.
+        counts: how many for each prompt of `rollouts`. If a prompt has n responses in `rollouts`, its further ones have
+        the numbers n, n + 1, ... As in the first engine call, response k is drawn with the first request's seed + k.
         """
         requests = [
             replace(item.multi.request, num_samples=count, seed=item.multi.request.seed + len(item.multi.rollouts))

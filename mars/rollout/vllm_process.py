@@ -8,7 +8,10 @@ import warnings
 
 
 def prepare(num_processes: int, device: str) -> None:
-    """Call it before vLLM is imported. num_processes: of the engine, by tensor parallelism."""
+    """Set up this process for vLLM. Must be called before vLLM is imported.
+
+    num_processes: how many processes the engine has: `rollout.tensor_parallel_size`.
+    """
     _make_quiet()
     if num_processes == 1:
         _be_alone(device)

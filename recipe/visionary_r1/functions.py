@@ -137,7 +137,7 @@ class CaptionAlone:
 
 
 class CaptionReward:
-    """weight * accuracy of the answer to the caption alone; 0 without a caption."""
+    """weight * accuracy of the answer that the model gives from the caption alone; 0 without a caption."""
 
     part, on, ramps = NAME, "all", ("weight",)
 

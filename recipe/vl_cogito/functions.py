@@ -88,7 +88,7 @@ def weight(share: float, settings: Settings) -> float:
 
 
 class DifficultyWeight:
-    """Multiplies the advantages of a prompt by `weight` of its share of right multi responses."""
+    """Multiplies a prompt's advantages by `weight(share)`, with the share of its multi rollouts that are right."""
 
     def __call__(self, base: Advantages, kept: Sequence[PromptRollouts], facts: StepFacts) -> Advantages:
         shares = [right_share(item, facts.settings.right_from) or 0.0 for item in kept]

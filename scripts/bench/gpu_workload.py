@@ -21,7 +21,10 @@ QUESTION = "What do the images show? Look at all of them."
 
 @dataclass(frozen=True)
 class Case:
-    """Prompts with `num_images` images. max_pixels: data.max_image_pixels, as in recipe/mars for this many images."""
+    """Prompts with `num_images` images.
+
+    max_pixels: data.max_image_pixels. In `CASES`, it is as in recipe/mars for this many images.
+    """
 
     name: str
     num_images: int

@@ -82,7 +82,10 @@ class Work:
 
     @torch.no_grad()
     def products(self) -> None:
-        """Logits in forward, again in backward, and the gradients of states and weight, with the logits as a factor."""
+        """The four products: logits in forward, logits again in backward, the gradients of states and of weight.
+
+        In the last two, the logits stand for their own gradient, which has the same size.
+        """
         gradient = torch.zeros_like(self.weight)
         for states in self.states.split(self.chunk):
             logits = states @ self.weight.T
@@ -111,7 +114,7 @@ def timed(work: Callable[[], None]) -> float:
 
 
 def peak_buffers(hidden: int, tokens: int, vocabulary: int, chunk: int) -> float:
-    """Peak memory of `scores` beyond inputs and gradients, in buffers of [chunk, vocabulary] float32."""
+    """Peak memory of `scores` beyond inputs and gradients. Unit: the size of one float32 tensor [chunk, vocabulary]."""
     torch.set_num_threads(1)
     work = Work(hidden, tokens, vocabulary, chunk)
     work.states.grad, work.weight.grad = torch.ones_like(work.states), torch.ones_like(work.weight)

@@ -1,4 +1,7 @@
-"""What supervision costs a training step: a run with Ray and vLLM whose processes keep ledgers (ledger.py)."""
+"""What supervision costs a training step. docs/performance.md says what counts as supervision.
+
+Measured in a run with Ray and vLLM, in which each process records its own costs in a file, its ledger (ledger.py).
+"""
 
 from __future__ import annotations
 

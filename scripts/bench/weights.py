@@ -65,7 +65,7 @@ class TwoWayEngine(EngineWorker):
 
 
 class TwoWayRank(TrainerWorker):
-    """A rank of the trainer with both transfers."""
+    """A rank of the trainer that can send weights in both ways: by object store and by broadcast."""
 
     def use(self, way: str, config: TrainConfig) -> None:
         self._ways = getattr(self, "_ways", {config.rollout.weight_transfer: self._transfer})

@@ -66,7 +66,7 @@ def _spatialbot(depth: np.ndarray) -> np.ndarray:
 
 
 def _to_bytes(unit: np.ndarray) -> np.ndarray:
-    """[0, 1] to the nearest of 0 to 255."""
+    """Numbers in [0, 1], times 255 and rounded to whole numbers."""
     import numpy as np
 
     return np.rint(unit * 255).astype(np.uint8)
