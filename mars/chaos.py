@@ -139,7 +139,8 @@ def repeated_steps(kill: Kill, events: Sequence[dict[str, Any]]) -> int | None:
 
 
 def differences(undisturbed: Path, disturbed: Path) -> list[str]:
-    """The metrics, and the files of the policy, in which two runs differ. Times and faults are not compared.
+    """The metrics, and the files of the policy, in which two runs differ. The metrics
+    `timing_s/*`, `perf/*` and `fault/*` are not compared.
 
     Raises OSError if a run has no metrics.
     """

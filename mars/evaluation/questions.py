@@ -40,7 +40,8 @@ def first_task(questions: str) -> str:
 
 
 def task_of_rows(file: str) -> str | None:
-    """`default_for` of the first readable truth in a file of rows; None without a readable truth or file."""
+    """The built-in reward (`default_for`) for the first readable truth in a file of rows, such as "vqa". None without a
+    readable truth or file."""
     if unusable_files([file], None):
         return None
     try:

@@ -20,7 +20,8 @@ Asked = Mapping[Signal, Literal["multi", "all"]]
 
 @dataclass(frozen=True)
 class SignalValues:
-    """values: signal -> `RolloutGroup.request.key` -> one number for each rollout of the group, NaN for failed ones.
+    """values: `Signal` -> `RolloutGroup.request.key` -> one number for each rollout of that group, NaN for failed ones.
+    A `Signal` is a number that the trainer computes for a shaping; it is not the role of extra requests.
 
     unreadable: prompt id -> reason, of prompts with an image that cannot be read any more; their numbers are NaN.
     """

@@ -28,7 +28,8 @@ class WorkerProcess:
     """A worker, the socket to it, and the calls it has been sent.
 
     connection: sending and receiving raise OSError after `timeout_s` seconds, for example if the worker is suspended.
-    assigned: numbers of the calls sent and not yet returned, in order; the worker runs the first `concurrency`.
+    assigned: `Call.number` of each call that was sent and has neither returned nor is late, in order. The worker runs
+        the first `concurrency` of them now; the others wait.
     retiring: whether a late call still runs in one of its threads. Then the worker gets no more calls, and is ended
         after the last call that it has.
     """

@@ -50,8 +50,8 @@ class ConflictReplay:
         self.restore({"waiting": [], "drawn": [], "position": 0, "turns": []})
 
     def batch(self, round: int, left_out: frozenset[str]) -> list[Prompt]:
-        """Waiting prompts, the longest waiting first, and the next prompts of the shuffled order. A prompt that is in
-        both is in the round once."""
+        """Waiting prompts, of which the longest waiting are taken first, mixed evenly with the next prompts of the
+        training order (shuffled unless `data.shuffle=false`). A prompt that is in both is in the round once."""
         size = self._setup.prompts_per_step
         for name in left_out:  # cannot be read, so it would wait for ever
             self._waiting.pop(name, None)
