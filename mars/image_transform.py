@@ -45,10 +45,10 @@ class TransformCall:
 
 @dataclass(frozen=True, kw_only=True)
 class TransformedImage(ImageRef):
-    """An image after `transforms`, applied in this order. It never equals the image itself, nor one with another seed.
+    """An image after `transforms`, applied in this order.
 
-    So it has its own entry in every cache of images. Its file is the image's file, which is shipped and read once for
-    both.
+    It is not equal to the unchanged image, nor to one whose transforms have other seeds. So it has its own entry in
+    every cache of images. Its file is the unchanged image's file, which is shipped and read once for both.
     """
 
     transforms: tuple[TransformCall, ...]

@@ -43,7 +43,7 @@ def check_run_dir(config: TrainConfig | SftConfig) -> None:
 
 
 def enter_run(config: TrainConfig | SftConfig, lock: RunLock) -> Catalogue:
-    """Make and lock run.dir, and return its checkpoints. For a run to be resumed, compare the settings first.
+    """Make and lock run.dir. If its run is resumed, compare the settings with the saved ones. Return its checkpoints.
 
     Raises BusyError, SetupError or ConfigError as `enter` and `accept` do.
     """

@@ -26,7 +26,8 @@ class ScoredRound:
     """A round that has been sampled and scored.
 
     rollouts: one item for each prompt that could be read. unreadable: prompt id -> why the prompt could not be read.
-    targets: ids of the target prompts of the second half of multi rollouts; none with `anchor.allocation=even`.
+    targets: ids of the prompts that `anchor.allocation` serves first when it distributes the second half of the multi
+        rollouts; none with `even`.
     """
 
     rollouts: list[PromptRollouts]
@@ -75,7 +76,8 @@ def scored_rollouts(parts: StepParts, prompts: Sequence[Prompt], step: int, time
 def _with_second_half(
     parts: StepParts, plan: RolloutPlan, half: ScoredRound, step: int, timer: StepTimer
 ) -> ScoredRound:
-    """Sample the second half of the multi rollouts. It goes to target prompts first, and to no unreadable prompt."""
+    """Sample the second half of the multi rollouts: first for the prompts that `anchor.allocation` favours (see
+    `is_target`), then for the others. Unreadable prompts get none."""
     assert plan.allocation != "even"  # there is one half
     ids = [item.prompt.prompt_id for item in half.rollouts]
     targets = [is_target(item, plan.allocation) for item in half.rollouts]

@@ -19,8 +19,10 @@ GroupsOf = Callable[[PromptRollouts], Sequence[RolloutGroup]]
 
 
 class ScoringBatch(Protocol):
-    """Makes a batch of groups, in order: those of `groups_of` that have a valid rollout. Without `groups_of`:
-    all groups but those of role "signal"."""
+    """Makes a batch of the groups that have a valid rollout, in order.
+
+    groups_of: which groups of a prompt to take; without it, all but those of role "signal".
+    """
 
     def __call__(self, rollouts: Sequence[PromptRollouts], groups_of: GroupsOf = ..., /) -> TrainBatch: ...
 

@@ -55,7 +55,10 @@ def without_too_old(kept: Sequence[SampledPrompt], version: int, bound: int) -> 
 
 
 def staleness_metrics(kept: Sequence[SampledPrompt], version: int) -> dict[str, float]:
-    """Over all responses of an update that began with the weights of `version`; {} if there are none."""
+    """Mean and largest staleness of all responses of `kept`; {} if there are none.
+
+    version: of the weights before the first update of the step that trains on `kept`.
+    """
     found = [age for item in kept for age in staleness(item, version)]
     return {"rollout/staleness_mean": fmean(found), "rollout/staleness_max": float(max(found))} if found else {}
 

@@ -13,7 +13,7 @@ with the weights that train on them. The last step samples nothing ahead.
 
 During the overlap the main thread uses the trainer, and a second thread uses the engine and the reward processes. The
 signals of shapings need the trainer. For the responses of step t + 1 they are computed in the second thread, after
-update t has ended. docs/step.md explains every line; `rollout.max_staleness` chooses between the two kinds of step.
+update t has ended. docs/step.md explains the code; `rollout.max_staleness` chooses between the two kinds of step.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def train_step_async(
     the new weights.
 
     If no prompt is left to train on, there is no update and the weights stay.
-    Raises WorkerError if fresh responses are older than the bound: an engine has old weights.
+    Raises WorkerError if responses that are not carried are older than `max_staleness`: an engine has old weights.
     """
     timer, busy = StepTimer(), _BusyTrainer(parts.trainer)
     sampler = _Sampler(parts, stream, overlap, busy)

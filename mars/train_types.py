@@ -17,7 +17,7 @@ class TrainResponse:
 
     off_policy: sampled with another prompt, or given as text; `rollout_logprobs` are then not used.
     bounded: whether the ratio of the tokens of an off-policy response is bounded. For an on-policy one it always is.
-    is_guest: whether an off-policy response is an anchor's (`anchor.guide`), for the metric mars/guide/logprob.
+    is_guest: whether an off-policy response was sampled as an anchor (`anchor.guide`); mars/guide/logprob is of these.
     weight: finite, >= 0; multiplies the loss of the response. 0 removes the response from loss and denominators.
     """
 

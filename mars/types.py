@@ -266,7 +266,7 @@ class PromptRollouts:
 class SampledPrompt:
     """A prompt's rollouts, and an advantage and a weight for each of `rollouts.trained`.
 
-    carried: sampled in an earlier step. own_groups: each of `rollouts.own_groups` as `multi` of a SampledPrompt.
+    carried: sampled in an earlier step. own_groups: one SampledPrompt per own group: its `rollouts.multi` is the group.
     """
 
     rollouts: PromptRollouts

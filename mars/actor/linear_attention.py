@@ -51,7 +51,7 @@ def _scan_pack(layer: Any, inputs: tuple[Tensor, ...], layout: SharedPrefixLayou
     """inputs: three tensors. The first holds queries, keys and values before the convolution, side by side: [N, C]. The
     others are decay and beta, [N, heads] each.
 
-    Returns [N, heads, D]. Makes one call for each prompt, and one for each batch of responses of similar length.
+    Returns [N, heads, D]. Calls `_scan` once for each prompt, and once for each batch of responses of similar length.
     """
     outputs = []
     parts = zip(*(x.split(layout.sizes) for x in inputs), strict=True)

@@ -44,8 +44,8 @@ class StoredTensor:
 
 
 def read_weights(backbone: Any, path: str, key: str, parameters: str, buffers: str) -> None:
-    """Read the values of every parameter and buffer of `backbone` that is on the meta device. Dtypes stay; they are
-    float32 in an `empty_policy`.
+    """Read the values of every parameter and buffer of `backbone` that is on the meta device. They get the
+    dtypes that `backbone` has (float32 in an `empty_policy`), not those of the files.
 
     parameters, buffers: the devices on which they shall be.
 

@@ -16,7 +16,8 @@ ALL_LINEAR = "all-linear"
 
 
 def part_of(name: str, parts: ModelParts) -> Part:
-    """The part of a parameter or module. name: its dotted name in the model or in its files. parts: of its family.
+    """The part of the model to which a parameter or module belongs. name: its dotted name in the model or in the files
+    of the model. parts: where the parts of this kind of model are.
 
     Example for Qwen2.5-VL: model.visual.merger.mlp.0.weight belongs to the projector. visual.blocks.0.norm1.weight, a
     name in older files, which lack "model.", belongs to the vision tower.

@@ -91,7 +91,10 @@ class PromptReader:
 
 
 def agreed(mine: Mapping[int, str], device: torch.device) -> dict[int, str]:
-    """The prompts that any rank could not read, in order of index; the same on all ranks. A collective call."""
+    """Index -> reason, for the prompts that at least one rank could not read, in order of index. The same on all ranks.
+
+    mine: those of this rank. A collective call.
+    """
     number = torch.tensor(float(len(mine)), device=device)
     dist.all_reduce(number)
     return dict(sorted(merged_over_ranks(mine).items())) if number.item() else {}

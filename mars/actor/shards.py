@@ -93,7 +93,8 @@ class _Copies:
 
     @torch.no_grad()
     def of(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The copies, complete on return, also those from a GPU, because the next update changes the tensors."""
+        """Copies of the tensors of `state`. The call returns when all are complete, also those of tensors on a GPU,
+        because the next update changes these tensors."""
         kept, self._kept = self._kept, {}
         for name, value in state.items():
             copy = kept.get(name)

@@ -125,7 +125,7 @@ def _on_mesh(value: Tensor) -> Tensor:
 
 
 def _shard_elements(value: Tensor, rank: int, ranks: int) -> int:
-    """Number of elements of a tensor that a rank of the first copy holds."""
+    """Number of elements of a tensor on rank number `rank` of the `ranks` that together hold a copy of the weights."""
     if not isinstance(value, DTensor):
         return value.numel()
     start, stop = rows_of(value.shape[0], rank, ranks)

@@ -13,7 +13,7 @@ from mars.train_types import MicroBatch, TrainBatch, TrainResponse
 
 @dataclass(frozen=True)
 class RowTarget:
-    """One row of a micro-batch. weight: of the response; 0 for a filler. carried: sampled in an earlier step.
+    """One row of a micro-batch. weight: of the response; 0 for a filler. carried: that of its `TrainPrompt`.
 
     with_images: whether its prompt has an image.
     """

@@ -100,7 +100,7 @@ def group_advantages(
 
     All advantages of a prompt are exactly 0 if max(U) - min(U) <= SCORE_TOLERANCE, or if every multi reward is within
     SCORE_TOLERANCE of mean(U): such differences are rounding, which the division by std(U) would enlarge.
-    Raises ValueError for a reward not within -MAX_SCORE to MAX_SCORE (a failed rollout, which callers leave out).
+    Raises ValueError for a reward not within -MAX_SCORE to MAX_SCORE. Callers leave failed rollouts out.
     Computed in float64, summed in row order; values and weights are returned in the rewards' dtype. On the CPU a
     prompt's advantages are therefore bit-identical, whatever other prompts are in the call.
 

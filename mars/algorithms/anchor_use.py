@@ -40,7 +40,10 @@ class AnchorUse:
     def applied(
         self, rollouts: list[PromptRollouts], run_seed: int, step: int, round: int
     ) -> tuple[list[PromptRollouts], AnchorCounts]:
-        """Apply shuffling and guided groups to a round. rollouts: with candidates (`with_candidates`) if `guided`."""
+        """Shuffle the anchors of a round, and choose its guests (guided groups), each if it is set.
+
+        rollouts: if `guided`, from `with_candidates`: with the anchors that may become guests.
+        """
         refused, unshuffled = 0, 0
         if self.shuffle != "off":
             shuffled = with_shuffled_anchors(rollouts, self.shuffle, self.guided, run_seed, step, round)

@@ -39,8 +39,8 @@ class Guided:
 def with_candidates(items: Sequence[PromptRollouts]) -> list[PromptRollouts]:
     """The prompts with all their valid anchor rollouts as candidates for guests, one group for each anchor view.
 
-    `with_guests` then chooses among the candidates. A KL term that is added to the rewards in between is, for a
-    candidate, the KL of its tokens after the multi prompt.
+    `with_guests` later chooses among the candidates. If a KL term is added to the rewards before that, the KL of a
+    candidate is computed with the multi prompt in front of its tokens.
     """
 
     def candidates(group: RolloutGroup) -> RolloutGroup:

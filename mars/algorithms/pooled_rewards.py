@@ -63,7 +63,7 @@ class PooledRewards:
         return self._rows(self.in_pool)
 
     def of_multi(self) -> PooledRewards:
-        """The same, without the rewards that are in no pool, and without those of anchors."""
+        """The same, without guests that are in no pool or are anchor rollouts. `anchor_rewards` stays as it is."""
         return self._rows(self.in_pool & ~self.of_anchor)
 
     def _rows(self, rows: Tensor) -> PooledRewards:

@@ -15,7 +15,7 @@ _IMAGES = (ImageRef("wide", (320, 240)), ImageRef("high", (112, 168)))
 
 
 def check_exported(folder: Path, config: TrainConfig) -> None:
-    """Build the same prompt with two images from the files of `folder` and from those of model.path.
+    """Build one prompt, which has two images, twice: with the files of `folder` and with those of model.path.
 
     Raises SetupError unless both have the same tokens, image tensors, and tokens that end a response.
     """

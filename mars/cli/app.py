@@ -58,8 +58,8 @@ def quickstart(
         "runs/quickstart"
     ),
 ) -> None:
-    """Train a tiny model on synthetic scenes and evaluate it. It takes minutes on two CPU cores. A second run reuses
-    complete parts."""
+    """Train a tiny model on synthetic scenes and evaluate it. It takes minutes on two CPU cores. A second call in
+    the same folder skips the stages that are complete."""
     from mars.cli.quickstart import quickstart
 
     quickstart(folder, overrides or [])

@@ -1,4 +1,4 @@
-"""What a shell offers on TAB besides commands and options: runs, experiments, choices of groups, settings and values.
+"""What TAB offers besides commands and options: runs, experiments, choices of config groups, settings and values.
 
 Each function takes the word typed so far and returns whole words that begin with it. If a function returns none, bash
 offers files.

@@ -186,7 +186,7 @@ def nuscenes(
     on_bad_sample: OnBadSample = "drop",
     licence: Licence = None,
 ) -> None:
-    """nuScenes: questions about six cameras, with short answers. SRC has the form of DEMON or M4-Instruct."""
+    """nuScenes: questions about six cameras, with short answers. SRC: JSON of the data set DEMON or M4-Instruct."""
     from mars.cli.convert import run_conversion
     from mars.data.convert.nuscenes import nuscenes_set
     from mars.rewards.vqa import VQA

@@ -72,7 +72,8 @@ def run(
     config_dir: ConfigDirs = None,
     like: Like = None,
 ) -> None:
-    """Ask a model and score its answers at once. Multi, Mono per source, Union and information gain, with intervals."""
+    """Ask a model and score its answers at once. The result has Multi, Mono per source, Union (each prompt by its best
+    source) and information gain, with intervals."""
     from mars.cli.eval_settings import evaluation_config, path_from_here
     from mars.errors import ConfigError
     from mars.output.files import check_writable

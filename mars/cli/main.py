@@ -1,4 +1,7 @@
-"""Entry point of the command `mars`. Handles signals before it imports the commands, which takes longest."""
+"""Entry point of the command `mars`.
+
+Sets signal handlers before it imports the commands, because this import takes most of the time of the start.
+"""
 
 from __future__ import annotations
 

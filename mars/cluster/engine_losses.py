@@ -20,7 +20,8 @@ class EngineLosses:
         self.restarts = RestartBudget()
 
     def note(self, engine: int, error: WorkerError) -> None:
-        """Count the loss of an absent engine, once. All engines lost with one node count as one loss.
+        """Count the loss of an engine only once, even if this is called again for it. All engines lost with one node
+        count as one loss.
 
         Raises WorkerError if too many were lost in a row.
         """

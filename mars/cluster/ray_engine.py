@@ -144,7 +144,7 @@ class RayEngine:
         self._replace_failed(self._group.outcomes(hints, "prefetch"))
 
     def sleep(self) -> None:
-        """An engine that fails is replaced only at `wake`: until then the trainer uses the memory for a new engine."""
+        """An engine that fails is replaced only at `wake`: a new one needs memory that the trainer uses until then."""
         self._is_asleep = True
         self._on_each("sleep")
 

@@ -140,7 +140,7 @@ def _quiet(log_dir: Path | None) -> Iterator[None]:
     """Inside the block, Ray's output goes to the log, because its messages of lost workers have dozens of lines.
 
     Ray's C++ part writes to file descriptor 2, which becomes <log_dir>/driver.err. Messages of mars still reach the
-    terminal, because `run_command` gives sys.stderr a copy of the descriptor.
+    terminal: sys.stderr writes to a copy of the descriptor, which `run_command` made before the block.
     """
     print_message, to_log = worker.print_to_stdstream, _ToLog()
     worker.print_to_stdstream = lambda data, ignore_prefix: logger.debug("Ray: %s", "\n".join(data["lines"]))

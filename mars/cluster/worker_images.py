@@ -57,7 +57,7 @@ class ImageAccess:
         return WorkerImages(_NodeFiles(self._root, here), self._names_node)
 
     def metrics(self) -> dict[str, float]:
-        """On the driver: what was sent to nodes since the reader's last answer; {} with data.transport=path.
+        """On the driver: what nodes got since the last call that the reader answered; {} with data.transport=path.
 
         Also {} if the reader does not answer soon, because a missing metric must not end a run.
         """

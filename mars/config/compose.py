@@ -177,7 +177,11 @@ def resolved_leaves(config: DictConfig, mappings: Collection[str]) -> tuple[dict
 
 
 def _unresolved(key: str, reason: str) -> Problem:
-    """The problem of an interpolation. reason: OmegaConf's message; for OmegaConf, ${HOME} names a setting HOME."""
+    """The problem of an interpolation. reason: OmegaConf's message.
+
+    OmegaConf takes ${HOME} for a reference to a setting HOME. So if an environment variable has this name, the remedy
+    is to write ${oc.env:HOME}.
+    """
     variable = re.search(r"Interpolation key '(\w+)' not found", reason)
     if "interpolation type env" in reason or (variable is not None and variable[1] in os.environ):
         name = variable[1] if variable is not None else "NAME"

@@ -35,9 +35,9 @@ def _names(root: str) -> tuple[str, ...]:
 
 
 def how_to_add(group: str, choice: str) -> str:
-    """How to use a choice of `group` that is in none of the folders.
+    """A hint for the user who asked for a choice of `group` that the searched folders do not have.
 
-    If ./configs or one of mars' recipes has such a file: "configs/experiment/mine.yaml needs --config-dir configs".
+    If ./configs or one of mars' recipes has its file: "configs/experiment/mine.yaml needs --config-dir configs".
     Else a general hint.
     """
     parent = f"{group}/{choice}.yaml"

@@ -25,7 +25,7 @@ def table(keys: Sequence[str]) -> str:
 
 
 def _row(entry: str) -> list[str]:
-    """mars' keys ("" for none), the names of each library, and the note, of an entry."""
+    """The cells of an entry's row: mars' keys ("" for none), its names in each library, and its note."""
     parts = _ENTRY.fullmatch(entry)
     if parts is None:
         raise ValueError(f"mars/config/verl_names.py: an entry is a key, notes in brackets, or '- why'; got {entry!r}")

@@ -66,7 +66,7 @@ def ramped_settings(file: str, ramps: Sequence[Ramp]) -> dict[str, Ramp]:
 def weights_at(
     weights: Sequence[float], ramps: Sequence[Ramp]
 ) -> tuple[Callable[[int], list[float]], list[float], list[float]] | None:
-    """(number of a round -> the weights of its step, the lowest of each weight, the highest).
+    """A function from the number of a round to the weights of its step; then the lowest and the highest of each weight.
 
     None if no ramp changes a weight. Round i, from 0, belongs to step i + 1, because a step has one round
     (`ramp_problems`).
@@ -131,7 +131,8 @@ def _of_key(
 def _of_weight(
     ramp: Ramp, where: str, values: Mapping[str, Any], check: Callable[[Mapping[str, Any]], Sequence[Problem]]
 ) -> Iterator[Problem]:
-    """The problems of a ramp of a data weight. The data order depends on the round, so a round must be a step."""
+    """The problems of a ramp of a data weight. Weights are looked up by the number of the round, but a ramp counts
+    steps, so each step must have exactly one round."""
     weights, number = values["data.weights"], ramp.key.removeprefix(WEIGHTS)
     if weights is None or not number.isdecimal() or int(number) >= len(weights):
         do = "set data.weights to one weight for each file, and give the number of one of them, from 0"

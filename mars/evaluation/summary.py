@@ -43,7 +43,8 @@ class EvalRecord:
             raise ValueError(f"prompt {self.prompt_id}: a view shows one source or more; got none")
 
     def value(self, scorer: ScorerName) -> float:
-        """The answer's value: accuracy (strict), or the public code's reward without format points (compat)."""
+        """The answer's value: accuracy (strict), or the score of the paper's public code without format
+        points (compat)."""
         if self.failed:
             return 0.0
         if scorer == "strict":

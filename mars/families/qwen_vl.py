@@ -20,7 +20,10 @@ _BYTES_PER_PIXEL = 24  # 3 channels x 2 frames (an image is processed as a video
 
 @dataclass(frozen=True)
 class SmartResize:
-    """Whole images of any size, as multiples of a merged patch (Wang et al. 2024, arXiv 2409.12191, section 2.1)."""
+    """Images of any size, not cut into tiles. Each side becomes a multiple of the side of a merged patch.
+
+    Source: Wang et al. 2024, arXiv 2409.12191, section 2.1.
+    """
 
     takes_resized: bool = True
 

@@ -51,8 +51,8 @@ class SampledRounds:
         return self._decided[step]
 
     def probes(self, step: int, round: int) -> tuple[Prompt, ...]:
-        """The prompts to probe before `step`. round: the next round to be sampled. Its prompts are chosen before
-        the probes, as in a run that reads images ahead.
+        """The prompts to probe before `step`. round: the next round to be sampled. Its prompts are chosen
+        first, so that the choice is the same whether or not the run reads images ahead.
         """
         self.batch(round)
         return self._checked(self._sampler.probes(step), f"the probes of step {step}")
@@ -60,7 +60,10 @@ class SampledRounds:
     def observe(
         self, rollouts: Sequence[PromptRollouts], step: int, left_out: Collection[str] = ()
     ) -> dict[str, float]:
-        """Metrics, under `sampler/`. left_out: ids of prompts that cannot be read, for rounds chosen from now on."""
+        """Show the sampler the rollouts of a step. Returns its metrics, with names under `sampler/`.
+
+        left_out: ids of prompts that cannot be read. The sampler gets them whenever it chooses a round from now on.
+        """
         self._left_out = frozenset(left_out)
         metrics = {**self._sampler.observe(rollouts, step), **(self._known.metrics() if self._known else {})}
         return {f"sampler/{name}": float(value) for name, value in metrics.items()}

@@ -1,5 +1,5 @@
-"""Check the ramps of settings of users' files. A ramp may change a setting only if a hook names it in its attribute
-`ramps`. The hook thereby says that it reads the setting anew in each step."""
+"""Check the ramps that change settings of files with hooks. Such a setting may have a ramp only if a hook of the file
+names the setting in its attribute `ramps`, which says that the hook reads it anew in each step."""
 
 from __future__ import annotations
 

@@ -110,7 +110,8 @@ def asked_alone(
 
 
 def accuracy_about(item: PromptRollouts, name: str) -> list[float]:
-    """For each rollout, the accuracy of the answer to the extra request `name` about it.
+    """For each rollout, the accuracy of the answer to the extra request that has the name `name` and asks about this
+    rollout.
 
     Rollouts are those of `item.multi_groups`, then those of the anchors. Accuracies are summed if several answers were
     sampled. The number is 0 for guests, and if no answer was asked or scored.

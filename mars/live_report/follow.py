@@ -27,9 +27,9 @@ def follow(
     """Write the report of a running run, and rewrite it whenever the run's files have changed. Returns when the run has
     ended. The caller then writes the last page, which says how it ended.
 
-    every: seconds between two looks at the run; also the interval at which the page reloads itself. If the run has not
-    logged anything yet, it waits. wait: waits for a number of seconds; its exceptions end this function. say: called
-    with one line for each page. out: the page, by default RUN/report.html.
+    every: seconds between two looks at the run; also the interval at which the page reloads itself. While the run has
+    not logged anything, this function waits. wait: waits for a number of seconds; its exceptions end this function.
+    say: called with one line for each page. out: the page, by default RUN/report.html.
     """
     shown: Signs | None = None
     # The state is read before the files, so that the files of an ended run are complete.

@@ -21,9 +21,10 @@ KEEP = "\n\t\r"
 
 
 class _Outliving(io.FileIO):
-    """A copy of a file descriptor that leads to /dev/null when nobody can read it any more, so that work can go on.
+    """A copy of a file descriptor, to write to. When nobody can read the output any more, it turns to /dev/null.
 
-    The original then leads there too, for processes that are started later, unless it was redirected.
+    So the process can go on. The original is then turned to /dev/null too, for processes that are started later, unless
+    it was redirected since the copy was made.
     """
 
     def __init__(self, fd: int) -> None:
@@ -77,7 +78,9 @@ class VisibleStream(io.TextIOWrapper):
 
 @contextmanager
 def escaped_output(line_by_line: bool = False) -> Iterator[None]:
-    """During the block, sys.stdout and sys.stderr escape characters. A stream without a file descriptor is not changed.
+    """During the block, sys.stdout and sys.stderr escape control and invisible characters (`VisibleStream`).
+
+    A stream without a file descriptor is not changed.
 
     line_by_line: write each line at once, even to a file, for a process that may be killed at any time.
     """

@@ -148,7 +148,7 @@ def write_answers_page(
 def _write(
     page: Page, path: Path, *, questions: Sequence[Sequence[Answer]], decode_image: DecodeImage, **content: Any
 ) -> None:
-    """Write the page with `questions` after all other content, because they may fill the page."""
+    """Write the page. `questions` come last, because they may use up what is left of its size limit (`FULL`)."""
     views = list(dict.fromkeys(view_of(answer) for answers in questions for answer in answers))
     page.write(
         path,

@@ -111,7 +111,10 @@ def newest_rollouts(folder: Path) -> Path | None:
 
 
 def read_config(path: Path, notes: list[str]) -> tuple[Any, str | None]:
-    """A config.yaml, parsed, and its text. What is missing or damaged is None; a damaged file is named in the notes."""
+    """A config.yaml, parsed, and its text; both are None if the file is missing.
+
+    A damaged file gives None and its text, and a note is added to `notes`.
+    """
     if not path.is_file():
         return None, None
     import yaml

@@ -43,7 +43,7 @@ class BoxReading:
 
 
 def read_labelled(item: RewardInput) -> BoxReading:
-    """Raises DataError for a malformed truth, or if only one of the frames is known.
+    """Raises DataError for a malformed truth, or if only one of `response_size` and `truth_size` is known.
 
     Example: truth [{"bbox_2d": [0, 0, 4, 4], "label": "Car"}] has the label "car"; [[0, 0, 4, 4]] has none.
     """

@@ -14,7 +14,7 @@ from mars.rewards.local import Scored
 class WorkerSettings:
     """timeout_s: deadline of one call of the reward function. concurrency: calls that one process runs at once.
 
-    by_prompt: users' functions take a list of answers.
+    by_prompt: whether a user's function takes all answers to a prompt at once, as a list.
     """
 
     spec: RewardSpec

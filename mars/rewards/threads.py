@@ -18,8 +18,8 @@ from mars.rewards.messages import Call, Done
 class CallThreads:
     """Runs each call that arrives in a thread of its own, and reports a call that misses its deadline.
 
-    Python cannot end a thread. So the pool sends no more calls to a process with a late call, and ends the process
-    after its other calls.
+    Python cannot end a thread. So the `RewardPool` sends no more calls to a process with a late call, and ends the
+    process when its other calls are done.
     """
 
     def __init__(

@@ -62,8 +62,8 @@ def score_stream(
     """Decode and score the engine's stream `finished`. Each sample goes to the scorer as soon as it is generated.
 
     by_prompt: all samples of a prompt go together, as soon as the last one is generated, in the order of `requests`.
-    step: training step, for reward functions. The samples of an extra request are scored against its own truth. Two
-    kinds do not go to the scorer: samples of an extra request without a truth, and a given text with a score.
+    step: training step, for reward functions. The samples of an extra request are scored against its own truth. These
+    samples skip the scorer if the request has no truth, or if a recipe gave the response as text, with its score.
     """
     by_id = {prompt.prompt_id: prompt for prompt in prompts}
     frames = _once_per_view(frames)

@@ -34,7 +34,9 @@ class DistinctImages:
 
     @contextmanager
     def encoded_once(self, forward: ModelForward, model: Any) -> Iterator[None]:
-        """During the block, a forward of `model` with these `pixel_values` gets the features repeated for the rows.
+        """During the block, a forward of `model` computes the features of each distinct image once, for all its rows.
+
+        Give the forward the `pixel_values` of this object. The features are repeated for the rows that show the image.
 
         model: `backbone.model`, a model without its head.
         """

@@ -96,7 +96,7 @@ def completed_step(events: Sequence[Mapping[str, Any]], last_step: int) -> int |
 
 
 def finished_step(events: Sequence[Mapping[str, Any]]) -> int | None:
-    """The step after which the run's policy was saved; None if this is not the last event of the run."""
+    """The step after which the newest attempt saved the policy and finished; None if it has not finished."""
     last = last_word(events)
     return last["step"] if last is not None and last["event"] == "finished" else None
 

@@ -84,9 +84,9 @@ def fit_supervised(
 
 
 def held_out_loss(parts: SupervisedParts) -> dict[str, float]:
-    """Mean cross-entropy per response token over the held-out set, and over its rows with several images and with one.
+    """Mean cross-entropy per response token over the held-out set, and over its rows with several images, one and none.
 
-    A signal waits for the current batch.
+    SIGTERM, SIGHUP and Ctrl-C take effect only when the current batch is finished.
     """
     assert parts.held_out is not None  # as the caller has checked
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])

@@ -1,4 +1,7 @@
-"""Where the processes of a send meet. The driver creates a `Meeting`, so this module does not import torch."""
+"""Where the processes of a send meet.
+
+Does not import torch, so that mars/cluster/weights.py, which creates each `Meeting` in the driver, need not either.
+"""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _CONNECT_S = 30.0  # for connections to the store, and its answers
 
 
 class DriverStore:
-    """The driver's store. It listens on a free port of this address only; torch's own store listens on all addresses.
+    """The driver's store. It listens on a free port of `host` only; torch's own store listens on all addresses.
 
     Its calls cannot block, because the store is in the same process.
     """

@@ -1,4 +1,4 @@
-"""The parts of a study on which its results depend. The first run keeps them in the study's folder."""
+"""The parts of a study on which its results depend. The folder of a study keeps them as they were for its first run."""
 
 from __future__ import annotations
 

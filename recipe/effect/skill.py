@@ -78,7 +78,7 @@ def _ask(policy: Path, questions: Path, out: Path, arguments: Sequence[str]) -> 
 
 
 def write_questions(folder: Path, seed: int, number: int) -> None:
-    """Write `number` held-out rows, and a copy of the night rows to night.parquet, unless this file exists."""
+    """If night.parquet exists, do nothing. Else write `number` held-out rows, and those at night also to this file."""
     import pyarrow as pa
     from pyarrow import parquet
 

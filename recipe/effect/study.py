@@ -74,7 +74,7 @@ class Arm(Section):
 
 
 class Study(Section):
-    """experiment: of mars, in configs/experiment. overrides: of every run. seeds: dial -> seeds such as "0-5,8".
+    """experiment: of configs/experiment. overrides: of every run. seeds: dial (see README.md) -> seeds such as "0-5,8".
 
     budget: rollouts generated per sampled prompt, anchors included. seconds_per_run: estimate for --plan, until runs of
     the study have been timed. max_seed: larger seeds are refused; at most LARGEST_SEED.

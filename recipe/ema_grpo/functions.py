@@ -98,7 +98,8 @@ def deviation(moments: tuple[float, float], min_std: float) -> float:
 
 
 def divided(values: torch.Tensor, std: float, pool: Sequence[float], guard: float) -> torch.Tensor:
-    """A prompt's values over the task's std; over the std of the prompt's pool if one would be beyond guard."""
+    """A prompt's values, divided by the task's std. If the absolute value of a result is above `guard`, all values are
+    divided by the std of the prompt's pool instead."""
     found = values / (std + EPSILON)
     return values / (pstdev(pool) + EPSILON) if bool((found.abs() > guard).any()) else found
 

@@ -87,7 +87,7 @@ def invalid_share(rollouts: Sequence[PromptRollouts]) -> float:
 class CurriculumSampling:
     """Draws prompts by a moving average of each prompt's share of right responses.
 
-    The more prompts have given no signal (a moving average of their share), the more prompts a round has.
+    The larger the share of prompts whose advantages are all 0 (a moving average), the more prompts a round has.
     """
 
     def __init__(self, setup: SamplerSetup, settings: Settings) -> None:

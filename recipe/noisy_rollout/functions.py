@@ -1,4 +1,4 @@
-"""NoisyRollout: responses to noisy images join the group of those to the clean images, and are trained with these.
+"""NoisyRollout: responses to noisy images join the multi rollouts, and are trained as responses to the clean images.
 
 recipe.requests:   recipe/noisy_rollout/functions.py:NoisyRollouts   samples with noisy images
 recipe.transforms: recipe/noisy_rollout/functions.py:noise           named "noise"

@@ -44,7 +44,10 @@ def score(item: RewardInput) -> RewardResult:
 
 
 def check_score(truth: str, extra_info: Mapping[str, Any], truth_size: Size | None) -> str | None:
-    """What is wrong with a row's truth; None if nothing is. Raises DataError for a row without caption or boxes."""
+    """What is wrong with a row's truth; None if nothing is.
+
+    Raises DataError if `extra_info` lacks a usable `caption` or `boxes`. `boxes` may be [].
+    """
     facts_of(extra_info)
     return check_truth(truth, extra_info, truth_size)
 

@@ -68,7 +68,10 @@ def check_score(truth: str, extra_info: object, truth_size: object) -> None:
 
 
 def credit(stated: Sequence[Change], true: Sequence[Change], settings: Settings) -> float:
-    """The sum over stated changes. Each true change is matched once, first by whole changes, then by fewer fields.
+    """The sum of what the stated changes earn.
+
+    A true change is matched with one stated change at most: first with one that is equal in all three fields, then with
+    one that is equal in the first two, then in the first.
 
     >>> credit([("3", "color", "red"), ("4", "size", "big")], [("3", "color", "red"), ("4", "size", "small")], PAPER)
     6.5

@@ -48,7 +48,8 @@ class Settings:
 def score(item: RewardInput) -> RewardResult:
     """accuracy + format, each in [0, 1]. format: 1 for <info>, <think> and <answer> in this order, and nothing else.
 
-    The answer to a request with only the caption has no tags. Raises DataError for a malformed truth.
+    A response to a request with only the caption has no tags: its score is its accuracy. Raises DataError for a
+    malformed truth.
     """
     check_score(item.truth, item.extra_info)
     if item.extra == NAME:

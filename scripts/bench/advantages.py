@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def random_prompts(count: int, rollouts: int, anchors: int, seed: int) -> Prompts:
-    """(multi rewards, anchor rewards) of each prompt. Their numbers vary by up to half around the given ones."""
+    """(multi rewards, anchor rewards) of each prompt: `rollouts` and `anchors` of them, or up to half more or fewer."""
     generator = torch.Generator().manual_seed(seed)
 
     def sizes(mean: int) -> list[int]:

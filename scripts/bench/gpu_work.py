@@ -1,11 +1,11 @@
 """Model FLOPs of a step, computed from a Qwen2.5-VL's configuration, and their fraction of a GPU's peak (MFU).
 
-FLOPs count each multiplication and each addition in the matrix products that an update needs in any layout: every
-prompt token once, every response token once, the head at response tokens only, each image once. Attention counts the
-pairs that its mask keeps. A backward costs two forwards: one for the gradients of the inputs and one for those of the
-weights. Pixels need no gradient. With LoRA, neither do frozen weights, nor anything below the first adapter.
-Recomputation (activation checkpointing) is not counted, so the result is model FLOPs utilisation, MFU (Chowdhery et al.
-2022, arXiv 2204.02311, appendix B), not hardware FLOPs utilisation.
+FLOPs count each multiplication and each addition in the matrix products that an update needs, however prompts and
+responses are arranged in micro-batches: every prompt token once, every response token once, the head at response tokens
+only, each image once. Attention counts the pairs that its mask keeps. A backward costs two forwards: one for the
+gradients of the inputs and one for those of the weights. Pixels need no gradient. With LoRA, neither do frozen weights,
+nor anything below the first adapter. Recomputation (activation checkpointing) is not counted, so the result is model
+FLOPs utilisation, MFU (Chowdhery et al. 2022, arXiv 2204.02311, appendix B), not hardware FLOPs utilisation.
 """
 
 from __future__ import annotations

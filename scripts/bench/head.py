@@ -1,4 +1,5 @@
-"""Scoring tokens at a real vocabulary: log-probs, entropies and their gradients, compared with their matrix products.
+"""Time of scoring tokens (log-probs with gradients, and entropies) with a vocabulary of real size, and the time of the
+matrix products alone.
 
     python scripts/bench.py head
     python scripts/bench.py head --tokens 256 --rounds 3 --hidden 96

@@ -184,8 +184,10 @@ def train(folder: Path, name: str, way: str, address: str) -> dict[str, Any]:
 
 
 def ratios(trainings: dict[str, list[dict[str, Any]]]) -> dict[str, list[float]]:
-    """Ratios object_store / path of the median seconds per step, for each round: in the first epoch without its first
-    step, and in the second epoch."""
+    """For each round: the median seconds per step with object_store, divided by that with path.
+
+    first_epoch: without the first step. second_epoch: all steps.
+    """
     found: dict[str, list[float]] = {"first_epoch": [], "second_epoch": []}
     for path, shipped in zip(trainings["path"], trainings["object_store"], strict=True):
         for name, part in (("first_epoch", slice(1, STEPS_PER_EPOCH)), ("second_epoch", slice(STEPS_PER_EPOCH, None))):

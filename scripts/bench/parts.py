@@ -16,7 +16,7 @@ from mars.step_parts import StepParts
 def parts_without_hooks(
     config: TrainConfig, inputs: Inputs, engine: RolloutEngine, trainer: PolicyTrainer, scorer: RewardScorer
 ) -> StepParts:
-    """As in a run without a recipe, with no counts from the rewards."""
+    """The parts of a step, as in a run without a recipe, but without metrics from `RewardPool.counts`."""
     prompts = {} if inputs.train is None else {prompt.prompt_id: prompt for prompt in inputs.train.prompts}
     hooks = hooks_of_run(config, rule=None).for_steps(1)
     return step_parts(config, inputs, engine, trainer, scorer, warn_of, warn_of_skipped, hooks, dict, prompts)

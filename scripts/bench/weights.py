@@ -55,7 +55,7 @@ class TwoWayEngine(EngineWorker):
         self._engine._fetch = self._transfer.receive  # type: ignore[attr-defined]
 
     def keep(self, update: WeightUpdate) -> None:
-        """Keep the weights of an update by object store in the memory of this process."""
+        """Receive an update that was sent by object store, and keep its weights in the memory of this process."""
         self._kept = update, list(self._ways["object_store"].receive(update.payload))
 
     def load_kept(self) -> None:

@@ -28,7 +28,7 @@ WAYS = ("upper left", "above", "upper right", "left", "right", "lower left", "be
 
 @dataclass(frozen=True)
 class Jigsaw:
-    """rows, columns: of the grid. swap: rows and columns are swapped with probability 1/2.
+    """rows, columns: how many the grid has. swap: whether these two numbers are exchanged with probability 1/2.
 
     pieces: whether every piece is an image of its own; if not, one image shows them all. sources: see `chosen`.
     question: "grid" (where every piece belongs) or "pair" (where a piece is relative to another one).

@@ -112,9 +112,9 @@ class Position:
 class Contrastive:
     """Do two changed images show the same scene? Yes and no with the same probability.
 
-    Each is a square part, see `view_of`, mirrored or not, with other brightness and contrast. Both are scaled to
-    one size, which depends on this row and on another row. The other row is drawn for "yes" too, so that the size does
-    not tell the answer.
+    Each is a square part, see `view_of`, mirrored or not, with other brightness and contrast. For the
+    answer "no", the second image is from another row. Both images are scaled to one size, which depends on this row and
+    on the other row. For "yes", another row is chosen too, only for the size. So the size does not tell the answer.
     sources: see `chosen`; "cross": the second image is of another source than the first.
     """
 

@@ -35,7 +35,7 @@ def eval_json_set(
 def read_json_rows(
     file: str, image_root: str | None, responses: bool = False
 ) -> Iterator[tuple[str, Mapping[str, Any] | RowError]]:
-    """The rows of a public .json file: for each its place, and its columns or the RowError that refuses it.
+    """The rows of a .json file of this format: for each its place, and its columns or the RowError that refuses it.
 
     The place is the record's number in the file, from 0, such as "3"; or "3, question 2" if it has several questions.
 

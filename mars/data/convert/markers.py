@@ -1,4 +1,4 @@
-"""Replace the image tags of public formats by the markers of a row."""
+"""Replace the image tags of public formats by `<image>`, the marker of an image in the text of a row."""
 
 from __future__ import annotations
 

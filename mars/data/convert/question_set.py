@@ -224,7 +224,7 @@ def _has_mono_responses(item: Item) -> bool:
 def _mono_responses(content: _Content) -> Any:
     """The record's column mono_responses, unchanged.
 
-    Raises RowError if the record has it and its conversation has several answers: it belongs to only one of them.
+    Raises RowError if the record has this column and several answers, because the column belongs to one answer.
     """
     given = content.record.get("mono_responses")
     if given and count_questions(content.record) > 1:

@@ -61,7 +61,7 @@ def gaussian_diffusion(steps: int) -> ImageTransform:
         x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) e,    a_t = product of 1 - beta_i for i = 0 to t
 
     x in [0, 1], e normal, beta_i from 1e-5 to 5e-3 along a sigmoid over [-6, 6] (as in NoisyRollout, arXiv 2504.13055,
-    where a_t also has t + 1 factors). At t = 0 the image stays as it is.
+    where a_t also has t + 1 factors). For t = 0 the formula is not used: a_0 = 1.
     """
     if not 0 <= steps <= _DIFFUSION_STEPS:
         raise ValueError(f"gaussian_diffusion: steps must be within 0 to {_DIFFUSION_STEPS}; got {steps}")

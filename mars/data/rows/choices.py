@@ -69,7 +69,8 @@ def choices_in_text(text: str, truth: Any) -> TextChoices | None:
 def options_of(text: str, truth: str) -> list[str] | None:
     """The options that a row's text lists, for a row without a field of choices; None if it lists none.
 
-    Options without letters count only if the truth is a letter. Otherwise the model answers with text, not a letter.
+    If the text has no letters beside the options, they are returned only if the truth is a letter. With another truth
+    the model is to answer with the text of an option, and needs no letters.
     """
     found = choices_in_text(text, truth)
     return found.options if found and (found.lettered or is_letter(truth)) else None

@@ -87,9 +87,9 @@ class Item:
 
 
 def make_item(seed: int, part: Part, index: int, tasks: tuple[Task, ...] = TASKS) -> Item:
-    """Item `index` of a part of the set `seed`: one of `tasks`, each equally likely. Same arguments, same pixels.
+    """Item number `index` in `part` of the set made from `seed`. Its task is drawn from `tasks`, each equally likely.
 
-    Items of different seeds, parts or indices are independent.
+    The same arguments give the same pixels. Items of different seeds, parts or indices are independent.
     """
     rng = np.random.default_rng((seed, PARTS.index(part), index))
     task = tasks[int(rng.integers(len(tasks)))]
