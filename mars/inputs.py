@@ -68,7 +68,7 @@ class Inputs:
         return prompt_length(request.prompt_token_ids, tokens)
 
     def encode(self, prompt: Prompt, view: View) -> tuple[tuple[int, ...], tuple[ImageRef, ...]]:
-        """Prompt ids of a view with one placeholder per image, and the images of the view."""
+        """The token ids of a view's prompt, with one placeholder per image, and the images of the view."""
         messages, images = render_view(prompt, view, self.config.anchor.image_layout)
         return self.encoder.encode(messages, len(images)), images
 

@@ -164,7 +164,7 @@ def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:
 def handled(report: Callable[[MarsError], None]) -> Iterator[None]:
     """Handle the signals inside the block, in the main thread. Signals that are ignored stay ignored (nohup).
 
-    report: prints the reason. It is called only if a thread other than the main thread ends the process.
+    report: prints why the process ends. It is called only if a thread other than the main thread ends the process.
     """
     global _installed
     _installed = _Interrupts(report)

@@ -2,8 +2,8 @@
 
 spec = resolve("reward.function", "my_rewards.py:count", "want path/to/file.py:name")  # absolute; runs nothing
 function = load("reward.function", spec, "(item: RewardInput)")                        # runs the file
-function.check_call(None)                                                              # it takes one argument
-record(run_dir, {"reward.function": [spec]})                                           # its sha256: plugins.json
+function.check_call(None)                                            # ConfigError unless it takes one argument
+record(run_dir, {"reward.function": [spec]})                              # writes the file's sha256 to plugins.json
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def resolve(setting: str, text: str, wanted: str) -> str:
 
 
 def find(path: str) -> Path:
-    """The absolute path of a user's file. A relative one starts at the current folder, else at mars' own recipes
-    (`shipped`).
+    """The absolute path of a user's file. A relative one starts at the current folder, or names a file of mars' own
+    recipe/ (`shipped`).
     """
     return Path(shipped(os.path.expanduser(path))).absolute()
 
@@ -117,7 +117,7 @@ def load(setting: str, spec: str, wanted: str, classes: bool = False, *, in_thre
     Raises ConfigError
     - if the file cannot be loaded or lacks the name (NameNotFound),
     - if the file imports a name of which there are two modules (`_refuse_two_modules`),
-    - if the name is not a plain function but a class, an async function or a generator.
+    - if the name is not a plain function but an async function, a generator or, without `classes`, a class.
     """
     path, _, name = spec.rpartition(":")
     _refuse_two_modules(setting, Path(path))

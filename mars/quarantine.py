@@ -107,7 +107,7 @@ class BadSamples:
         return self._accepted(quarantine, quarantine.with_lost(unreadable), step)
 
     def joined(self, quarantine: Quarantine, later: Quarantine, step: int) -> Quarantine:
-        """`Quarantine.followed_by` of two quarantines that are both reported already. Raises as `tried`."""
+        """`quarantine.followed_by(later)`. Reports nothing, as both were reported before. Raises as `tried`."""
         joined = quarantine.followed_by(later)
         self._check(joined, joined.bad[len(quarantine.bad) :], step)
         return joined

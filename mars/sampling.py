@@ -42,8 +42,8 @@ logger = logging.getLogger(__name__)
 def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: int, timer: StepTimer) -> Sampled:
     """Sample rounds of fresh prompts until `prompts_per_step` prompts are kept, the carried ones included.
 
-    The step ends with fewer prompts if it reaches `max_rounds`, or if it has sampled or carried every prompt of the
-    stream. A round leaves out prompts that the step has sampled or carried already, and prompts that cannot be read.
+    The step ends with fewer prompts if it reaches `max_rounds`, or if no prompt of the stream is left for a round. A
+    round leaves out prompts that the step has sampled or carried already, and prompts that cannot be read.
     Raises DataError if too many prompts cannot be read (`BadSamples.tried`).
     """
     quarantine = _probed(parts, stream, state, step, timer)

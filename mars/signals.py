@@ -1,4 +1,4 @@
-"""Has the trainer compute the signals that shapings ask for, before the shapings are called."""
+"""Has the trainer compute the numbers per response (`Signal`) that shapings ask for, before these are called."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ class ColocatedEngine:
 
 
 class ColocatedTrainer:
-    """A `PolicyTrainer` that waits for its turn. `turns`: of its engine and `trainer`."""
+    """A `PolicyTrainer` that waits for its turn. `turns`: the turns that the engine and `trainer` take."""
 
     def __init__(self, trainer: PolicyTrainer, turns: SharedMemory) -> None:
         self._trainer, self.turns = trainer, turns

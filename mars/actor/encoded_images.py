@@ -1,4 +1,4 @@
-"""Give a Hugging Face model images that are encoded already, in every supported version of transformers."""
+"""Give a Hugging Face model image features that are computed already, in every supported version of transformers."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ _HUB_FILES = (
 
 
 def carry_files(model_path: str, folder: str) -> list[str]:
-    """Copy these files of the model unchanged. Returns "name (reason)" for each file that could not be copied."""
+    """Copy the files of `_carried` to `folder`. Returns "name (reason)" for each file that could not be copied."""
     failed = []
     for name, source in _carried(model_path):
         target = Path(folder) / name

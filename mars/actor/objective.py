@@ -165,8 +165,8 @@ class Objective:
     def _importance_weights(self, old: Tensor, tokens: TokenTargets) -> tuple[Tensor, dict[str, Tensor], TokenTargets]:
         """The factor of each token's policy loss, sums for metrics, and the targets without masked tokens.
 
-        Without a cap, the factor of every token is 1. With a cap, the factor of off-policy tokens is still 1, because
-        their rollout log-probs belong to another prompt.
+        Without algorithm.importance_cap, the factor of every token is 1. With it, the factor of off-policy tokens is
+        still 1, because their rollout log-probs belong to another prompt.
         """
         if self._importance is None:
             none = old.new_zeros(())

@@ -97,7 +97,8 @@ class BatchPasses:
     def score(self, old: Scores) -> None:
         """Compute the passes with `gradient=False`, before the first update. Frees their images afterwards.
 
-        old: scores of all forwards with the weights before the first update, if the rule has `measures`; else {}."""
+        old: if the rule has `measures`, log-probs and entropies of all forwards with the weights before the first
+            update; else {}."""
         self._old = old
         micros = [micro for plan in self._batch.updates for micro in plan.ranks[self._rank]]
         for one in self._passes.rule.passes:
@@ -150,7 +151,8 @@ class BatchPasses:
 class PreparedBatch:
     """What the updates of a batch use: its prompts, old log-probs of forwards, and the passes of a rule.
 
-    old: at least those of all updates but the first. Those of the first update are not read here.
+    old: the old log-probs of at least the forwards of all updates but the first. The first update does not read them:
+    it uses the log-probs of its own forward.
     """
 
     prompts: ReadPrompts

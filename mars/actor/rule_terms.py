@@ -114,8 +114,8 @@ def _shape(value: object) -> tuple[int, ...] | str:
 def totals_of(measured: Sequence[Mapping[str, Measured]], device: torch.device) -> dict[str, float]:
     """The totals of an update over this rank's forwards and all ranks, in float64. A collective call.
 
-    measured: of each forward of this rank, at least one. Raises ConfigError on all ranks if the forwards differ in
-    names or in how a number is reduced.
+    measured: the numbers of each forward of this rank, for at least one forward. Raises ConfigError on all ranks if the
+    forwards differ in names or in how a number is reduced.
     """
     agreed_names(
         f"{_KEY}: measure", (tuple(sorted(f"{name} ({m.reduce})" for name, m in one.items())) for one in measured)

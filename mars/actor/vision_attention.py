@@ -23,7 +23,8 @@ SEGMENTS = "mars_flash_segments"
 def use_segments(visual: nn.Module) -> None:
     """Let the vision tower of a loaded model use this attention.
 
-    Sets a private attribute, because transformers' public setter would try to import a package of this name.
+    Sets a private attribute, because transformers' public setter would take the name `SEGMENTS` for that of a package,
+    and try to import it.
     """
     from transformers import AttentionInterface
 

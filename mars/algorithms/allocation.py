@@ -75,7 +75,7 @@ def seeded_order(prompt_ids: Sequence[str], seed: int, step: int) -> list[int]:
 def allocation_metrics(prompts: Sequence[PromptRollouts], targets: Collection[str], first: int) -> dict[str, float]:
     """mars/allocation/frac_target|max_samples|rescued|first_score of the prompts of a step; {} without prompts.
 
-    targets: ids of the target prompts. first: multi rollouts of each prompt in the first half.
+    targets: ids of the target prompts. first: how many multi rollouts each prompt has in the first half.
     `rescued` is the share of the targets with a right response in the second half; missing without targets.
     `first_score` is the mean score of the first half, where all prompts have equally many rollouts. The
     scores are those of critic/score/mean, before a KL term.

@@ -30,7 +30,8 @@ GuestFilter = Callable[[PromptRollouts, RolloutGroup, Rollout], bool]
 
 @dataclass(frozen=True)
 class Guided:
-    """rollouts: the prompts with their guests. refused: number of responses above the mean that the filter rejected."""
+    """rollouts: the prompts with their guests. refused: number of anchor responses that the filter rejected, although
+    their reward is above the mean of the multi rewards."""
 
     rollouts: list[PromptRollouts]
     refused: int

@@ -28,8 +28,10 @@ class Shuffled:
 def with_shuffled_anchors(
     items: Sequence[PromptRollouts], shuffle: Shuffle, guided: bool, run_seed: int, step: int, round: int
 ) -> Shuffled:
-    """Replace what the pool gets of each anchor view: the candidates for guests (`with_candidates`) if `guided`, else
-    the anchors. `PromptRollouts.anchors` and the metrics that are computed from them stay.
+    """In each prompt's pool, replace the anchors, or only their rewards, by those of another prompt. If `guided`,
+    replace instead, in the same way, the anchor responses that may become guests (`with_candidates`).
+
+    `PromptRollouts.anchors` still has the prompt's own anchors, so the metrics that are computed from it do not change.
 
     "reward": each response gets the reward, with all penalties, of another prompt's response to the same view.
     "both": the responses come from the other prompt too.

@@ -148,8 +148,8 @@ def _sizes(
     prompt: Prompt, view: View, frames: BoxFrames, request: RolloutRequest | None
 ) -> tuple[Size | None, Size | None]:
     """(truth_size, response_size) of an answer. An extra request with images is answered in the frame of its first
-    image. Its truth is in the frame of the row's truth or, if the row has no images, of that first image. A request
-    with a given start shows the images of the multi view."""
+    image. Its truth is in the frame of the row's truth or, if the row has no images, of that first image. If a request
+    gives the start of the response, it shows all images, and both frames are those of the multi view."""
     truth_size, response_size = frames(prompt, None if request is not None and request.response_start else view)
     if request is None or request.extra is None or not request.images:
         return truth_size, response_size

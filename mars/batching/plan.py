@@ -39,7 +39,8 @@ def assign_to_ranks(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
 def micro_batches(costs: Sequence[int], tokens_per_forward: int, num_fillers: int = 0) -> list[list[int]]:
     """Indices of the items of each forward pass, kept in order.
 
-    costs: tokens of each item. num_fillers: further rows in every micro-batch, none longer than its items.
+    costs: tokens of each item. num_fillers: number of further rows in every micro-batch. No item may cost
+    less than such a row.
     A micro-batch is padded to its longest item, so it costs (len(items) + num_fillers) * max(costs) tokens. It is
     closed before this cost exceeds tokens_per_forward. An item that exceeds the budget alone gets a micro-batch of its
     own.

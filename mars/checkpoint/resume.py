@@ -72,8 +72,8 @@ def starting_point(
 
 
 def _check_none_was_saved(catalogue: Catalogue) -> None:
-    """Raises CheckpointError if by the run's events a checkpoint was saved or the run ended. Starting again would erase
-    the record of this run."""
+    """Raises CheckpointError if the run's events say that a checkpoint was saved or that the run ended: to start again
+    would erase the record of this run."""
     told = [entry for entry in catalogue.events.entries() if entry["event"] in ("checkpoint_saved", "finished")]
     if told:
         raise CheckpointError(

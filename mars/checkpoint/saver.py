@@ -169,7 +169,7 @@ class _Writing:
     """Waits in a thread for the shards of a checkpoint, adds the run's state, and commits it.
 
     The thread first waits for `begin`, called when the trainer has started to write, or `cancel`, called if it could
-    not start. manifest: without files. saved: whether the checkpoint is complete.
+    not start. manifest: its `files` are filled in here. saved: whether the checkpoint is complete.
     """
 
     def __init__(

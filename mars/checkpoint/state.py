@@ -79,8 +79,8 @@ class _Own:
 
 @validated(frozen=True, config=_AS_JSON)
 class _Kept:
-    """A prompt whose rollouts are in another line: among the lines of carried prompts if `carried`, else among those of
-    prompts sampled ahead. A prompt that the step ahead carries on was sampled ahead, though `carried` is true."""
+    """A prompt; its rollouts are in the lines of carried prompts if `carried`, else in those of prompts sampled ahead.
+    For prompts that the step ahead leaves to the step after it, they are always in the lines of the second kind."""
 
     prompt_id: str
     carried: bool
@@ -120,7 +120,7 @@ class _Head:
 
 @dataclass(frozen=True)
 class StoredState:
-    """A `RunState` as it is stored. rollouts, kept: the lines of both kinds, in order."""
+    """A stored `RunState`: its first line (head), the lines of rollouts, and those of advantages (kept), in order."""
 
     head: _Head
     rollouts: Sequence[_Groups]

@@ -56,7 +56,7 @@ def check_architecture(path: str, key: str, trust_remote_code: bool) -> None:
 def check_processor(folder: Path, key: str, trust_remote_code: bool) -> None:
     """transformers must know the classes that the processor's files name, and process an image. Raises SetupError.
 
-    Videos are not read, but the engine vllm loads the whole processor.
+    The class for videos is checked too: mars reads no videos, but the engine vllm loads the whole processor.
     """
     from transformers import AutoImageProcessor, AutoProcessor, AutoVideoProcessor
 

@@ -68,7 +68,8 @@ def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) ->
     they are not mistakes. Images are decoded in full if data.decode_at_start is true. The two answers are a perfect and
     an empty one; a user's own reward function is not checked with them (mars/checks/answers.py).
     Raises
-    - DataError if a file cannot be read; the message also lists the bad rows of the other files;
+    - DataError if a file cannot be used, for example because it is missing. If it fails only when its rows are read,
+      the message also lists the bad rows of the other files;
     - SetupError if the model's files are missing;
     - ConfigError if a data set has no reward, or if data.source_image_pixels names a source that no row has.
     """

@@ -66,7 +66,7 @@ def checked_hooks(config: TrainConfig) -> StepHooks:
     """Make the hooks of a run, each once, and check them: try the image transforms, and check the reference model.
 
     Returns the hooks that a step calls. A worker makes the image transforms and the token rule again, in its own
-    process. The sampler is made later, with the rows. `config.recipe` must come from `resolved`.
+    process. The sampler is made later, with the rows. `config.recipe` must come from `hooks.load.resolved`.
     Warns of a reference model that nothing reads. Raises ConfigError and SetupError.
     """
     try_transforms(image_transforms(config.recipe, config.ramps))

@@ -40,7 +40,7 @@ def try_reward(
     """Scores `text`, or the responses of a JSONL file, and writes the results to stdout.
 
     fields: truth, choices and so on, as for `mars.rewards.trial.item_of`; a line's own fields override them.
-    by_prompt: the function takes a list.
+    by_prompt: the reward function takes lists of answers, as with `reward.by_prompt`. Each list has one answer here.
     Raises ConfigError for wrong options, for a reward that cannot be loaded, and, after writing all results, if the
     reward failed on an answer; DataError for bad lines and truths.
     """

@@ -33,8 +33,8 @@ _MIN_SECRET_CHARS = 8
 
 @dataclass(frozen=True)
 class SentFiles:
-    """What a job takes along. folder: the user's. files: those that are sent, relative to it. variables: those of
-    --env."""
+    """What a job takes along. folder: the current folder of the user who submits. files: those of its files that are
+    sent, as paths relative to it. variables: those of --env."""
 
     folder: Path
     files: Collection[Path]

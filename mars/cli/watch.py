@@ -12,7 +12,8 @@ from mars.watch.seen import RunReader
 
 
 def watch(run_dir: Path, *, once: bool) -> None:
-    """Show a run until it has ended, or until Ctrl-C. once: print one picture, as without a terminal.
+    """Show a run until it has ended, or until Ctrl-C. once: print the present state of the run one time,
+    as is done without a terminal, and return.
 
     Raises ConfigError if `run_dir` contains no run.
     """

@@ -24,7 +24,7 @@ MAX_TRIES = 3
 class AbsentEngines:
     """The successors of absent engines, by the engines' numbers.
 
-    replace_timeout_s: how long a call waits because of a lost node, counted from the first loss on this node.
+    replace_timeout_s: how long a call waits for an engine whose node is lost, from the loss of the node's first engine.
     last_wait_s: how long a call waits for an engine whose node is fine, and for any engine if none is left.
     """
 

@@ -63,7 +63,7 @@ def _packages(driver: Facts, node: Facts, runs_vllm: bool) -> list[Difference]:
 def _files(kind: str, what: str, driver: Facts, node: Facts, number: int = 0) -> list[Difference]:
     """At most one difference. Files that only the node has count too, because Python or transformers may load them.
 
-    number: how many files of this kind the run has; may be 0 if `driver` has all of them.
+    number: how many files of this kind the run has, if `driver` lists only some of them.
     """
     differ = sorted(name for name in driver.keys() | node.keys() if driver.get(name) != node.get(name))
     if not differ:

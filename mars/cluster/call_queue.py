@@ -12,9 +12,11 @@ _UNDER_WAY = 2
 
 
 class CallQueue:
-    """Ray's streams of the calls of one worker. A Ray actor answers its calls one by one, in order.
+    """The calls of one worker that have not ended, at most two at once, each as the Ray stream of its answers.
 
-    call: makes a call with one of `arguments`, and returns its stream.
+    A Ray actor answers its calls one by one, in order.
+
+    call: makes a call with one of `arguments`, and returns the stream of the call's answers.
     """
 
     def __init__(self, call: Callable[[Any], Any], arguments: Iterable[Any]) -> None:

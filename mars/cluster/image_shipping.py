@@ -206,7 +206,10 @@ def this_node() -> str:
 def start_on(
     node: str, worker_class: type[ImageReader | ImageStore], environment: Mapping[str, str], max_concurrency: int
 ) -> Any:
-    """The remote class of an actor on this node of Ray. It takes no resources, and Ray restarts it if it dies."""
+    """The remote class of an actor that will run on the Ray node with the id `node`.
+
+    The actor takes no resources, and Ray restarts it if it dies.
+    """
     return ray.remote(concurrency_groups=worker_class.threads)(worker_class).options(
         num_cpus=0,
         max_restarts=-1,

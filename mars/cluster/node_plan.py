@@ -129,7 +129,7 @@ def _first(bundles: Bundles, number: int) -> Bundles:
 
 @dataclass(frozen=True)
 class _Units:
-    """What is placed as a whole: `number` units with `bundles` bundles each."""
+    """`number` units with `bundles` bundles each. The bundles of a unit are placed on the same node."""
 
     size: Amount
     number: int

@@ -281,7 +281,7 @@ class RayEngine:
         """Make progress with the absent engines. join: whether engines that are built take part again.
 
         An engine whose process was lost is started again, a few times. An engine that cannot be built is left alone.
-        Waits only for engines that a stopped call was bringing back, and for one engine if none works."""
+        Waits only for engines that an earlier call was bringing back when it was stopped, or for one if none works."""
         self._bring_back_lost()
         for index, successor in self._absent.to_take_in():
             try:

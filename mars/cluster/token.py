@@ -21,7 +21,8 @@ def token_file(environment: Mapping[str, str]) -> Path:
 
 
 def token_advice(environment: Mapping[str, str], ip: str) -> list[str]:
-    """Shell lines, and a sentence before them, that bring the token of this node (address `ip`) to another node."""
+    """How to bring the token of this node (address `ip`) to another node: a sentence, then shell lines. If the token is
+    in the variable RAY_AUTH_TOKEN, only a sentence."""
     if environment.get(_TOKEN):
         return [f"on each other node, give {_TOKEN} the value that it has here, and start the node:"]
     path = shlex.quote(str(token_file(environment).absolute()))

@@ -193,7 +193,7 @@ class RankSender:
             self._store.abort(self._meeting, reason)
 
     def look(self) -> None:
-        """End the send for the engines if a rank has failed or died."""
+        """If a rank has failed or died, end the send, so that the engines stop waiting."""
         ended, _ = ray.wait(self._sending, num_returns=len(self._sending), timeout=0)
         for reference in ended:
             try:

@@ -36,7 +36,7 @@ _WIDTH = 80
 
 @dataclass(frozen=True)
 class Named:
-    """A configuration that a user has named.
+    """The configuration that the words of a command choose (see `named`).
 
     title: for a heading. values: dotted key -> value, interpolations resolved; NOT_SET for what is not set.
     sources: dotted key -> the file or the override that sets it.
@@ -118,7 +118,10 @@ def search(text: str, chosen: Named, config_dirs: Sequence[str] = ()) -> list[Se
 
 
 def differences(a: Named, b: Named) -> dict[str, dict[str, Any]]:
-    """Dotted key -> {"a": value, "b": value} of each setting that differs. Raises ConfigError for two kinds of jobs."""
+    """Dotted key -> {"a": value, "b": value} of each setting that differs.
+
+    Raises ConfigError if one is a training and the other a cold start.
+    """
     if a.root != b.root:
         raise ConfigError(
             f"A, B: one is a training and one a cold start; got {a.title} and {b.title}; give two of one kind"

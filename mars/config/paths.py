@@ -1,6 +1,7 @@
 """Paths in settings and on command lines. "~" becomes the user's home. A shell variable left in a path is refused.
 
-A shell replaces "~" at the beginning of a word only, so `run.dir=~/runs` and the files of a list arrive as they are.
+A shell replaces "~" only at the beginning of a word. So it leaves the "~" of `run.dir=~/runs`, and of files in a list
+such as `data.train_files=[~/a.parquet]`, to mars.
 """
 
 from __future__ import annotations

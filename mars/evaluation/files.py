@@ -1,7 +1,8 @@
 """Paths of the files that `mars eval infer` writes, and the reader of all kinds of result files.
 
 There are three kinds: answers and a manifest, written by `mars eval infer`; a file of answers from a training run
-(rollouts/step_000010.jsonl, evaluation/step_000010.jsonl); and a JSON list in the public format.
+(rollouts/step_000010.jsonl, evaluation/step_000010.jsonl); and a JSON list in the public format
+(mars/evaluation/public.py).
 """
 
 from __future__ import annotations

@@ -34,7 +34,8 @@ class ImageLimits(Protocol):
 class ImageSizing(Protocol):
     """How a family's image processor resizes an image.
 
-    takes_resized: whether it leaves an image of `size(...)` unchanged, also with larger limits.
+    takes_resized: whether an image that already has the size `size(...)` stays unchanged when it is processed again,
+        with the same limits or with larger ones.
     """
 
     @property

@@ -112,7 +112,8 @@ class MropeForward:
     def image_features(self, model: Any, pixel_values: Tensor, grids: Tensor, image_index: Sequence[int]) -> Any:
         """Also repeats Qwen3-VL's deepstack features for an image that is in `image_index` several times.
 
-        They are one tensor per layer and image; in transformers 5.17, one tensor per layer for all images.
+        transformers 5.17 gives these features as one tensor per layer, with all images one after the other. Newer
+        versions give one tensor per layer and image.
         """
         import torch
 

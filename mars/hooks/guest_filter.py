@@ -21,7 +21,10 @@ Frames = Callable[[Prompt, View], tuple[Any, Any]]
 
 @dataclass(frozen=True)
 class GuestCheck:
-    """The filter of a run. frames: of boxes in responses. own: the user's function, called last, or None."""
+    """Tells which responses may be guests.
+
+    frames: gives the frames of boxes. own: the user's function, called last, or None.
+    """
 
     frames: Frames
     own: UserFunction | None = None

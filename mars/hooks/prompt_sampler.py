@@ -69,8 +69,8 @@ class SampledRounds:
         return {f"sampler/{name}": float(value) for name, value in metrics.items()}
 
     def state(self, round: int) -> Mapping[str, Any]:
-        """The state for a checkpoint, with the prompts of rounds that are chosen already. round: the next to be
-        sampled."""
+        """The state for a checkpoint, with the prompts that are already chosen for rounds from `round` on. round: the
+        next to be sampled."""
         decided = {
             str(number): [p.prompt_id for p in chosen] for number, chosen in self._decided.items() if number >= round
         }

@@ -60,7 +60,8 @@ def _check_ramp(ramp: Ramp, file: str, name: str, settings: Any, names: Sequence
 
 
 def _check_values(settings: Any, changing: Mapping[str, Ramp]) -> None:
-    """Run the file's own check of its settings with the values of each step, and with both ends of all ramps."""
+    """Make a recipe's settings with the values of each step, and with both ends of all ramps, so that the check in
+    their own class (`__post_init__`) sees these values. Raises ConfigError if it refuses some."""
     last = max(ramp.start + ramp.steps for ramp in changing.values())
     tried: list[tuple[str, dict[str, float]]] = [
         (f" in step {step}", {name: ramp.at(step) for name, ramp in changing.items()})

@@ -1,4 +1,4 @@
-"""The numbers that shapings ask the trainer for: which responses it scores, and which of their tokens count."""
+"""The numbers that shapings ask the trainer for: for which responses it computes them, and over which tokens."""
 
 from __future__ import annotations
 

@@ -41,10 +41,10 @@ class _Unescaped:
 
 
 class VisibleConsole(Console):
-    """rich's console for tables, colours and progress bars, for texts of models, data sets and file names.
+    """rich's console for tables, colours and progress bars, made safe for texts of models, data sets and file names.
 
-    rich removes some control characters of texts and keeps others. This console escapes them in every text before its
-    width is measured.
+    rich removes some control characters of texts and keeps others. This console escapes those that rich keeps, in every
+    text, before its width is measured.
     """
 
     def __init__(self, *, stderr: bool = False, width: int | None = None, highlight: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""The tables of evaluations on a page: what the macro `table` takes."""
+"""The tables of evaluations on a page, as arguments for the macro `table` of run_parts.html.j2."""
 
 from __future__ import annotations
 

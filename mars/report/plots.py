@@ -115,7 +115,8 @@ def lines_figure(caption: str, lines: Mapping[str, Series], unit: str, *, of_run
     """A figure of the first lines that have values, with a caption that says how many are left out.
 
     The place of a line in `lines` decides its colour and style. of_runs: whether the lines belong to several runs.
-    Then the raw values behind them are not drawn, and the points of a line that has only a few are marked.
+    If so, a smoothed line has no pale line of its raw values behind it, and the points of a line that has only a few
+    are marked.
     """
     found = {name: (place, series) for place, (name, series) in enumerate(lines.items()) if series}
     places = {name: place for name, (place, _) in list(found.items())[:MAX_LINES]}

@@ -50,7 +50,9 @@ def show_evaluation(result: Mapping[str, Any]) -> None:
 
 
 def show_tables(result: Mapping[str, Any]) -> None:
-    """Print both scorers side by side: over all data sources, and, if there are several, for each."""
+    """Print tables of the scores: one over all data sources and, if there are several, one for each. A table has the
+    strict and the compat scorer side by side, or only one column if there are no compat scores.
+    """
     for title, part in _parts(result):
         print_table(evaluation_table(by_scorer(part), title))
 

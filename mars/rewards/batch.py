@@ -19,8 +19,9 @@ _ATTEMPTS = 2
 class Batch:
     """The answers of one call of `RewardPool.score` and their results.
 
-    Answers are sent in calls, each of one answer or more. Two threads share a batch without a lock. Until the serving
-    thread has ended, the caller uses only `add`, `complete`, `abandoned` and `error`; the serving thread uses the rest.
+    The workers get the answers in `Call`s, each of which is one call of the reward function for one answer or more.
+    Two threads share a batch without a lock. Until the serving thread has ended, the caller of `score` uses only `add`,
+    `complete`, `abandoned` and `error`; the serving thread uses the rest.
 
     calls: all calls; a call's index is its number. pending: numbers of the calls still to send. suspects: numbers of
         calls whose worker died or hung.

@@ -229,7 +229,7 @@ def _in_lines(text: str, why: ValueError) -> list[Any]:
 
 
 def _tagged(text: str) -> list[Any] | None:
-    """The entries of `<box>…</box>`; None if there is none. Raises ValueError for bad JSON and doubtful prose."""
+    """The entries of `<box>…</box>`; None without any. Raises ValueError for bad JSON, and as `check_prose` does."""
     for tag, plain in _QWEN_TAGS.items():
         text = text.replace(tag, plain)
     inside = _TAGGED.findall(text)

@@ -16,7 +16,8 @@ _lock = threading.Lock()
 
 @contextmanager
 def call_lasting(timeout_s: float) -> Iterator[None]:
-    """The block is one call of a reward function, which is killed after `timeout_s` seconds."""
+    """The block is one call of a reward function, with a deadline after `timeout_s` seconds. Only notes the deadline,
+    for `seconds_left`; the call is ended elsewhere (mars/rewards/pool.py)."""
     token = _deadline.set(time.monotonic() + timeout_s)
     try:
         yield

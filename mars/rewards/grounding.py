@@ -94,7 +94,9 @@ def matched_ious(predicted: Sequence[Box], truth: Sequence[Box]) -> list[float]:
 
 
 def mean_iou(ious: Sequence[float], num_true: int) -> float:
-    """The paper's reward: sum of the matched IoUs over the number of true boxes (at least 1). In [0, 1].
+    """The paper's reward: sum of the matched IoUs over the number of true boxes, num_true. In [0, 1].
+
+    num_true must be at least 1.
 
     >>> mean_iou([1.0], 2)
     0.5

@@ -31,7 +31,7 @@ class Scored:
 
 
 def score_one(reward: RewardFn, item: RewardInput) -> Scored:
-    """Calls `reward`; whatever it raises becomes a failed result with the exception's text."""
+    """Calls `reward`; whatever it raises but KeyboardInterrupt becomes a failed result with the exception's text."""
     try:
         return _with_short_reason(reward(item))
     except KeyboardInterrupt:

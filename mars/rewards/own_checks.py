@@ -1,4 +1,4 @@
-"""The check of ground truths that a user's file has for its own reward."""
+"""A function of a user's file that checks the ground truths for the reward in the same file."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The methods that mars adds to vLLM's workers.
 
-vLLM loads this module in its worker processes. It imports no other module of mars, because they need nothing else.
+vLLM loads this module in its worker processes. They need nothing else of mars, so this module imports no other module
+of mars.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The rows of a cold start that can be shown as a mono view: with one source's image, and its part of the prompt."""
+"""Which mono views of a row a cold start can train on, and which of them, if any, it shows in an epoch."""
 
 from __future__ import annotations
 

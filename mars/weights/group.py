@@ -70,7 +70,7 @@ class SendGroup:
             work.wait()  # raises what went wrong
 
     def leave(self) -> None:
-        """Break the connections. Unless the last send is over, it ends for all members.
+        """Break the connections. A send that is still in progress fails for all members.
 
         The members are also told through the store, because gloo does not always notice a broken connection. gloo
         cannot end an operation before its deadline either, and freeing the group would wait for the operation. So a

@@ -1,4 +1,4 @@
-"""The common part of all transfers with a `Meeting`: before each send, the driver names the members."""
+"""What all transfers with a `Meeting` share: before each send, the driver says which ranks and engines take part."""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ _SHOWN = 10
 
 
 def decided(study: Study) -> dict[str, Any]:
-    """Dotted key -> value of all that a number of the study depends on. The seeds of a dial are a list of numbers."""
+    """Dotted key -> value of each setting that the study's results depend on. The seeds of a dial are written
+    out: "0-2" is [0, 1, 2]."""
     values = study.model_dump(mode="json", exclude=_TIMES_AND_PLACES | {"seeds", "dials"})
     found = {key: leaf for name, value in values.items() for key, leaf in flat(value, name).items()}
     return found | {_seeds_key(dial): study.seeds_of(dial) for dial in study.dials}

@@ -67,8 +67,8 @@ def _differences(axes: Axes, arms: Sequence[str], found: Mapping[str, Comparison
 
 
 def _curves(axes: Axes, study: Study, rows: Sequence[Row], arms: Sequence[str]) -> None:
-    """For each arm, the mean over its runs, smoothed by a trailing mean over steps. Steps of the primary metric are
-    shaded."""
+    """For each arm, the mean over its runs, smoothed by a trailing mean over steps. The steps over
+    which the primary metric is averaged are shaded."""
     from matplotlib.ticker import MaxNLocator
 
     for place, arm in enumerate(arms):

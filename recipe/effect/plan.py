@@ -28,8 +28,11 @@ class ColdStart:
 
 @dataclass(frozen=True)
 class StudyRun:
-    """One training run. Runs of one dial and one seed are a pair: only their arms differ; cold start, order of the
-    prompts and sampling seeds are the same."""
+    """One training run. dial: the probability that the teacher of its cold start goes by the visible image of two.
+
+    Runs of one dial and one seed are a pair: only their arms differ; cold start, order of the prompts and sampling
+    seeds are the same.
+    """
 
     dial: float
     arm: str

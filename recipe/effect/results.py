@@ -144,5 +144,5 @@ def _record(answer: Answer) -> EvalRecord:
 
 
 def light_of(answer: Answer) -> str:
-    """day, night or both: the light of the scene, by which its images can be trusted. "all" for rows without it."""
+    """The light of the scene: day (trust the visible image), night (infrared) or both. "all" for rows without it."""
     return str(answer.extra_info.get(LIGHT, "all"))

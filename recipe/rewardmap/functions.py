@@ -82,7 +82,7 @@ def facts_of(extra_info: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def read_route(facts: Mapping[str, Any]) -> Route:
-    """The route. In Parquet files each row has the lines of all maps, null for other maps. Raises DataError."""
+    """The route. Raises DataError. A line that is null is of another map: Parquet rows have the lines of all maps."""
     given, transfers, lines = facts.get("lines"), facts.get("transfers"), {}
     for name, stations in given.items() if isinstance(given, Mapping) else ():
         if stations is None:
@@ -114,7 +114,7 @@ def line_name(name: str) -> str:
 
 
 def plain(name: str) -> str:
-    """A station's name without brackets and their content, blanks, hyphens, case, and the words station and metro."""
+    """A station's name in lower case, without text in brackets, blanks, `,*'-`, and the words station, metro."""
     return re.sub(r"[(（][^)）]*[)）]|\b(?:station|metro)\b|站$|[\s,*'-]", "", name[:MAX_NAME].casefold().strip())
 
 

@@ -32,7 +32,7 @@ class Settings:
 def score(item: RewardInput) -> RewardResult:
     """0.9 accuracy + 0.1 format. Raises DataError for a malformed truth.
 
-    format: 1 for <description>, <think> and a box, in this order, and nothing else.
+    format: 1 for <description>, <think> and the answer in a LaTeX box (`BOX`), in this order, and nothing else.
     """
     accuracy = boxed_accuracy(item)
     form = float(has_form(item.response))
@@ -79,7 +79,8 @@ def messages(prompt: Prompt, description: str) -> tuple[Message, ...]:
 
 
 class SelfReward:
-    """weight * accuracy of the answer to the description alone; 0 without a description."""
+    """weight * accuracy of the answer that the model gives from the response's description, without the images; 0 for a
+    response without a description."""
 
     ramps = ("weight",)
     part, on = NAME, "all"

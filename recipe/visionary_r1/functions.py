@@ -40,7 +40,7 @@ _NUMBER = re.compile(r"[-+]?\d*\.?\d+")
 
 @dataclass(frozen=True)
 class Settings:
-    """weight: of the accuracy of the caption alone, added to the score."""
+    """weight: of the accuracy of the answer from the caption alone; their product is added to the score."""
 
     weight: float
 

@@ -104,9 +104,9 @@ class OneBranch:
 
 
 class NoisyBonus:
-    """Gives a token of a noisy response advantage + uncertainty x min(u, max_uncertainty) + entropy x H.
+    """Adds uncertainty x min(u, max_uncertainty) + entropy x H to the advantage of each token of a noisy response.
 
-    u: what the function `uncertainty` estimates. H: the entropy of the token's distribution.
+    u: what the function `uncertainty` estimates. H: the entropy of the token's distribution. The others are settings.
     """
 
     ramps = ("uncertainty", "entropy", "max_uncertainty")

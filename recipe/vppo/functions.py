@@ -101,8 +101,8 @@ def have_images(facts: TokenFacts) -> Tensor:
 
 
 class SeeingTokens:
-    """Filters the tokens of the policy loss and multiplies advantages, by the dependency of tokens on the image. Adds
-    -entropy x log-prob to the loss.
+    """Limits the policy loss to a response's tokens that depend most on the image. Weights advantages by the response's
+    mean dependency (`response_weights`). Adds -(setting `entropy`) x log-prob to the loss.
 
     The dependency is min(exp(m - old) - (m - old) - 1, cap), with m the token's log-prob for the masked image. A
     response to a prompt without an image keeps its tokens and advantages, and does not count in the totals.

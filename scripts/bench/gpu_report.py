@@ -93,7 +93,8 @@ def image_grid(case: Case, config: TrainConfig, model: Any) -> tuple[int, int]:
 def run_report(step: Step, config: TrainConfig, model: Any, rows: Rows, peak: float | None) -> dict[str, Any]:
     """The figures of one run. rows: without warm-up. peak: TFLOP/s of one GPU, or None to report no MFU.
 
-    The scripted engine has no model. With it, nothing is reported about generation, log-probs and weight transfer.
+    The scripted engine has no model. With it, the report leaves out generation, weight transfer, the whole step, and
+    how far the log-probs of engine and trainer differ.
     """
     seconds = stage_seconds(rows)
     scripted = config.rollout.is_scripted
@@ -142,7 +143,8 @@ def work_report(step: Step) -> dict[str, Any]:
 
 
 def variant_report(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """All runs of a variant, by packing, and the speed-up of shared prefixes in each round."""
+    """All runs of a variant, by packing, and the speed-up of shared prefixes: in each round of the benchmark (one run
+    of each packing), and the median."""
     report: dict[str, Any] = {"packings": {packing: list(found) for packing, found in runs.items()}}
     report["padded/shared_prefix"] = {
         stage: {"value": median(ratios), "of_each_round": ratios}
@@ -160,8 +162,11 @@ def _ratios(runs: Mapping[str, Sequence[Mapping[str, Any]]], stage: str) -> list
 
 
 def checks(cases: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """cases: case -> variant -> its report. Checks CHECKED_VARIANTS, which train all weights on full steps: the
-    update's MFU with packs and, in SPEED_UP_CASE, the speed-up of packs, if they were measured."""
+    """Name of a check -> its value, its target, and whether the target is met. cases: case -> variant -> its report.
+
+    There are two checks: the update's MFU with packs and, in SPEED_UP_CASE, the speed-up by packs. Both are made only
+    if the value was measured, and only for CHECKED_VARIANTS, which train all weights on full steps.
+    """
     found = {}
     for case, variants in cases.items():
         for variant in [name for name in variants if name in CHECKED_VARIANTS]:

@@ -22,7 +22,8 @@ MEMORY_SHARE = 0.9
 class Variant:
     """overrides: applied after those of the case. compares: whether it also runs with actor.packing=padded.
 
-    most_prompts, most_response_tokens: upper limits of what the options ask for; None: no limit.
+    most_prompts, most_response_tokens: upper limits for the options --prompts and --response-tokens of the benchmark;
+        None: no limit.
     """
 
     name: str

@@ -93,7 +93,7 @@ def two_nodes(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def read(folder: Path, node: str, number: int, side: int) -> dict[str, Any]:
-    """Seconds per image to read and decode it on the node without the driver.
+    """Seconds per image to read and decode it on `node`, on which the driver does not run.
 
     first_file, file: as a file, the first time and later. sent: the first time, sent by the reader on the driver's
     node. kept: later, from the node's own store. file and kept: medians of `PAIRS` readings. kept/file: their ratio.

@@ -1,4 +1,6 @@
-"""`python -m scripts.bench.supervised FOLDER ...`: mars.main with a ledger of supervision in each of its processes.
+"""`python -m scripts.bench.supervised FOLDER ...`: mars.main, with a `Ledger` in driver, engines and trainer ranks.
+
+A ledger counts and times what its process does for supervision.
 
 FOLDER: where each process writes its ledger. The other arguments are those of mars.main.
 """

@@ -89,7 +89,10 @@ def vision_work(visual: nn.Module, side: int, images: int, passes: int) -> Work:
 
 
 def language_work(backbone: nn.Module, tokens: int, pairs: int, scored: int, passes: int) -> Work:
-    """The work of the decoder for `tokens` at once, with `pairs` in each layer's attention and `scored` in the head."""
+    """The work of the decoder for `tokens` at once.
+
+    pairs: of query and key, in each layer's attention. scored: tokens for which the head computes logits.
+    """
     decoder = backbone.model.language_model
     return (
         linear_work(decoder, tokens, passes)

@@ -95,7 +95,9 @@ def refuse_alike(images: Sequence[Image.Image], rows: int, columns: int) -> None
 
 
 def grid(order: Sequence[int], columns: int) -> str:
-    """The truth. order: for each shown piece, its place in the original image, from 0.
+    """The truth: the number, from 1, of the shown piece at each place of the original image, row by row.
+
+    order: for each shown piece, its place in the original image, from 0.
 
     >>> grid([3, 0, 2, 1], columns=2)
     '2 4\\n3 1'

@@ -157,7 +157,9 @@ class _Partner:
 
     @classmethod
     def of(cls, scene: Scene, second: Source) -> _Partner:
-        """The scene with its image of the source `second`: an image of another sensor would give away the answer "no".
+        """The scene with its image of the source `second`, from which the second image for "yes" comes too.
+
+        With an image of another source for "no", the kind of sensor alone would give away the answer.
 
         Raises RowError if there is no such image, or if it is too small or cannot be read.
         """
@@ -212,7 +214,7 @@ def middle(image: Image.Image) -> Image.Image:
 
 
 def is_elsewhere(image: Image.Image, box: tuple[int, int, int, int]) -> bool:
-    """Whether a part of an image has one colour, or is at the same place of another quarter, to the pixel."""
+    """Whether the pixels in `box` all have one colour, or equal those at the same place of another quarter."""
     part = image.crop(box)
     if part.getcolors(1) is not None:
         return True

@@ -84,7 +84,7 @@ def read_scenes(source: Path, image_root: Path | None) -> list[Scene]:
     """The rows of a file or saved data set, or the images of a folder in the order of their paths.
 
     image_root: the folder that image paths of rows are relative to; None: the file's folder. Truths are not checked:
-    most puzzles need none. Raises DataError.
+    most tasks of `mars data build` need none. Raises DataError.
     """
     if source.is_dir() and not (source / "state.json").exists() and not (source / "dataset_dict.json").exists():
         return _images_of(source)

@@ -16,7 +16,7 @@ SAMPLED = 500  # paths that are looked up to choose a rule
 
 @dataclass(frozen=True)
 class PathRule:
-    """How to convert the paths of a file: remove the first `drop` parts, and prepend `folder`."""
+    """How to convert the image paths in a file of records: remove the first `drop` parts, and prepend `folder`."""
 
     drop: int
     folder: str

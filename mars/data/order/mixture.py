@@ -97,7 +97,7 @@ class PromptMixture(PromptStream):
 class _Shares:
     """of: number of a batch -> each set's share of it, in 1 / unit.
 
-    largest: an upper bound of each set's shares over all batches. weights: the weights that it was computed from.
+    largest: an upper bound of each set's shares over all batches. weights: those from which `largest` was computed.
     """
 
     unit: int

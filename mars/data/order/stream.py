@@ -70,7 +70,7 @@ class PromptStream:
         pass
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """The order depends on the seed alone. Raises ConfigError for the state of a sampler."""
+        """Restores nothing, because the order needs no state. Raises ConfigError if there is one: it is a sampler's."""
         if state:
             raise ConfigError(
                 f"recipe.sampler: the checkpoint has the state of {state['name']}; got null; "

@@ -39,7 +39,7 @@ class MissingOpening(DataError):
 class PromptEncoder:
     """A model's tokenizer and chat template, without the model.
 
-    cached_prompts: the most views whose ids are cached.
+    cached_prompts: the ids of at most this many views are cached.
     opening: the end of the generation prompt, if it is the beginning of every response: "<think>" and a line break for
         some thinking models, "" for other models. It is part of a response's text, but not of its tokens.
     parts_only: roles whose texts the chat template takes only as lists of parts (`roles_of_parts`).

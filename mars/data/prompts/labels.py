@@ -40,10 +40,10 @@ def without_labels(text: str, sources: Sequence[str], keep: Sequence[bool], firs
 def unlabelled(text: str, sources: Sequence[str], first_number: int) -> list[str]:
     """The texts before the first marker, between two markers and behind the last marker, without labels and separators.
 
-    The first text is "", unless other images have labels in front of them and the first image has none. Then it is
-    what follows the last line break or sentence, which may be a label that no rule recognised. In the same way, the
-    last text is "", unless other images have labels behind them and the last image has none. Then it is only the first
-    line.
+    The first text is kept only if other images have labels in front of them, but the first image has none. Then only
+    the part behind its last line break or sentence is kept, because this may be a label that no rule recognised. In the
+    same way, the last text is kept only if other images have labels behind them, but the last image has none, and of it
+    only the first line. A text that is not kept is "".
     """
     gaps = find_gaps(text, sources, first_number)
     all_heads, all_tails = _all_labelled(gaps)

@@ -1,4 +1,4 @@
-"""Turn prompt ids and images into the tensors of a forward, processing each image once."""
+"""Turn prompt ids and images into the tensors of a forward. A cache keeps the processed images that were used last."""
 
 from __future__ import annotations
 

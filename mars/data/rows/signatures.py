@@ -20,7 +20,7 @@ _READ = 64
 
 
 def wrong_contents(path: str, suffix: str) -> str | None:
-    """What a file of rows is instead, and what to do; None if its beginning fits its name. Raises OSError.
+    """Why the beginning of a file of rows contradicts its name, and what to do; None if it does not. Raises OSError.
 
     suffix: ".parquet", ".jsonl" or ".json".
     """
