@@ -32,9 +32,9 @@ def report_kept(run_dir: Path, tracking: TrackerConfig, lock: RunLock) -> Iterat
     """Keep <run_dir>/report.html up to date during the block, if `tracking.to` names the report.
 
     At the end the lock of run_dir is released, so that the last page can say how the run has ended. The block then
-    waits
-    for that page: at most `tracking.timeout_s`, and not at all if the run ends early (`interrupts.reason`). Failures
-    are only logged.
+    waits for that page, at most `tracking.timeout_s`. It does not wait if the run ends early (`interrupts.reason`), nor
+    while Ray still shuts down (`interrupts.exit_hooks_hang`): after 30 s of that, Ray would end a successful run with
+    exit code 1. The page is written after the run's end then. Failures are only logged.
     """
     process = ReportProcess.start(run_dir) if REPORT in tracking.to else None
     try:
@@ -42,7 +42,8 @@ def report_kept(run_dir: Path, tracking: TrackerConfig, lock: RunLock) -> Iterat
     finally:
         if process is not None:
             lock.release()
-            process.close(tracking.timeout_s if interrupts.reason() is None else 0.0)
+            ends_now = interrupts.reason() is not None or interrupts.exit_hooks_hang()
+            process.close(0.0 if ends_now else tracking.timeout_s)
 
 
 class ReportProcess:

@@ -6,12 +6,14 @@ import os
 import re
 import sys
 import tempfile
+from types import SimpleNamespace
 
 import pytest
 
+from mars import interrupts
 from mars.config.run_sections import TrackerConfig
 from mars.live_report import program
-from mars.live_report.kept import report_kept
+from mars.live_report.kept import ReportProcess, report_kept
 from mars.live_report.program import RunOver, pauses, write_pages
 from mars.run_dir.events import EVENTS_FILE, EventLog
 from mars.run_dir.lock import RunLock
@@ -146,6 +148,16 @@ def test_the_process_writes_the_page_of_a_failed_run(tmp_path, lock, events, cap
         raise ZeroDivisionError
     assert page(tmp_path) == "after step 1 of 9. State of the run: failed."
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(("ray_hangs", "waits_s"), [(False, 60.0), (True, 0.0)])
+def test_the_last_page_is_not_waited_for_while_ray_may_end_the_process(tmp_path, lock, monkeypatch, ray_hangs, waits_s):
+    waited = []
+    monkeypatch.setattr(ReportProcess, "start", lambda run_dir: SimpleNamespace(close=waited.append))
+    with interrupts.handled(print), report_kept(tmp_path, TRACKING, lock):
+        if ray_hangs:
+            interrupts.skip_exit_hooks()  # as the connection to Ray does
+    assert waited == [waits_s]
 
 
 def test_a_page_that_cannot_be_written_is_said_and_ends_nothing(tmp_path, lock, events, caplog):
