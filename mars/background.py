@@ -1,4 +1,4 @@
-"""Run one call in a thread while the main thread does other work. The call can be stopped where it waits."""
+"""Run one call in a thread while the main thread does other work. The call can be stopped wherever it calls `check`."""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ _POLL_S = 0.1
 
 @dataclass(frozen=True)
 class Strike:
-    """One planned kill. at_s: seconds of training before it, without the starts of the driver.
+    """One planned kill. at_s: seconds of training before it. The time from each start of the driver to the first step
+    that it finishes does not count.
 
     choice: in [0, 1); selects one of the processes of kind `target`.
     """

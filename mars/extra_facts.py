@@ -15,7 +15,8 @@ class ExtraFacts:
     role: signal: its responses are not used for training. own_group: trained with its own prompt and its own
         advantages. guest: trained with the multi prompt, among the multi rollouts.
     truth: what its responses are scored against; None: they are not scored.
-    about: number of the rollout, of the same view, that the request is about; None: the request is about the prompt.
+    about: number of the rollout that the request is about, among the rollouts of the view that the request belongs to;
+        None: the request is about the prompt.
     bounded: of a guest: whether the ratio of its tokens is bounded (`TrainResponse.bounded`).
     in_pool: of a guest: whether its reward counts in the mean and the deviation from which advantages are computed.
     injected: whether the response is a given text, which no engine has sampled. score: given with the text, else None.

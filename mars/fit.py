@@ -144,8 +144,8 @@ def _finish_step(
 
 
 def _faults(parts: StepParts, checkpoints: Checkpoints) -> dict[str, int]:
-    """Metrics counted since the process started: failed checkpoint writes, restarts of engines, and, if not
-    0, the number of lost engines that were missing in a call of `generate`, summed over the calls."""
+    """Counts since the process started: failed checkpoint writes and restarts of engines. Also, if it is not 0, the
+    sum over all calls of `generate` of the number of engines that were missing in the call because they were lost."""
     counts = parts.engine.counts()
     faults = {"fault/checkpoint": checkpoints.failures, "fault/engine_restarts": counts.restarts}
     return faults | ({"fault/engine_absences": counts.absences} if counts.absences else {})
@@ -183,8 +183,8 @@ def is_finished(run: TrainRunConfig, stream: PromptRounds, step: int, state: Sam
 
 
 class _SilentSteps:
-    """Warns once if no prompt had signal and the gradient was 0 in several steps in a row. Nothing is learnt then, and
-    the line that the log shows for a step does not tell it."""
+    """Warns once if, in several steps in a row, all advantages were 0 and the gradient was 0. Nothing is learnt then,
+    and the line that the log shows for a step does not tell it."""
 
     def __init__(self) -> None:
         self._in_a_row = 0

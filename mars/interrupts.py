@@ -202,7 +202,10 @@ def ends_with(error: MarsError) -> None:
 
 
 def skip_exit_hooks() -> None:
-    """Let the command end without the exit hooks of libraries, because one was seen to hang. Its exit code stays."""
+    """Let the command end without the exit hooks of libraries, and with its own exit code.
+
+    Called when a library (Ray) did not shut down in time: its exit hook might hang or change the exit code.
+    """
     if _installed is not None:
         _installed.hooks_hang = True
 

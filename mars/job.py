@@ -64,7 +64,8 @@ def _accept_changes(config: TrainConfig | SftConfig) -> None:
 def say_how_to_go_on(config: TrainConfig | SftConfig) -> None:
     """If `run.dir` has a run to go on with, the message of an interruption names the command for it from now on.
 
-    Before a new run has written its config.yaml, there is no such command: the first command starts the run again.
+    Until a new run has written its config.yaml, it cannot be resumed, and the message says to start the same command
+    again.
     """
     run_dir = Path(config.run.dir)
     if config.run.resume and (run_dir / CONFIG_FILE).is_file():

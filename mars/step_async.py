@@ -127,8 +127,8 @@ class _Sampler:
         self.generated: list[PromptRollouts] = []
 
     def sample(self, parts: StepParts, state: SamplingState, step: int, trained_by: int) -> Sampled:
-        """As `mars.sampling.sample`, but leaves out carried prompts that are too old, from earlier steps and from this
-        one.
+        """As `mars.sampling.sample`, but leaves out prompts that are too old: of those carried to this step, and of
+        those that it carries to the next.
 
         trained_by: version of the weights that train on the kept prompts. Version `trained_by` + 1 trains on the
         prompts that are carried to the next step.
@@ -158,8 +158,8 @@ class _Sampler:
         return sampled
 
     def timings(self) -> dict[str, float]:
-        """Seconds of the sampler's stages. They overlap with the step's own stages, so the sum of all exceeds the
-        step."""
+        """Seconds of the stages of this object's sampling. They overlap with the step's own stages, so all stages
+        together have more seconds than the step."""
         metrics = self._timer.metrics()
         return {key: metrics[key] for key in (f"timing_s/{stage}" for stage in SAMPLING_STAGES) if key in metrics}
 

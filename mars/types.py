@@ -64,7 +64,7 @@ class Message:
 class Prompt:
     """One row of a data set: a question about K named sources, and its truth.
 
-    prompt_id: hash of (data set fingerprint, row), the same in every run and epoch. row: "file:row", for messages.
+    prompt_id: hash of (data set fingerprint, row), the same in every run and epoch. row: "file:row", for errors.
     view_messages: the messages of the views that have their own wording (anchor.wording=per_view).
     truth: text (boxes as JSON text). response: an example for the supervised cold start, else None.
     mono_responses: source -> an example response to the image of this source alone.

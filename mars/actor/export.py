@@ -107,7 +107,8 @@ def _same_bits(one: Tensor, other: Tensor) -> bool:
 
 
 def _plain(model: ModelConfig) -> ModelConfig:
-    """The same model with attention that needs no GPU. The kind of attention is not saved."""
+    """The same model with attention that needs no GPU. The exported files are the same with any kind of attention,
+    because it is not saved."""
     return model.model_copy(update={"attention": "sdpa"})
 
 

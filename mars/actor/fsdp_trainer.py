@@ -186,7 +186,7 @@ class FsdpTrainer:
     def _pass(
         self, batch: TrainBatch, number: int, prepared: PreparedBatch, compare_rollout: bool
     ) -> UpdatePass | None:
-        """Forward and backward of this rank's rows. None if no token of the update is trained on, on any rank."""
+        """Forward and backward of this rank's rows. None if no rank has a token that this update trains on."""
         plan, passes = batch.updates[number], prepared.passes
         responses = [_response(batch, row) for row in plan.rows]
         lengths = [len(response.token_ids) for response in responses if response.weight > 0]

@@ -204,7 +204,7 @@ class Objective:
         }
 
     def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """sums: over all micro-batches and ranks of one update. Its losses are already multiplied by `kept_scale`."""
+        """sums: over all micro-batches and ranks of one update, with the losses already multiplied by `kept_scale`."""
         algorithm = self._algorithm
         tokens = max(sums["num_tokens"], 1.0)
         on_policy = max(sums["num_on_policy"], 1.0)

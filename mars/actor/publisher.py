@@ -13,7 +13,7 @@ from mars.weights.transfer import WeightTransfer
 class WeightPublisher:
     """Sends the weights of `policy` in `dtype`. All calls except `changed` and `version` are collective.
 
-    readable: replaces tensors that were moved to host memory by their copies there.
+    readable: a function that replaces each tensor which was moved to host memory by the copy there.
     """
 
     def __init__(self, policy: PolicyModel, dtype: str, transfer: WeightTransfer, readable: Readable) -> None:

@@ -167,8 +167,10 @@ class PreparedBatch:
 def with_transform(
     batch: TrainBatch, transform: str | None, strength: float, images: Literal["all", "one"] | int, key: tuple[Any, ...]
 ) -> TrainBatch:
-    """The batch with changed images. images: as in `ScoringPass`. key: with the prompt id, the key of random
-    numbers."""
+    """The batch with changed images; unchanged if `transform` is None. images: as in `ScoringPass`.
+
+    key: what the random numbers depend on, together with the prompt id.
+    """
     if transform is None:
         return batch
 

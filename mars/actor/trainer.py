@@ -29,7 +29,7 @@ class SkippedUpdate:
     """An update that changed no weight, because its loss or its gradient was not finite.
 
     update: its number in the batch, from 0. grad_norm: NaN if the loss was not finite.
-    old_logprobs: (index of the prompt, index of the response) -> old log-probs, for every row with a weight above 0.
+    old_logprobs: (index of the prompt, index of the response) -> old log-probs, of each response with a weight above 0.
     """
 
     update: int
@@ -146,8 +146,9 @@ class PolicyTrainer(CheckpointedTrainer, Protocol):
         """One number for each response, such as its KL to the reference model (mars/algorithms/scoring.py).
 
         Uses the current weights. Does not train, and ignores advantages and weights. spans: for each prompt, for each
-        of its responses, the tokens that count; None: all. The batch's plans must hold every row once. Raises
-        ConfigError if `spec` needs a reference model and there is none.
+        of its responses, the tokens that count; None: all. The batch's updates must hold every row, that is
+        every response of every prompt, exactly once. Raises ConfigError if `spec` needs a reference model and there is
+        none.
         """
         ...
 

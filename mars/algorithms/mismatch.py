@@ -93,8 +93,8 @@ class ImportanceWeights:
     sum: of the weights of what is trained on, after truncation. num_kept: the number of these weights.
     num_capped: how many of these weights were cut to `cap`. num_masked: how many weights were rejected.
 
-    sum and the three numbers are scalars; add them up over micro-batches and ranks. They count tokens with level
-    "token", responses with the other levels.
+    sum and the three numbers are scalars; add them up over micro-batches and ranks. If the level
+    is "token", each weight is that of a token; with the other levels it is that of a response.
     """
 
     weights: Tensor

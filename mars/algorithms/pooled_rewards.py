@@ -93,8 +93,8 @@ class PooledRewards:
         return replace(found, values=values, weights=found.defined[self.prompt_index].to(values.dtype))
 
     def _of_multi_alone(self, anchor_rewards: Tensor, anchor_index: Tensor) -> dict[str, Tensor]:
-        """`gain` and `multi_share` of `Advantages`, if the pool has anchors of other prompts, or some anchors as
-        guests."""
+        """`gain` and `multi_share` of `Advantages`, for pools whose anchors are not simply the prompt's own: they come
+        from other prompts, or some of the prompt's anchors are in the pool as guests (`anchor.guide`)."""
         multi, pool = self.of_multi(), self.of_pool()
         counts = [torch.bincount(i, minlength=self.num_prompts) for i in (multi.prompt_index, pool.prompt_index)]
         in_pool = counts[1] + torch.bincount(anchor_index, minlength=self.num_prompts)
@@ -104,10 +104,10 @@ class PooledRewards:
 
 
 def with_advantages(prompts: Sequence[PromptRollouts], advantages: Advantages) -> list[SampledPrompt]:
-    """Each prompt with the advantages and weights of its own multi rollouts.
+    """Each prompt with the advantages and weights of its valid multi rollouts and guests (`PromptRollouts.trained`).
 
     advantages: computed from `PooledRewards.of_rollouts` of the same prompts. Raises RuntimeError if their number
-    differs from the number of valid multi rollouts.
+    differs from the number of these rollouts.
     """
     sizes = [len(prompt.trained) for prompt in prompts]
     values, weights = advantages.values.split(sizes), advantages.weights.split(sizes)

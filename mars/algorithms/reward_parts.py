@@ -65,8 +65,8 @@ def batch_normalized(kept: Sequence[SampledPrompt], settings: AdvantageSettings)
 
     s is the root mean square of the advantages of all responses with a weight above 0 (with unbiased_std, the sum of
     squares is divided by their number - 1); 0 without such responses. Without anchors the mean is 0, and s is the
-    standard deviation of GDPO. With anchors the mean depends on the information gain. It is not subtracted, although
-    GDPO subtracts the batch's mean, because that would remove the gain.
+    standard deviation of GDPO. With anchors the mean depends on the information gain. GDPO subtracts the batch's mean.
+    Here it is not subtracted, because that would remove the gain.
 
     Example: advantages (3, -3) and (1, -1), unbiased: s = sqrt(20 / 3) = 2.582.
     """

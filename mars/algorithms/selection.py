@@ -35,8 +35,8 @@ def select_prompts(
     because with anchors a group of equal multi rewards can have advantages that are not 0. A prompt without advantages
     has weight 0 and is never kept.
 
-    Example: three prompts with advantages (1, -1), (0, 0) and one single reward: nonzero_advantage keeps the first;
-    num_zero_signal = 1, num_undefined = 1.
+    Example: three prompts: the first has advantages (1, -1), the second (0, 0), and the third has only one reward, so
+    no advantage. nonzero_advantage keeps the first; num_zero_signal = 1, num_undefined = 1.
     """
     if rule not in ("all", "nonzero_advantage"):
         raise ConfigError(f"algorithm.selection: unknown; got {rule}; use all or nonzero_advantage")

@@ -10,7 +10,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """The sequence of each response token, and whether it is trained on. Either packed [T] or padded [B, R].
+    """The sequence to which each response token belongs, and whether the token is trained on.
+
+    The tensors are either packed [T] or padded [B, R].
 
     Sequences are complete: none continues in another layout.
 

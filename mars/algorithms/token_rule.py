@@ -1,7 +1,9 @@
-"""`TokenRule`: a method's own terms in the loss of single tokens, from further forwards with changed images.
+"""`TokenRule`: a method's own terms in the loss of single tokens. They may use further forwards (`ScoringPass`), for
+example with changed images or of the reference model.
 
 The trainer calls a rule for each forward, with the T tokens of several responses, one response after the other. A rule
-works for any packing and any number of ranks, because it gets whole responses, and totals come from `measure`.
+works for any packing and any number of ranks: it always gets whole responses, and what it needs to know of the other
+forwards and ranks it gets as totals, to which each forward contributes by `measure`.
 """
 
 from __future__ import annotations
@@ -68,8 +70,8 @@ class TokenFacts:
     advantages: that of the token's response.
     off_policy: bool, whether the token's response is a guest (`recipe.requests` or `anchor.guide`), which was not
         sampled from the prompt that it is trained with. guests: bool, whether it is a guest of `anchor.guide`.
-    with_images: bool, whether the token's prompt has an image. If not, every pass scores the unchanged prompt, with the
-        weights of that pass.
+    with_images: bool, whether the token's prompt has an image. If not, every pass scores the unchanged prompt, still
+        with the model that its `ScoringPass` names.
     layout: which response each token belongs to, and which tokens are trained on, without those that
         importance_mode=mask leaves out; the same in `measure` and `apply`. A forward may have no such token: then the
         mask is False everywhere, or T is 0.

@@ -34,7 +34,7 @@ def split_responses(prompt_tokens: int, response_tokens: Sequence[int], budget: 
 
 
 def at_least(number: int, parts: Sequence[Rows], cost: Callable[[Rows], int]) -> list[Rows]:
-    """Halve the most expensive part until there are `number` parts or every part is a single row.
+    """Halve the most expensive part of several rows until there are `number` parts or every part is a single row.
 
     Example: 3 parts from ["abc", "d"] at the cost of their length -> ["a", "bc", "d"].
     """

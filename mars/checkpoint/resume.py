@@ -30,7 +30,7 @@ class StartingPoint:
 
 
 def data_fingerprint(prompt_ids: Iterable[str]) -> str:
-    """Fingerprint of the prompts in their order. An id is enough, as it hashes the data files and the row's place."""
+    """Fingerprint of the prompts in their order. The ids suffice: they hash the data files and the rows' places."""
     return hashlib.sha256("\n".join(prompt_ids).encode()).hexdigest()
 
 

@@ -1,4 +1,5 @@
-"""Save checkpoints while training goes on. A step waits only until the trainer has copied its tensors.
+"""Save checkpoints while training goes on. A step waits until the trainer has copied its tensors, and before that up to
+10 s for the previous checkpoint.
 
 save     trainer copies its state ──> training goes on
                   └── its threads write shards to .tmp-step_N and report there

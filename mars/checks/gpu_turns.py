@@ -85,7 +85,7 @@ def host_line(offloaded: int, cluster: ClusterConfig) -> Iterator[str]:
 
 
 def fit_lines(found: list[Demand], gpu_bytes: int | None) -> Iterator[str]:
-    """One line for each demand. gpu_bytes: memory of a GPU; None if nobody knows."""
+    """One line for each demand. gpu_bytes: memory of a GPU; None if nobody knows, then a further line says so."""
     for demand in found:
         yield f"on each GPU       {demand.when}: {demand.total / _GIB:.1f} GiB{_verdict(demand, gpu_bytes)}"
     if gpu_bytes is None:

@@ -75,7 +75,10 @@ def _sharded(folder: Path, index: Path, key: str) -> dict[str, TensorHeader]:
 
 
 def _headers(file: Path, key: str) -> Iterator[tuple[str, TensorHeader]]:
-    """(name, header) of each tensor: 8 bytes of header length (little endian), the JSON header, then the weights."""
+    """(name, header) of each tensor of a safetensors file.
+
+    The file: 8 bytes with the length of the JSON header (little endian), this header, then the weights.
+    """
     try:
         size = file.stat().st_size
         with file.open("rb") as stream:

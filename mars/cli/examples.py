@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def example(*commands: str) -> str:
-    r"""The text below the options; tests/unit/cli/test_help.py parses its commands.
+    r"""The text that a command's --help shows below the options. tests/unit/cli/test_help.py parses its commands.
 
     >>> example("mars runs ls")
     '\x08\nExample:\n  mars runs ls'

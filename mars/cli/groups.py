@@ -22,5 +22,6 @@ class _Group(TyperGroup):
 
 
 def group(help: str, **settings: Any) -> typer.Typer:
-    """A group without commands. help: the help of the group above shows its first sentence."""
+    """A new group, to which the caller adds commands. help: text about the group; the list of commands that the group
+    above it prints has its first sentence."""
     return typer.Typer(cls=_Group, help=help, no_args_is_help=True, rich_markup_mode=None, **settings)

@@ -1,4 +1,7 @@
-"""The command that serves a policy with the image limits of its run. The policy's folder has those of `model.path`."""
+"""The command that serves a policy with the image limits of its run.
+
+It has to name them, because the files in the policy's folder have the limits of `model.path`, not those of the run.
+"""
 
 from __future__ import annotations
 

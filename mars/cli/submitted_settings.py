@@ -60,7 +60,10 @@ def check_cluster(config: TrainConfig | SftConfig) -> None:
 
 
 def sent_settings(config: TrainConfig | SftConfig, sent: SentFiles) -> dict[str, Any]:
-    """The configuration that is sent. Its cluster is that of the job, and relative paths start at the user's folder.
+    """The settings that are sent to the job. `cluster.address` is "auto", which is the cluster that the job runs on.
+
+    Relative paths become absolute, from the user's folder. Only paths of files that are sent along, and of files of
+    mars' own recipes, are relative.
 
     Raises ConfigError if a file of the user is missing or not sent, or if a setting contains a secret.
     """

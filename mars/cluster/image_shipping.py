@@ -140,7 +140,8 @@ class ImageStore(Worker):
     async def bring(self, places: Sequence[Place], ahead: bool) -> list[bytes | BadImage]:
         """Get those images that this node does not have. Returns for each place its SHA-256, or why it is unreadable.
 
-        ahead: whether the images are for later. One call with ahead=True runs at a time; other calls run beside it.
+        ahead: whether the images are for later. Calls with ahead=True run one at a time. Calls with ahead=False can run
+            at the same time as one of them.
         """
         faults.point("images.bring")
         async with self._slots[ahead]:

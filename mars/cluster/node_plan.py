@@ -81,8 +81,8 @@ def bundles_of(layout: Layout, ranks_per_group: int | None) -> tuple[Bundles, Bu
 def plan_nodes(engines: Bundles, ranks: Bundles, free: Sequence[Amount], strategy: Strategy) -> dict[int, int] | None:
     """Bundle -> index of its node; None if the bundles do not fit.
 
-    free: what each node has, in the order in which nodes are filled. The nodes of engines 0, 1, 2 … are in this order,
-    and so are the nodes of the ranks.
+    free: what each node has, in the order in which nodes are filled. The first engines are on the first nodes that get
+    engines, the next engines on the next of these nodes, and so on. The same holds for ranks.
 
     pack: each node gets as many engines as possible, then as many ranks as possible. Groups of bundles are kept within
         nodes if all groups fit like that.
@@ -179,7 +179,10 @@ def _room(engines: _Units, ranks: _Units, free: Sequence[Amount]) -> list[dict[i
 
 
 def _preferred(strategy: Strategy, left: int, capacities: Sequence[int]) -> Iterator[int]:
-    """Numbers of engines that the first of these nodes may take, the best first. left: engines without a node yet."""
+    """How many engines the first node may take: all possible numbers, the best one first.
+
+    left: how many engines have no node yet. capacities: for this node and each later one, how many engines fit on it.
+    """
     choices = range(min(left, capacities[0]) + 1)
     share = left if strategy == "pack" else _even_share(left, capacities)
     yield from sorted(choices, key=lambda taken: (abs(taken - share), -taken))

@@ -187,7 +187,7 @@ class RayEngine:
         return give_weights(self._group, engines, weights, self._losses.restarts.total) if weights and engines else {}
 
     def _replace(self, index: int, error: WorkerError) -> bool:
-        """End a lost engine and bring it back, as `_bring_back`.
+        """End a lost engine and bring it back. Returns whether it is back, as `_bring_back` does.
 
         While the engines sleep, it only ends the engine; `wake` brings it back. Raises WorkerLost if the engine's node
         is lost together with trainer ranks, because the ranks have to be replaced first.

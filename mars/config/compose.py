@@ -109,7 +109,10 @@ def compose_saved(root: str, schema: type[Root], content: Mapping[str, Any], ove
 
 
 def _literal(value: Any) -> Any:
-    """`value` with "${" escaped, because saved values are already resolved: it is plain text there."""
+    """`value`, from a saved configuration, with each "${" escaped.
+
+    Interpolations were resolved before the configuration was saved, so a "${" that it still has is plain text.
+    """
     if isinstance(value, Mapping):
         return {name: _literal(held) for name, held in value.items()}
     if isinstance(value, list):

@@ -39,9 +39,9 @@ VALUES: Mapping[str, Mapping[str, str]] = {
 
 
 def renamed_key(key: str, known: Collection[str]) -> str | None:
-    """The entry of a renamed `key`, or of the renamed key that ends with `key` ("clip_norm"); else None.
+    """The current name of an earlier `key`, as in KEYS. A `key` without its section ("clip_norm") is found too.
 
-    known: the keys of the configuration; only entries of these are returned.
+    known: the keys of the configuration. None unless exactly one of these is found.
     """
     found = {new for old, new in KEYS.items() if old == key or old.endswith(f".{key}")}
     candidates = [new for new in found if new.partition(" ")[0] in known]

@@ -1,6 +1,6 @@
 """The names of TRL's GRPOConfig, and of the TrainingArguments, ModelConfig and GRPOTrainer that it is used with.
 
-Read in TRL's public grpo_config.py; max_prompt_length is a name of its older versions. An entry is as in
+They are from TRL's public grpo_config.py; max_prompt_length is a name of its older versions. An entry is as in
 `mars.config.verl_names`.
 """
 

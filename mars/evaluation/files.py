@@ -56,8 +56,8 @@ class ResultPaths:
 def result_paths(out: Path) -> ResultPaths:
     """The files for the argument OUT.
 
-    A folder holds answers.jsonl, manifest.json, multi.json and mono_<source>.json. For a name that ends with .json or
-    .jsonl, the files are OUT.jsonl, OUT.manifest.json, OUT.json and OUT.mono_<source>.json.
+    A folder holds answers.jsonl, manifest.json, multi.json and mono_<source>.json. If OUT is NAME.json or NAME.jsonl,
+    the files are NAME.jsonl, NAME.manifest.json, NAME.json and NAME.mono_<source>.json.
     """
     if out.suffix in (".json", ".jsonl") and not os.path.isdir(out):
         folder, stem = out.parent, out.stem

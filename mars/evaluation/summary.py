@@ -21,7 +21,8 @@ CONFIDENCE = 0.95
 class EvalRecord:
     """The numbers of one scored answer.
 
-    view: None for the multi view. A run's anchors of several sources (anchor=all_but_one) count like mono views.
+    view: None for the multi view. Every other view counts as a mono view, also one of several sources
+        (an anchor view of anchor=all_but_one).
     accuracy: in [0, 1]; 0 for an answer that cannot be parsed.
     failed: the reward function failed; the answer counts as wrong, whatever `accuracy` says.
     compat: the compat scorer's result; None for a user's own function.
@@ -71,7 +72,7 @@ def summarize(
       "share_over_threshold" (of prompts with a mean IoU). Each is {"mean", "low", "high", "n"}, or None if no prompt
       has it; "share_over_threshold" also has "threshold";
     - "compat": quantities by the compat scorer;
-    - "by_data_source": {name: all of this but name, step and model}.
+    - "by_data_source": for each data source, a mapping with all of the above but "name", "step" and "model".
     "compat" and "unparseable" are None if a user's own function scored some record. Prompts without mono
     views (one source or none) count in "multi" and "share_over_threshold" only. Where no prompt has an answer to its
     multi view, "multi", "information_gain", "conflict_rate" and "share_over_threshold" are None.
@@ -168,7 +169,8 @@ def bounds(quantity: str, highest: float) -> tuple[float, float]:
 
 
 def highest_value(records: Sequence[EvalRecord], scorer: ScorerName) -> float:
-    """The largest possible value of one answer: 1 (strict), or the compat scorer's maximum over all these truths."""
+    """The largest possible value of one answer: 1 with the strict scorer; with the compat scorer, the highest value
+    that the truth of any record allows."""
     if scorer == "strict":
         return 1.0
     return max((record.compat.highest for record in records if record.compat is not None), default=1.0)

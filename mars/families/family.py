@@ -73,7 +73,9 @@ class ModelForward(Protocol):
         ...
 
     def image_features(self, model: Any, pixel_values: Tensor, grids: Tensor, image_index: Sequence[int]) -> Any:
-        """The output of `model.get_image_features` for the images at `image_index`, each encoded once.
+        """The output of `model.get_image_features` with the features of one image for each item of `image_index`.
+
+        image_index: indices among the distinct images. An image may occur several times there, but is encoded once.
 
         pixel_values: float32, the distinct images one after the other. grids: int64 [distinct images, 3].
         """

@@ -4,7 +4,8 @@ A hook has no random generator of its own. What it draws depends on (run.seed, s
 that a resumed run draws the same. What it keeps between steps goes through `state` and `restore`, as JSON.
 
 A shaping, an advantage rule or requests may have one more attribute, `ramps: tuple[str, ...]`: the names of settings
-that it reads anew in each call. Only these settings of its file may change during a run.
+that it reads anew in each call. Of the settings that a Python file of hooks has, only those that one of its hooks names
+in this way may change during a run.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ def _labels(tokens: Sequence[str], i: int, has_determiner: bool) -> Iterator[Pla
 
 
 def _is_label(tokens: Sequence[str], j: int, has_determiner: bool, separated: bool) -> bool:
-    """Whether the number at `tokens[j]` belongs to the noun before it: not in "in the image two dogs run"."""
+    """Whether the number at `tokens[j]` belongs to the noun before it; in "in the image two dogs run" it does not."""
     token = tokens[j]
     if _label_of(token) is None:
         return False

@@ -50,7 +50,8 @@ def cjk_places(text: str) -> Iterator[int | None]:
 
 
 def cjk_counts(text: str) -> Iterator[int]:
-    """How many images the text says there are. "两张图片" is 2, "唯一的图" is 1; "一张图片" is any image."""
+    """How many images the text says there are: 2 for "两张图片", 1 for "唯一的图". "一张图片" gives no number,
+    because it can mean just "an image"."""
     for match in _COUNTED.finditer(text):
         count = _value(match[1]) if match[1] else 2
         if count != 1:

@@ -109,7 +109,7 @@ def specs_of_run(config: TrainConfig) -> dict[str, list[str]]:
 
 
 def settings_name(spec: str) -> str:
-    """The name of a file in `recipe.settings`.
+    """The key of `recipe.settings` for a hook's file: the file's name, or its folder's if the file is functions.py.
 
     >>> settings_name("/own/vade.py:Sampler"), settings_name("/recipe/vade/functions.py:Sampler")
     ('vade', 'vade')
@@ -190,7 +190,7 @@ def load_sampler(
 
     recipe: as `resolved` returns it.
     known: reads further rows for the sampler while the run trains; None: the sampler cannot read any.
-    ramps: those of the run; a sampler cannot follow any.
+    ramps: those of the run. A sampler that reads a setting which one of them changes gets a ConfigError.
     """
     spec = recipe.sampler
     if spec is None:
@@ -239,8 +239,8 @@ def make_hook(
 
     recipe: as `resolved` returns it. key: the setting that has `spec`, such as "recipe.advantage".
     members: what the hook must have: method -> number of its arguments, attribute -> None.
-    ramps: of the run. If they change a setting of the file, the hook gets a ConfigError when it reads this setting from
-        the settings given here (`read_once`).
+    ramps: of the run. The settings that the hook is called with do not follow them. So if a ramp changes one of these
+        settings, the hook gets a ConfigError when it reads that setting from there (`read_once`).
     Raises ConfigError if a member is missing.
     """
     name = settings_name(spec)

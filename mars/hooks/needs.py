@@ -1,4 +1,4 @@
-"""The values of other settings that the hooks of a user's file work with.
+"""`NEEDS` of a user's file: the values that settings of the run must have, or the hooks of the file do not work.
 
     NEEDS = {"algorithm.selection": "nonzero_advantage", "algorithm.kl_placement": ("loss", "reward")}
 

@@ -1,4 +1,4 @@
-"""The hook `recipe.requests`: requests besides a prompt's views, and texts that join the prompt's responses."""
+"""The hook `recipe.requests`: requests besides a prompt's views, and given texts that count as further responses."""
 
 from __future__ import annotations
 

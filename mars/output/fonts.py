@@ -46,7 +46,7 @@ def font_files() -> list[str]:
 
 
 def drawable(text: str, files: Sequence[str] | None = None) -> str:
-    r"""`text` with invisible characters, and characters that no font of `files` has, replaced by their escapes.
+    r"""`text` with escapes in place of invisible characters and of characters that no font of `files` has.
 
     Without this, a figure would show boxes in their place, with a warning for each. files: `font_files` by default.
 

@@ -64,14 +64,14 @@ def write_report(
     """Write the report of `run_dir` to `out_path`, by default <run_dir>/report.html, and return the path.
 
     Reads metrics.jsonl, evaluation/*.json, the last rollouts/step_*.jsonl and config.yaml, as far as they are there.
-    The report's notes name what cannot be read. Text of models and data is escaped; the page loads nothing, and its
-    only script filters the rollouts and loads the page again.
+    The report's notes name what cannot be read. Text of models and data is escaped; the page needs no other
+    file, and its only script filters the rollouts and reloads the page.
 
     decode_image: the project's decoder (mars/data/pixels/images.py), so that the page shows what the model saw.
     standing: to be read before this call. Then, if it says that the run has ended, the files that are read here are
         complete. None: not known.
 
-    Raises NothingToReport: `run_dir` holds none of these files.
+    Raises NothingToReport if `run_dir` has no metrics, no evaluation and no rollouts.
     """
     run_dir = Path(run_dir)
     run = read_run(run_dir, _QUESTIONS)
@@ -119,8 +119,8 @@ def write_answers_page(
     """Write a page of answers. As in a run's report, text is escaped and the page loads nothing.
 
     tables: (title, results of `evaluation.summary.summarize`); a result is a column. samples: the heading above the
-    answers. choice: which questions these are, of how many. questions: the answers to each question, shown in this
-    order. notes: lines at the top.
+    answers. choice: a sentence that says how the shown questions were chosen, or None. questions: the answers to each
+    question, shown in this order. notes: lines at the top.
     """
     page = Page("run_parts.html.j2")
     made = [evaluation_part(title, part, [str(result["name"]) for result in part]) for title, part in tables]

@@ -210,7 +210,10 @@ def with_decimal_point(text: str) -> str:
 
 
 def _is_invisible(char: str) -> bool:
-    """Whether a character is a control character, a joiner, a direction mark, or a selector of a character's form."""
+    """Whether a character is a joiner, a direction mark, a selector of a character's form, or a control character.
+
+    Whitespace, such as a line feed, does not count as a control character.
+    """
     return char in _SELECTORS or (unicodedata.category(char) in ("Cc", "Cf") and not char.isspace())
 
 

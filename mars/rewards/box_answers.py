@@ -114,7 +114,10 @@ def _box_or_problem(entry: Any) -> Box | str:
 
 
 def _canonical(entry: Any) -> Any:
-    """An entry as `[x1, y1, x2, y2]` if it gives four numbers in another form; other entries unchanged."""
+    """An entry as `[x1, y1, x2, y2]` if it gives four numbers in another form.
+
+    Other entries stay as they are, but a text becomes the list of its parts between commas.
+    """
     if isinstance(entry, dict):
         boxes = [None if isinstance(value, dict) else _canonical(value) for value in _box_of(entry)]
         return boxes[0] if boxes and all(box == boxes[0] for box in boxes) and isinstance(boxes[0], list) else entry

@@ -217,7 +217,7 @@ def frame_scale(item: RewardInput) -> tuple[float, float]:
 
 
 def perfect_answer(item: RewardInput) -> str:
-    """The true boxes, scaled from `truth_size` to `response_size`, in the form of the prompt template.
+    """A response with the true boxes, scaled from `truth_size` to `response_size`, as the prompt template asks for it.
 
     Raises DataError for a malformed truth.
     Example: truth [[0, 0, 640, 512]] of a 1280x1024 image that the model sees as 1120x896 -> [0, 0, 560, 448].

@@ -34,7 +34,9 @@ class Call:
 
 @dataclass(frozen=True)
 class Done:
-    """The end of a call. scored: one for each payload; None if it missed its deadline, and its thread still runs.
+    """The end of a call. scored: one for each payload of the call.
+
+    scored is None if the call missed its deadline; then the thread of the call still runs.
 
     counts: what the process has counted since its last message (mars/rewards/call_facts.py).
     """

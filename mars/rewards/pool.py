@@ -161,7 +161,7 @@ class RewardPool:
         return tuple(worker.pid for worker in self._workers)
 
     def _serve(self, batch: Batch) -> None:
-        """Runs in a thread that `score` starts, until all items are scored. `score` raises what ends it."""
+        """Runs in a thread of `score` until all items are scored. If an error ends the thread, `score` raises it."""
         try:
             self._start_missing()
             while batch.is_open:
@@ -203,10 +203,10 @@ class RewardPool:
         self._start_missing()
 
     def _room(self, worker: WorkerProcess, batch: Batch) -> int:
-        """How many answers to send to a worker now.
+        """The most calls (`Call`) that may be sent to a worker now.
 
-        Suspects come first in `pending`. With threads (concurrency above 1), a worker that has a suspect gets no other
-        answer.
+        Suspects, calls whose worker died or hung, come first in `pending`. With threads (concurrency above 1), a worker
+        that has a suspect gets no other call.
         """
         if not worker.ready or worker.retiring:
             return 0

@@ -152,7 +152,7 @@ class _Choices:
 
     def _agreed(self, text: str, letters: bool) -> int | None:
         """The option that all lines or sentences of a text name. None if they name different ones, and for a text that
-        does not have two or three of them."""
+        does not have two or three lines or sentences."""
         pieces = [piece.strip() for piece in _PIECE_END.split(text[: MAX_CHARS + 1]) if piece.strip()]
         if len(text) > MAX_CHARS or not 1 < len(pieces) <= 3:
             return None

@@ -64,7 +64,8 @@ class RolloutPlan:
         """Requests for more multi responses. Their numbers and seeds go on after those of the responses in `rollouts`.
 
         counts: how many for each prompt of `rollouts`. If a prompt has n responses in `rollouts`, its further ones have
-        the numbers n, n + 1, ... As in the first engine call, response k is drawn with the first request's seed + k.
+        the numbers n, n + 1, ... As in the first engine call, response k of a prompt is drawn with s + k, where s is
+        the seed of the prompt's multi request in that call.
         """
         requests = [
             replace(item.multi.request, num_samples=count, seed=item.multi.request.seed + len(item.multi.rollouts))

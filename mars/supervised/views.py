@@ -67,8 +67,10 @@ def response_of(prompt: Prompt, view: View) -> str:
 
 
 def _is_named(source: str, place: int, text: str) -> bool:
-    """Whether a text names the source, or the source's image by its place in the prompt (from 0): "Image 2",
-    "second"."""
+    """Whether a text names the source, or numbers the source's image: "Image 2", "second".
+
+    place: of the image in the prompt, from 0. Texts count from 1, so that "Image 2" has place 1.
+    """
     return re.search(f"{name_pattern(source)}|{_numbered(place)}", text, re.IGNORECASE) is not None
 
 

@@ -19,7 +19,7 @@ _CHARACTERS = 1000  # of an answer: more than the widest terminal shows
 
 
 def answer_table(questions: Sequence[Sequence[Answer]], width: int, lines: int) -> RenderableType | None:
-    """At most `lines` lines, after a heading: the truths of questions, and answers with their views and scores.
+    """A heading, then the truths of questions, and answers with their views and scores. At most `lines` lines in all.
 
     None if there are no answers. The text of an answer is at the end of its line, and is cut where the line ends.
     """

@@ -67,7 +67,7 @@ class Picture:
 
 
 def _spaced(part: RenderableType | None, *, is_roomy: bool, is_first: bool = False) -> Iterator[RenderableType]:
-    """`part` with an empty line above it; nothing if `part` is None."""
+    """`part`, below an empty line if it is not the first and the screen is roomy; nothing if `part` is None."""
     if part is not None:
         if is_roomy and not is_first:
             yield Text()

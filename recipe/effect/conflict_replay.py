@@ -38,7 +38,7 @@ class Settings:
 
 
 class ConflictReplay:
-    """_waiting: ids of the prompts to draw again, the one drawn first in front. A dict, because it keeps the order.
+    """_waiting: ids of the prompts to draw again, in the order in which they will be drawn. A dict keeps the order.
 
     _drawn: ids of those that were drawn since the last `observe`. A step may have several rounds.
     """

@@ -95,8 +95,8 @@ class RolloutCount:
 
 
 def count_rollouts(run_dir: Path) -> RolloutCount:
-    """Count in the run's metrics.jsonl, which has the numbers of all steps, and in its rollouts/step_*.jsonl, which
-    have the rollouts of some prompts of some steps.
+    """The rollouts of a run, counted from two kinds of files: metrics.jsonl has the numbers of all steps, and
+    rollouts/step_*.jsonl have the rollouts of some prompts of some steps.
 
     Raises DataError for a file that cannot be read or has bad lines.
     """

@@ -20,7 +20,7 @@ _SMOOTHED = 10  # steps of a trailing mean
 
 
 def draw_study(study: Study, rows: Sequence[Row], comparisons: Sequence[Comparison]) -> bytes:
-    """A PNG with a column for each dial that has runs.
+    """A PNG with a column for each dial (README.md) that has runs.
 
     Above: arm minus baseline by the primary metric. Below: the metric by step.
     """

@@ -57,8 +57,9 @@ class _Started:
 def run_tasks(
     tasks: Sequence[Task], jobs: int, folder: Path, environment: Mapping[str, str] = ONE_THREAD
 ) -> Generator[Ended]:
-    """Run each task once, at most `jobs` at a time, and yield how it ended as soon as it has ended.
+    """Run tasks, at most `jobs` at a time, and yield how each ended as soon as it has ended.
 
+    Each task runs once, or not at all if one of its `needs` has failed.
     Tasks start in order, except that later tasks may start before one that waits for its `needs`. Names in `needs` that
     are not among the tasks are ignored. folder: where the commands start. environment: added to that of this process.
 

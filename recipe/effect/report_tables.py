@@ -73,7 +73,8 @@ def secondary_tables(study: Study, rows: Sequence[Row], compared: Sequence[Compa
 def shown(comparison: Comparison) -> str:
     """What a primary comparison shows at the level of 5 %, corrected for the number of primary comparisons.
 
-    Seeds share cold starts. So only a difference over the means of the cold starts holds for other cold starts too.
+    "yes" needs a difference over the means of the cold starts. One over seeds alone holds "for these cold starts" only,
+    because several seeds share a cold start.
     """
     if not comparison.primary:
         return "secondary"
@@ -87,7 +88,7 @@ def shown(comparison: Comparison) -> str:
 
 
 def _primary_cells(comparison: Comparison | None) -> list[str]:
-    """Difference; interval, pairs, p and adjusted p over seeds; interval, p and adjusted p over cold starts; shown."""
+    """Difference; interval, pairs, p, adjusted p over seeds; interval, p, adjusted p over cold starts; `shown`."""
     if comparison is None:
         return [_NONE] * 9
     seeds, starts = _over_seeds(comparison), _over_starts(comparison)

@@ -21,8 +21,8 @@ MAX_CHARS = 16  # "0 0 8 8" has seven; a longer answer is not read
 def answer(item: RewardInput) -> RewardResult:
     """score = accuracy = 1 if the response has one `<answer>` and it is right for the row's task, else 0.
 
-    where, count: the same number. box: IoU with the true box >= 0.5. Numbers are plain decimal digits, separated by
-    blanks. Raises DataError for a malformed truth or an unknown task.
+    Right is, for the tasks "where" and "count", the truth's number, and for "box" an IoU >= 0.5 with the true box.
+    Numbers are plain decimal digits, separated by blanks. Raises DataError for a malformed truth or an unknown task.
 
     >>> answer(RewardInput("", None, "<answer>0 0 4 4</answer>", "0 0 4 2", None, None, {"task": "box"})).score
     1.0

@@ -52,7 +52,8 @@ def estimate(values: Sequence[float], scale: float | None = None) -> Estimate | 
     """Mean, standard error and Student's t interval; None without values.
 
     With s the standard deviation over n - 1: se = s / sqrt(n), interval mean ± t(n - 1, 0.975) se.
-    scale: size of the numbers whose differences the values are, for rounding; by default the size of the values.
+    scale: how large the numbers are from which the values were computed, for example by subtraction. Values that differ
+    only by rounding at this size count as equal. By default it is the largest absolute value.
 
     Example: 1, 2, 3 have mean 2, se 0.577 and interval -0.48 to 4.48.
     """
@@ -96,9 +97,9 @@ def holm(p_values: Sequence[float | None], family: int) -> list[float | None]:
     """p values adjusted for the number of comparisons that were planned (Holm 1979).
 
     family: this number, at least the number of `p_values`. Comparisons without a p value (None, or missing because
-    runs are missing) count as if p were 1, so that a report of an unfinished study does not show too much.
-    The k-th smallest p, k from 0, is multiplied by family - k and limited to 1. It is at least as large as the adjusted
-    values before it.
+    runs are missing) count as if p were 1, so that p values of an unfinished study are not adjusted too little.
+    The k-th smallest p, k from 0, is multiplied by family - k and limited to 1. If the result is smaller than the one
+    for the next smaller p, it is raised to that one.
 
     Example: 0.01, 0.04, 0.03 of a family of 3 become 0.03, 0.06, 0.06, and of a family of 4 0.04, 0.09, 0.09.
     """

@@ -52,7 +52,7 @@ class Arm(Section):
     same_as: the arm whose runs this arm would repeat to the bit, so that it needs no runs.
     controls: further arms that it is compared with, besides the study's baseline.
     uneven: whether prompts may have different numbers of rollouts, whose mean in each step is `rollouts`.
-    metric: a key of metrics.jsonl that replaces the primary metric for this arm, if that has another meaning there.
+    metric: a key of metrics.jsonl to use for this arm, because the primary metric does not mean the same in its runs.
     not_comparable: why metrics of the training do not compare the arm with others, for example because it chooses the
         prompts it trains on. It is then compared only by the evaluation.
     """

@@ -82,7 +82,8 @@ def sampled(item: PromptRollouts) -> list[Rollout]:
 
 
 def moved(moments: tuple[float, float] | None, scores: Sequence[float], decay: float) -> tuple[float, float]:
-    """The averages with one more step's scores. Without earlier averages, those of the scores.
+    """The moving averages of the scores and of their squares, after one more step. Without earlier averages, the means
+    over this step's scores.
 
     >>> moved(None, [0.0, 1.0], 0.75), moved((0.5, 0.5), [1.0], 0.75)
     ((0.5, 0.5), (0.625, 0.625))

@@ -68,7 +68,7 @@ def open_ended(item: RewardInput, answer: str) -> tuple[float, bool]:
 
 
 def temporal_grounding(item: RewardInput, answer: str) -> tuple[float, bool]:
-    """Overlap of the spans in {"time": [start, end]}, over the time from the earlier start to the later end."""
+    """Overlap of both {"time": [start, end]} spans, divided by the time from the earlier start to the later end."""
     true, ours = json_span(truth_of(item)), json_span(answer)
     if true is None:
         raise DataError(f'truth: got {item.truth[:80]!r}; want {{"time": [start, end]}}')

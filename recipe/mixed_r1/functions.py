@@ -94,7 +94,7 @@ def true_number(truth: str) -> float:
 
 
 def bmas(answer: np.ndarray, truth: np.ndarray) -> float:
-    """Bidirectional max-average similarity of rows of length 1: ((mean_i max_j + mean_j max_i) cosine) / 2, in [0, 1].
+    """Bidirectional max-average similarity of rows of norm 1: ((mean_i max_j + mean_j max_i) cosine) / 2, in [0, 1].
 
     answer: [i, size]. truth: [j, size]. A negative result becomes 0. The result is 0 for a text without tokens.
 

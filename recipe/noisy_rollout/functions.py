@@ -23,7 +23,8 @@ TRANSFORM = "noise"
 class Settings:
     """samples: number of responses to the noisy images of a prompt.
 
-    steps: diffusion steps of the noise, of 1000. strength: share of these steps, from 0 to 1; a ramp lowers it.
+    steps: number of diffusion steps, at most 1000, that make the noise at strength 1. strength: share of these steps
+        that is done, from 0 to 1; a ramp lowers it.
     """
 
     samples: int

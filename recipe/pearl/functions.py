@@ -47,7 +47,7 @@ class Settings:
 
 
 def score(item: RewardInput) -> RewardResult:
-    """For a checklist the share of right answers; else as the reward vqa: accuracy + format (0 to 0.5). DataError."""
+    """A checklist: the share of right answers. Else as reward vqa: accuracy + format (0 to 0.5). Raises DataError."""
     if item.extra != NAME:
         return score_vqa(item)
     return RewardResult(share := share_right(item), share, {"perception": share})

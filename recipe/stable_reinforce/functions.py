@@ -85,7 +85,7 @@ def question(response: str, answer: str) -> str:
 
 
 def verdict_of(text: str) -> float:
-    """1 if the text has the digit 1, -1 if it has 0, and 0 if it has neither or both.
+    """1 if the text has the number 1, -1 if it has 0, and 0 if it has neither or both. Longer numbers do not count.
 
     >>> [verdict_of(text) for text in ("1", "Output: 0", "10 of 10", "1 or 0?", "")]
     [1.0, -1.0, 0.0, 0.0, 0.0]

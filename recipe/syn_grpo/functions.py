@@ -49,7 +49,7 @@ class Settings:
 
 
 class GrowingSet:
-    """Each step: a random `share` of new rows, and the next prompts of the training files."""
+    """In each round, up to `share` of the prompts are random new rows; the others come next in the training files."""
 
     def __init__(self, setup: SamplerSetup, settings: Settings) -> None:
         self.setup, self.settings = setup, settings
@@ -109,9 +109,9 @@ def description_of(text: str) -> str | None:
 
 
 class DescriptionReward:
-    """Adds weight (d(x) - m) to the advantage of each response to prompt x that has a description.
+    """Adds `weight` * (d(x) - m) to the advantage of each response to prompt x that has a description.
 
-    d(x): running mean of the diversity of the rows made from x. m: running mean over all new rows.
+    d(x): running mean of `diversity` over the rows made from x. m: the same over the rows made from any prompt.
     """
 
     ramps = ("weight", "decay")

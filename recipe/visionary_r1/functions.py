@@ -74,9 +74,9 @@ def check_score(truth: str, extra_info: Mapping[str, Any], truth_size: Size | No
 
 
 def accuracy(item: RewardInput, answer: str) -> float:
-    """In [0, 1]. free-form: ROUGE. If the truth is a number: 1 if the answer's first number is equal ("50%" is 0.5),
-    or if the answer is right by the rules of vqa. Other OCR: edit similarity. Otherwise the rules of vqa.
-    """
+    """In [0, 1], by `problem_type`. free-form: ROUGE. OCR, if the truth is not a number: edit similarity. All else: the
+    rules of vqa; but if the truth is a number and the row has no choices, an answer whose first number is equal also
+    gets 1 ("50%" is 0.5)."""
     truth, kind = (parse_truth(item.truth).answer or "").strip(), item.extra_info.get("problem_type")
     if kind == "free-form":
         return rouge(answer, truth)

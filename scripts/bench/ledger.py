@@ -43,7 +43,8 @@ class Hook:
 
 
 def kind(step: int) -> Kind:
-    """Example: with 4 and 6 steps before the pairs, the steps 11 to 14 are: with, without, without, with."""
+    """Example: the pairs follow 4 steps of "warm_up" and 6 "counted" ones, so the steps 11 to 14 have the kinds "with",
+    "without", "without" and "with"."""
     if step <= WARM_UP:
         return "warm_up"
     if step <= WARM_UP + COUNTED:

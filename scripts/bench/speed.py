@@ -1,4 +1,7 @@
-"""Measure how fast this machine multiplies matrices and copies memory. Floors in seconds are computed from both."""
+"""Measure how fast this machine multiplies matrices and copies memory.
+
+From both speeds, the benchmarks compute floors: the seconds that the work takes at least on this machine.
+"""
 
 from __future__ import annotations
 

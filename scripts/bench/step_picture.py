@@ -23,7 +23,10 @@ _HEIGHT = 0.5  # of a contender's bar; the rows of contenders are 1 apart
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
-    """Draw the stages of a step, and beside them each stage with its floor, in a row per contender, as a PNG file."""
+    """Write a PNG file with a row per contender: the stages of a step, and beside them each stage with its floor.
+
+    A floor is the time that the stage's operations or bytes take at the machine's speed (docs/performance.md).
+    """
     contenders = report["contenders"]
     figure, (steps, stages) = plt.subplots(
         1, 2, figsize=(14, 2.2 + 0.9 * len(contenders)), sharey=True, width_ratios=(3, 2), layout="constrained"

@@ -179,7 +179,8 @@ def growth_report(timings: Mapping[str, Sequence[Timing]]) -> dict[str, Any]:
 
 
 def ratio(over: Sequence[Timing], under: Sequence[Timing]) -> dict[str, Any]:
-    """Median of the ratios of each round, because the runs of a round follow each other directly."""
+    """The median over the rounds of the ratio of a round. Times are compared within a round, because its runs follow
+    each other directly."""
     rounds = [one.total / other.total for one, other in zip(over, under, strict=True)]
     return {"value": median(rounds), "of_each_round": rounds}
 

@@ -171,7 +171,7 @@ class _Partner:
 
 
 def _side_of(source: Source) -> int:
-    """The largest side to which `view_of` can scale every part of this image without enlarging it, in pixels.
+    """The side in pixels of the smallest part that `view_of` may cut out. Scaled to this side, no part is enlarged.
 
     Raises RowError if this side is too small.
     """

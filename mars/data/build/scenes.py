@@ -31,8 +31,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Scene:
-    """One row of SRC, or one image if SRC is a folder of images. number: its position in the file or folder. id: the id
-    that a new row made from this scene gets.
+    """One row of SRC, the input of `mars data build`, or one image if SRC is a folder of images.
+
+    number: its position in the file or folder. id: the id that a new row made from this scene gets.
 
     prompt: None for a row that cannot be read. problem: why it cannot be read, or what is wrong with its truth.
     """
@@ -54,7 +55,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image of the row that is made of a scene. name: that of the image's source."""
+    """An image of a new row; the row is made from a scene. name: that of the image's source."""
 
     name: str
     image: Image.Image
@@ -187,7 +188,7 @@ class Scenes:
 
 
 def pixels(source: Source) -> Image.Image:
-    """The pixels of an image as a model sees them. Raises RowError."""
+    """The image of a source as a run decodes it: 8-bit RGB, before the model's image processor. Raises RowError."""
     try:
         return decode_image(source.image)
     except BadImage as error:
@@ -202,7 +203,7 @@ def check_size(size: tuple[int, int], what: str) -> None:
 
 
 def like(source: Source, scene: Scene) -> Source:
-    """The source of this name in a scene, or the scene's first one."""
+    """The scene's source that has the same name as `source`; if there is none, the scene's first source."""
     others = scene.readable.sources
     return next((other for other in others if other.name == source.name), others[0])
 

@@ -150,9 +150,9 @@ def _turns(record: Mapping[str, Any]) -> Any:
 def _refuse_unread(record: Mapping[str, Any], turns: Sequence[Mapping[str, Any]]) -> None:
     """Raises RowError for what this reader does not support and must not ignore.
 
-    These are tools, reasoning beside a content, and a mark that the response must not be trained on, such as
-    label=false in the record, or weight=0 in the response's turn.
-    turns: up to the response.
+    These are tools, reasoning that stands under another key of a message than its content, and a mark that the
+    response must not be trained on, such as label=false in the record, or weight=0 in the response's turn.
+    turns: the turns of the conversation up to the response, which is the last of them.
     """
     for holder in ({"tools": record.get("tools")}, *turns):
         refuse_unread_words(holder)

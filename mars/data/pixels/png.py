@@ -36,7 +36,8 @@ def load_png(data: bytes) -> Image.Image:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """(kind, body) of every chunk up to the last. Raises ValueError for a missing chunk and a wrong checksum."""
+    """(kind, body) of every chunk up to IEND. Raises ValueError if the file ends before that, or if the checksum of an
+    IHDR or IDAT chunk is wrong."""
     view, place, kind = memoryview(data), _SIGNATURE, b""
     while kind != b"IEND":
         length, kind = int.from_bytes(view[place : place + 4], "big"), bytes(view[place + 4 : place + 8])

@@ -83,7 +83,10 @@ def _check_tiff(image: ImageFile) -> None:
 
 
 def _check_deflated(part: bytes) -> None:
-    """Raises ValueError or zlib.error unless the stream is whole, with the right checksum at its end."""
+    """Raises ValueError or zlib.error unless the stream is whole, with the right checksum at its end.
+
+    Also raises ValueError if it unpacks to more than _MAX_PART_BYTES.
+    """
     unpack, number = zlib.decompressobj(), 0
     while not unpack.eof:
         block = unpack.decompress(part, _BLOCK)

@@ -99,7 +99,7 @@ def name_pattern(source: str) -> str:
 
 
 def _gaps_of_lines(pieces: Sequence[str]) -> list[Gap] | None:
-    """The gaps of a message whose labels show by their place alone, in any language; None for other messages.
+    """The gaps of a message whose labels, in any language, can be recognized by their place alone; else None.
 
     Each image must end a line. Labels are short texts in front of each image on its line, or short lines above or below
     each image, all alike (see `_are_captions`). Each column shows lines of a different message:

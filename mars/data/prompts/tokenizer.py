@@ -107,7 +107,7 @@ def _file(model_path: str, name: str) -> Path | None:
 
 
 def _check_text(model_path: str, name: str) -> None:
-    """Raises SetupError if the model has such a file, and it is not a text in UTF-8."""
+    """Raises SetupError if the model has a file of this name that cannot be read as text in UTF-8."""
     path = _file(model_path, name)
     try:
         if path is not None:

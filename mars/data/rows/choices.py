@@ -265,7 +265,7 @@ def _end_of_last(text: str, start: int) -> int:
 
 
 def _quoted(text: str, start: int) -> TextChoices | None:
-    """Options "'…', '…']" from `start` on. Quotes inside an option may be escaped or plain."""
+    """The list '…', '…'] of quoted options; `start` is behind its "[". Quotes in an option may be escaped or plain."""
     body = _QUOTED_LIST.match(text, start)
     if body is None:
         return None

@@ -207,7 +207,7 @@ def read_row(
 def _read_sources(
     stored: StoredRow, image_root: str | None, cells: Sequence[Any], extra: rows.Row, attempt: _Attempts, probe: Probe
 ) -> tuple[Source, ...]:
-    """The images with good headers, by name; `attempt` collects the problems of the others."""
+    """The named sources of a row whose images have good headers; `attempt` collects what is wrong with the row."""
     names = attempt(rows.source_names, extra, len(cells))
     encodings = None if names is None else attempt(rows.encodings_of, extra, names)
     if names is None or encodings is None:

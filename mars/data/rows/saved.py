@@ -116,7 +116,7 @@ def _hub_files(saved: SavedSet) -> tuple[str, ...]:
 
 
 def _files_of(found) -> list[str]:
-    """The arrow files of a data set. Raises FileError if the files have other rows than the data set."""
+    """The arrow files of a data set. Raises FileError if they have more or fewer rows than it."""
     from datasets import Dataset
 
     files = [os.path.realpath(entry["filename"]) for entry in found.cache_files]

@@ -78,9 +78,9 @@ def messages_in(text: str) -> list[Any] | None:
 
 
 def parts_in(text: str) -> list[Any] | None:
-    """The parts of a message's content in a JSON text of parts; None for any other text.
+    """The parts that `text`, the content of a message, holds as JSON; None if it does not look like parts.
 
-    Raises RowError for a text that looks like a list of parts but is not JSON, and for a text of messages.
+    Raises RowError for a text that looks like parts but is not JSON, and for messages written as JSON.
     """
     start = _CONTAINER.match(text)
     if start is None:

@@ -24,8 +24,9 @@ UNNAMED = "looking"  # the thought of a teacher that names no image
 class Teacher:
     """The noisy teacher of a cold start.
 
-    dial: the probability that it believes the visible image of two. 0.5: neutral, 1.0: always the visible one.
-    names_source: its thought is the name of the image that it believes, not always the same word.
+    dial: the probability that it believes the visible image if a row shows both. 0.5: neutral, 1.0: always the visible
+        one.
+    names_source: whether its thought is the name of the image that it believes. If not, it is always the same word.
     """
 
     dial: float

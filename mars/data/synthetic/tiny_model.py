@@ -75,13 +75,13 @@ QWEN3_5_PIECES = (
 
 
 def build_tokenizer(vocabulary: Vocabulary, seed: int, family: Family = "qwen2_5_vl") -> Any:
-    """A byte-level BPE tokenizer trained on `tiny_corpus.txt`: same text, same ids, on every machine.
+    """A byte-level BPE tokenizer trained on a small corpus: same text, same ids, on every machine.
 
-    decode(encode(text)) == text for any text without special tokens; for Qwen3.5, the result is in Unicode NFC. The
-    integers 0 to 112, the words of the instructions and the fixed text around the boxes of a grounding answer are
-    single tokens.
-    vocabulary: "real" is filled up to 151,936 ids with merges drawn from `seed`; the others do not depend on the seed.
-        "benchmark": the words of `benchmark_corpus.txt`; the integers 0 to 16 are single tokens, also after a space.
+    decode(encode(text)) == text for any text without special tokens; for Qwen3.5, the result is in Unicode NFC.
+    vocabulary: "tiny": trained on `tiny_corpus.txt`. The integers 0 to 112, the words of the instructions and the fixed
+        text around the boxes of a grounding answer are single tokens. "real": as "tiny", then filled up to 151,936 ids
+        with merges drawn from `seed`; the others do not depend on the seed. "benchmark": trained on
+        `benchmark_corpus.txt`. The integers 0 to 16 are single tokens, also after a space.
     family: for InternVL, its own special tokens are added. For Qwen3.5, text is split as in the real model, which
         transformers does whatever the tokenizer's file says; numbers and sentences are then several tokens.
     """
