@@ -10,7 +10,11 @@ _ALL = 100  # hypothesis' own number for a test that names none
 
 
 def register_profiles() -> None:
-    """No test is timed: on a busy machine an example may take long. All else is as hypothesis has it, on CI or not."""
+    """Register "full" and "quick".
+
+    Neither limits an example's time, because on a busy machine an example may take long. All other settings are
+    hypothesis' own, whether a CI server runs the tests or not.
+    """
     settings.register_profile("full", parent=settings(), deadline=None, max_examples=_ALL)
     settings.register_profile("quick", parent=settings(), deadline=None, max_examples=_ALL // 5)
 
