@@ -29,11 +29,12 @@ _KEPT_LOGS = ("gcs_server*", "raylet*", "worker-*", "python-core-*", "monitor*",
 class Guard:
     """The guard of a cluster whose processes have `MARK` in their environment and keep their files in `folder`.
 
-    log_dir: where the end of Ray's logs goes; None keeps none.
+    log_dir: where the end of Ray's logs goes; None keeps none. session: of the cluster's processes, in the sense of
+    setsid; None: that of this process.
     """
 
-    def __init__(self, folder: Path, log_dir: Path | None) -> None:
-        self._cluster = folder, os.getpid(), os.getsid(0), log_dir
+    def __init__(self, folder: Path, log_dir: Path | None, session: int | None = None) -> None:
+        self._cluster = folder, os.getpid(), os.getsid(0) if session is None else session, log_dir
         # In a separate session, so that signals to the run's process group do not reach the guard.
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-X", "utf8", __file__, *_to_text(*self._cluster)],
@@ -60,7 +61,7 @@ class Guard:
 def clean_up(folder: Path, driver: int, session: int, log_dir: Path | None) -> None:
     """Kill the processes of the cluster, keep its logs, and remove its folder.
 
-    driver: the process of the run, which is not killed. session: the driver's session, in the sense of setsid.
+    driver: the process of the run, which is not killed. session: of the cluster's processes, in the sense of setsid.
     """
     end = time.monotonic() + _SWEEP_S
     while (left := list(members(folder, driver, session))) and time.monotonic() < end:
@@ -75,7 +76,7 @@ def clean_up(folder: Path, driver: int, session: int, log_dir: Path | None) -> N
 
 
 def members(folder: Path, driver: int, session: int) -> Iterator[int]:
-    """Processes of the cluster: those with its mark, and those of the driver's session that write to its files.
+    """Processes of the cluster: those with its mark, and those of its session that write to its files.
 
     The mark is an environment variable. A process that renames itself, as Ray's do, may overwrite its environment; it
     is found by the files. While the mark was in the driver's environment, the driver may also have started processes

@@ -137,7 +137,7 @@ class RayNodes:
         token = self.folder / "token"
         token.touch(mode=0o600)
         token.write_text(_TOKEN)
-        self._guard = Guard(self.folder, None)
+        self._guards = [Guard(self.folder, None)]
         self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         self.nodes: list[RayNode] = []
         self.address = ""
@@ -171,7 +171,8 @@ class RayNodes:
     def close(self) -> None:
         for node in reversed(self.nodes):
             node.kill()
-        self._guard.close()
+        for guard in self._guards:
+            guard.close()
 
     def _new_ip(self, spec: NodeSpec) -> str:
         if self._network is not None:
@@ -214,6 +215,7 @@ class RayNodes:
                 cwd=folder,
                 start_new_session=True,
             )
+        self._guards.append(Guard(self.folder, None, session=process.pid))
         self.nodes.append(RayNode(ip, folder, process, self._network if spec.isolated else None))
         return self.nodes[-1]
 

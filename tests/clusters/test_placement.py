@@ -10,6 +10,7 @@ import ray
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 
 from mars.cluster.layout import layout
+from mars.cluster.nodes import alive_nodes
 from mars.cluster.placement import NodeChoice, Placement
 from mars.cluster.worker import Worker
 from mars.cluster.worker_group import WorkerGroup
@@ -33,7 +34,12 @@ def nodes():
 
 @pytest.fixture
 def joined(nodes):
+    """Everything is free. Ray may learn of what the test before has freed a second later."""
     with join(nodes):
+        end = time.monotonic() + 60
+        while any(node.free != node.total for node in alive_nodes(by_gpus=True)):
+            assert time.monotonic() < end
+            time.sleep(0.1)
         yield nodes
 
 

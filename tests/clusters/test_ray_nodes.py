@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -63,15 +64,32 @@ def test_nodes_are_as_asked_for_and_die_alone(tmp_path):
     assert not nodes.folder.exists()
 
 
+def processes_of(sessions: set[int]) -> dict[str, bytes]:
+    """The processes of these sessions: id -> command line."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            if os.getsid(int(entry.name)) in sessions:
+                found[entry.name] = (entry / "cmdline").read_bytes()
+    return found
+
+
 def test_nodes_end_with_a_process_that_is_killed():
+    """Also Ray's agents, which overwrite their environment when they rename themselves."""
     code = (
-        "import time; from tests.clusters.ray_nodes import ray_nodes\n"
-        "with ray_nodes() as nodes: print(nodes.folder, *nodes.head.pids(), flush=True); time.sleep(600)"
+        "import time; from tests.clusters.ray_nodes import NodeSpec, ray_nodes\n"
+        "with ray_nodes(NodeSpec(), [NodeSpec()]) as nodes:\n"
+        "    print(nodes.folder, *(node.process.pid for node in nodes.nodes), flush=True); time.sleep(600)"
     )
     killed = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert killed.stdout is not None
-    folder, *pids = killed.stdout.readline().split()
-    assert len(pids) > 1
+    folder, *sessions = killed.stdout.readline().split()
+    end = time.monotonic() + 60
+    pids = processes_of(set(map(int, sessions)))
+    while sum(line.startswith(b"ray::") for line in pids.values()) < 4:
+        assert time.monotonic() < end, "each node has two agents"
+        time.sleep(0.1)
+        pids = processes_of(set(map(int, sessions)))
     killed.kill()
     killed.wait(60)
     end = time.monotonic() + 30
