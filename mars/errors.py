@@ -1,4 +1,4 @@
-"""Errors that a user can act on. Each class has its own exit code (docs/reliability.md)."""
+"""Errors that a user can act on. Each direct subclass of MarsError has its own exit code (docs/reliability.md)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ class TransferError(WorkerError):
 class NumericalError(MarsError):
     """Losses or gradients were not finite, and training cannot go on.
 
-    skipped: the updates that the failed call skipped (mars/actor/trainer.py), for the record of the run.
+    skipped: the updates that the failed call of `PolicyTrainer.update` (mars/actor/trainer.py) skipped, for the record
+        of the run.
     """
 
     exit_code = 6

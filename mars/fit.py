@@ -132,8 +132,8 @@ def _finish_step(
     every: int,
     is_last: Callable[[int, SamplingState], bool],
 ) -> RunState:
-    """Evaluate if `every` divides the step or the step is the last, then write the step's row. Does nothing if the row
-    is already written."""
+    """Evaluate if the step is a multiple of `every` or the last one; never if `every` is 0. Then log the
+    step's metrics. Does nothing if they are logged already."""
     if state.logged:
         return state
     metrics = {**state.metrics, **faults}
@@ -165,7 +165,7 @@ def last_step(run: TrainRunConfig, stream: PromptRounds) -> int:
 
 
 def drawn(stream: PromptRounds, state: SamplingState) -> int:
-    """Number of prompts in the rounds so far, kept or not."""
+    """Number of prompts in the rounds so far, kept or not. A round without prompts counts as `prompts_per_step`."""
     return state.round * stream.prompts_per_step + state.surplus
 
 

@@ -31,9 +31,9 @@ logger = logging.getLogger(__name__)
 
 
 def check_run_dir(config: TrainConfig | SftConfig) -> None:
-    """The checks of `enter_run` that make and change nothing, for dry runs.
+    """The checks of `enter_run` that create and change no file, for dry runs.
 
-    Only warns of a folder that has another run, so that the other checks are made too. Otherwise raises as `enter_run`.
+    Only warns of a folder that has another run, so that the other checks follow. Otherwise raises as `enter_run`.
     """
     try:
         check_enterable(Path(config.run.dir), config.run.resume)

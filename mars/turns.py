@@ -24,7 +24,8 @@ from mars.types import RolloutRequest, WeightUpdate
 
 
 class Turns(Protocol):
-    """Whose turn it is. A step calls these methods itself, so that its timer measures the time of the change."""
+    """Gives the turn to the trainer or to the engine. A step calls these methods before and after its update, so that
+    its timer measures the time of the change."""
 
     def trainer(self, timer: StepTimer) -> None:
         """The trainer computes from here on. The engine generates only after the next call of `engine()`."""
@@ -115,7 +116,7 @@ class SharedMemory:
 
 
 class ColocatedEngine:
-    """A `RolloutEngine` that waits for its turn. `turns`: of `engine` and its trainer."""
+    """A `RolloutEngine` whose calls first take the turn. `turns`: of `engine` and its trainer."""
 
     def __init__(self, engine: RolloutEngine, turns: SharedMemory) -> None:
         self._engine, self._turns = engine, turns

@@ -147,7 +147,7 @@ class RewardInput:
     truth_size, response_size: frames of the boxes. Truth: first stored image; (1000, 1000) if extra_info has box_space
     norm_1000. Response: first shown image after smart_resize; (1000, 1000) if the model gives thousandths.
     extra: name of the extra request that it answers (mars/hooks/requests.py), None for a view of the prompt.
-    step: training step, from 1; 0 outside training. images: the images that the prompt shows.
+    step: training step, from 1; 0 outside training. images: those shown for this response.
     """
 
     data_source: str

@@ -37,6 +37,9 @@ def package_versions() -> dict[str, str]:
 
 
 def is_tested(package: str, found: str) -> bool:
-    """Whether a version has been tested: "2.13.0+cpu" is 2.13.0, and any 3.11 is Python 3.11."""
+    """Whether this version of the package has been tested. True for packages that are not in `TESTED`.
+
+    "2.13.0+cpu" counts as 2.13.0, and 3.11.7 as 3.11.
+    """
     public = found.partition("+")[0]
     return any(public == tested or public.startswith(f"{tested}.") for tested in TESTED.get(package, (public,)))

@@ -30,7 +30,7 @@ class Offloading:
         self._copies.bring_back()
 
     def need_all(self) -> None:
-        """Raises RuntimeError if the tensors are in host memory."""
+        """Raises RuntimeError between `offload` and `onload`."""
         if self._copies.are_away:
             raise RuntimeError("the trainer is in host memory; call onload first")
 

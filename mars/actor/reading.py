@@ -111,7 +111,7 @@ def merged_over_ranks(mine: Mapping[Any, Value]) -> dict[Any, Value]:
 def agreed_names(key: str, seen: Iterable[tuple[str, ...]]) -> None:
     """Raises ConfigError on all ranks unless all calls of a rule's method, on all ranks, gave the same names.
 
-    With different names, the ranks would add up different numbers. key: names the method in the message. seen: the
+    Otherwise the ranks would add up numbers that have different names. key: names the method in the message. seen: the
     names of each call on this rank. A collective call.
     """
     parts: list[Any] = [None] * dist.get_world_size()

@@ -1,4 +1,4 @@
-"""What the rows and tokens of one forward are trained on."""
+"""The training targets of one forward, by row and by token."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class RowTarget:
 
 
 def row_targets(batch: TrainBatch, micro: MicroBatch) -> list[RowTarget]:
-    """What the rows of one forward are trained on, in their order."""
+    """The training targets of one forward, one for each row, in the order of the rows."""
     targets = []
     for i, (p, k) in enumerate(micro.rows):
         prompt = batch.prompts[p]

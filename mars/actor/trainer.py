@@ -159,8 +159,8 @@ class PolicyTrainer(CheckpointedTrainer, Protocol):
     def offload(self) -> None:
         """Move weights, optimizer states and reference model from the device to host memory.
 
-        `publish_weights` and `start_checkpoint` read them there. All other calls raise RuntimeError until `onload`.
-        Does nothing if the trainer is offloaded.
+        `publish_weights` and `start_checkpoint` read them there. `update`, `score_responses`, `save` and
+        `load_checkpoint` raise RuntimeError until `onload`. Does nothing if the trainer is offloaded.
         """
         ...
 

@@ -13,7 +13,7 @@ from mars.types import PromptRollouts
 
 @dataclass(frozen=True)
 class AnchorCounts:
-    """refused: `Guided.refused`. unshuffled: `Shuffled.unshuffled`. Both over the rounds of a step."""
+    """refused: `Guided.refused`. unshuffled: `Shuffled.unshuffled`. Of one round, or added up over those of a step."""
 
     refused: int = 0
     unshuffled: int = 0

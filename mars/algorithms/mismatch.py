@@ -110,8 +110,8 @@ def importance_weights(
 ) -> ImportanceWeights:
     """Weights of the policy loss that correct for the difference of the engine's and the trainer's distribution.
 
-    A weight that is NaN is neither cut nor masked, so that the loss becomes NaN too. A response's sum is computed in
-    float64.
+    A weight that is NaN is neither cut nor masked, so that the loss becomes NaN too. The sum over a response of
+    d = old_logprobs - rollout_logprobs is computed in float64.
 
     Example: old (-1, -1), rollout (-1.5, -0.5), one response, cap 1.2: d = (0.5, -0.5). token: weights
     exp(0.5) = 1.649, cut to 1.2, and 0.607. sequence and sequence_mean: exp(0) = 1 for both tokens.

@@ -106,7 +106,7 @@ def policy_loss(
 
 
 def _sequence_ratio(logprobs: Tensor, log_ratio: Tensor, layout: TokenLayout) -> Tensor:
-    """GSPO's ratio for each token: its value is that of the sequence, its gradient that of the token's log-prob."""
+    """For each token GSPO's ratio s of its sequence. The gradient of s is s times that of the token's log-prob."""
     mean = layout.sum_by_sequence(log_ratio.detach()) / layout.lengths().clamp(min=1)
     own = layout.keep(logprobs)
     return (own - own.detach() + layout.spread(mean)).clamp(max=_MAX_SEQUENCE_LOG_RATIO).exp()

@@ -17,7 +17,8 @@ def is_right(rollout: Rollout, right_from: float) -> bool:
 def right_share(item: PromptRollouts, right_from: float) -> float | None:
     """Share of the valid multi responses whose accuracy is at least `right_from`; None if no response is valid.
 
-    Anchors and guests do not count: anchors see fewer images, and guests are not sampled from the multi prompt.
+    Anchors and guests do not count: anchors see fewer images or have a given start, and guests are not sampled from
+    the multi view.
     """
     right = [is_right(rollout, right_from) for rollout in item.multi.valid]
     return sum(right) / len(right) if right else None

@@ -32,10 +32,10 @@ def part_advantages(
         A_i = sum over the parts k of weight_k * A_ik  +  (p_i - mean(P))
 
     A_ik: what `group_advantages` makes of part k alone, over the pool of the prompt's multi and anchor rollouts.
-    p_i: what was added to the score (overlong and KL penalty, and the parts `added` by hooks). P: the p of the pool.
+    p_i: what was added to the score (overlong and KL penalty, and the parts `added` by hooks). P: all p_i in the pool.
     p_i is centred but not divided by a standard deviation, so that it keeps the size that penalties and hooks gave it:
-    1 counts as much as one standard deviation of a part of weight 1. An advantage of at most SCORE_TOLERANCE becomes 0,
-    because it is the rounding of parts that cancel out.
+    1 counts as much as one standard deviation of a part of weight 1. If |A_i| is at most SCORE_TOLERANCE, A_i
+    becomes 0, because it is the rounding of parts that cancel out.
 
     weights: part -> weight, not empty. The score itself is not used in A_i. It only gives the statistics of the result
     (mean, std, gain), which are for metrics. Raises ConfigError if a valid rollout lacks a part, or has one beyond

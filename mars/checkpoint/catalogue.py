@@ -252,7 +252,7 @@ class Catalogue:
         return sorted(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else []
 
     def _named(self) -> list[int]:
-        """The steps in all names of checkpoints, ascending."""
+        """The steps of everything that is named like a checkpoint, complete or not, ascending."""
         return sorted(int(match[1]) for name in self._names() if (match := _NAME.fullmatch(name)))
 
     def _misnamed(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Enter a run directory: only one process writes to it, and it takes over another run's files only to resume."""
+"""Enter a run directory. Only one process at a time writes to it; if it has a run, then only to resume that run."""
 
 from __future__ import annotations
 

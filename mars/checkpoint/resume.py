@@ -1,4 +1,4 @@
-"""Where a run starts: at its beginning, or at its newest undamaged checkpoint."""
+"""Where a run starts: at its beginning, or at its newest checkpoint that can be loaded."""
 
 from __future__ import annotations
 

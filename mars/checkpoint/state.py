@@ -232,7 +232,7 @@ def stored_state(lines: Iterable[bytes]) -> StoredState:
 
 
 def _whole(item: _Groups) -> _Groups:
-    """`item` with its tokens and transforms. Raises ValueError if their numbers differ from the responses or images."""
+    """Give each response its tokens and each image its transforms. Raises ValueError if one is missing or left over."""
     tokens, groups = iter(unpack(item.tokens)), _groups_of(item)
     transforms = item.transforms or tuple(((),) * len(group.request.images) for group in groups)
 

@@ -30,9 +30,9 @@ _SHOWN = 3  # number of tensors named in a message
 def check_architecture(path: str, key: str, trust_remote_code: bool) -> None:
     """Raises SetupError if the model cannot be loaded from its folder, or cannot be saved again.
 
-    For a hub name only config.json is read. For a folder:
+    For a hub name only config.json is read. For a folder, all of this must hold:
 
-    - transformers reads config.json, the processor and the image processor;
+    - transformers can read config.json, the processor and the image processor;
     - the sizes and numbers of config.json are possible ones;
     - the weights are exactly those of the architecture. A missing weight would start at random;
     - the configuration can be saved, so that the trained policy can be.

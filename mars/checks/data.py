@@ -169,7 +169,10 @@ def _overlap(prompts: Sequence[Prompt], held_out: set[str]) -> list[RowProblem]:
 
 
 class _ImageIdentity:
-    """Gives images with equal bytes the same key. A file is read only if another one has its length."""
+    """Gives files with equal bytes the same key, and table cells with equal bytes too, but not a file and a cell.
+
+    A file is read only if another file has the same length.
+    """
 
     def __init__(self, images: Sequence[ImageRef]) -> None:
         files = {image.path for image in images if image.row is None}
@@ -212,7 +215,7 @@ def _text(prompt: Prompt) -> str:
 
 
 def _num_repeated(prompts: Sequence[Prompt]) -> int:
-    """Number of rows with the same text, truth and images as an earlier row."""
+    """Number of rows with the same text, truth and images as an earlier row. The bytes of images are not compared."""
     return len(prompts) - len({(_text(p), p.truth, tuple(source.image for source in p.sources)) for p in prompts})
 
 

@@ -214,7 +214,7 @@ def memory_lines(config: TrainConfig) -> list[str]:
 
 
 def rank_memory_lines(model: ModelConfig, training: PolicyTrainingConfig, with_reference: bool) -> list[str]:
-    """The parameters of the model, and the estimate for one rank."""
+    """How many parameters the model has and trains, and the estimated memory of one rank."""
     found = _on_disk(model)
     if found is None:
         return [f"memory            not estimated, because the weights are not here; first: hf download {model.path}"]

@@ -29,7 +29,7 @@ def check_exported(folder: Path, config: TrainConfig) -> None:
 
 
 def _reading(config: TrainConfig) -> list[tuple[str, Any]]:
-    """(what, value) of everything that a prompt depends on."""
+    """(what, value): the special token ids, and the tokens and image tensors of one prompt with two images."""
     encoder = prompt_format(config).encoder
     rules, token_ids = encoder.token_rules(), encoder.encode(_QUESTION, len(_IMAGES))
     prompt = prompt_processor(config, rules, cached_images=0).process(token_ids, _IMAGES, blank=True)

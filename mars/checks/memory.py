@@ -43,7 +43,7 @@ class ModelShape:
 
     @property
     def linear_state(self) -> int:
-        """Numbers in a sequence's state in a layer with linear attention."""
+        """How many numbers the state of one sequence has in one layer with linear attention."""
         return math.prod(self.linear_sizes)
 
 

@@ -1,4 +1,4 @@
-"""Check a model's folder before anything starts: its files, its weights' headers, and that it loads and saves.
+"""Check a model's folder before anything starts: its files, its weights' headers, and that loading and saving can work.
 
 Used by training, the cold start, evaluation and `--dry-run`. No weight is read. What needs transformers' model classes
 is in mars/checks/architecture.py, which takes seconds to import.

@@ -100,7 +100,7 @@ def port_problems(ip: str, ports: Mapping[str, int]) -> Iterator[str]:
 
 
 def _busy(ip: str, ports: Mapping[str, int]) -> dict[str, int]:
-    """The ports that cannot be opened while the others are open."""
+    """The ports that cannot be opened. Each opened one stays open to the end, so a port given twice is found."""
     found = {}
     with ExitStack() as stack:
         for option, port in ports.items():

@@ -19,7 +19,7 @@ _EMBEDDINGS = ("embed_tokens", "pos_embed")
 def check_trained(model: ModelConfig, section: str, training: PolicyTrainingConfig) -> None:
     """Raises ConfigError if `lora.targets` names layers that the model does not have.
 
-    section: the name of the section `training`, for messages.
+    section: name of the section that `training` is, "actor" or "sft", for messages.
     """
     if training.lora.rank and Path(model.path).is_dir():
         adapter_layers(_linear_layers(model), _parts(model), training.lora, section)

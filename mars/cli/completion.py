@@ -28,7 +28,7 @@ _VALUE = "value"  # stands for a value that is not one of a few
 
 @dataclass(frozen=True)
 class _Offered:
-    """The attributes of an offered option that typer's shells read."""
+    """An option that TAB offers, with the attributes that typer's class of each shell (bash, zsh ...) reads."""
 
     value: str
     type: str = "plain"
@@ -71,7 +71,7 @@ def complete_choice(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def complete_config(context: typer.Context, incomplete: str) -> list[str]:
-    """Experiments and run directories, or `group=choice` and `key=value`."""
+    """Experiments, run directories, and what `choices` gives. Behind a "=": only what `choices` gives."""
     previous = _words(context)
     if previous[-1:] == [_SIGN]:
         return choices(previous, incomplete)
@@ -132,7 +132,7 @@ def _config_dirs(words: Sequence[str]) -> Iterator[Path]:
 
 
 def _words(context: typer.Context) -> list[str]:
-    """The words of the command line that the last parameter of the command has taken so far."""
+    """The words that parameters with several values have taken so far; then "=", if bash asks for what follows one."""
     words = [str(word) for value in context.params.values() if isinstance(value, list | tuple) for word in value]
     return [*words, _SIGN] if _is_behind_sign() else words
 

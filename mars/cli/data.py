@@ -69,7 +69,7 @@ def synth(
     family: Annotated[Family, typer.Option(help="Model family of --model.")] = "qwen2_5_vl",
 ) -> None:
     """Make small scenes, or a small random model. A scene has a visible and an infrared image; there are rows for a
-    cold start too. The model's tokenizer knows their words."""
+    cold start too. The model's tokenizer knows the words of all rows."""
     from mars.errors import ConfigError
 
     sizes = {"--train": train, "--test": test, "--cold-start": cold_start, "--bias": bias}

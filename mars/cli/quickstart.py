@@ -2,7 +2,8 @@
 
 Each stage is one or two commands that a user could type, each run in a process of its own. When a stage is done, its
 folder gets the file `.complete`, so that a second run reuses it. A folder of data or of a model without this file is
-removed and made again. An interrupted training goes on, or is kept under another name.
+removed and made again. An interrupted training goes on if the settings are the
+same. A run with other settings is renamed: run.1, run.2 ...
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class Deadlines:
 
     @contextmanager
     def elsewhere(self) -> Iterator[None]:
-        """The time that the block takes does not count."""
+        """The time that the block takes is added to all deadlines."""
         began = self._now()
         yield
         self._elsewhere_s += self._now() - began

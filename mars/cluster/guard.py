@@ -123,7 +123,7 @@ def _belongs_to_ray(pid: int, parents: Mapping[int, int], driver: int, folder: P
 
 
 def _writes_to(pid: int, folder: Path) -> bool:
-    """Whether the process has a log of the cluster open for writing. Readers, such as `tail`, do not count."""
+    """Whether the process has a file in `folder` open for writing. Readers of a log, such as `tail`, do not count."""
     process = Path(f"/proc/{pid}")
     for descriptor in (process / "fd").iterdir():
         with suppress(OSError):
@@ -136,7 +136,7 @@ def _writes_to(pid: int, folder: Path) -> bool:
 
 
 def keep_logs(folder: Path, log_dir: Path) -> None:
-    """Copy the last 256 KiB of each log of Ray that is not empty to log_dir/ray."""
+    """Copy to log_dir/ray the last 256 KiB of each log that `_KEPT_LOGS` names, unless it is empty."""
     for session in folder.glob("*/session_*"):
         if session.is_symlink():
             continue

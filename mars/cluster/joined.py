@@ -47,7 +47,7 @@ class Silence:
     def add(self, error: OSError | None, now: float) -> bool:
         """Add the result of a connection. Returns whether the head is lost, that is silent for more than `LOST_S`.
 
-        error: None for an accepted one. Errors of this process, such as too many open files, are ignored.
+        error: None for an accepted one. Errors of this process (too many open files) and of name lookup are ignored.
         now: time.monotonic().
         """
         if error is None:

@@ -39,8 +39,8 @@ class Node:
     """A node to be started.
 
     head: host:port of the cluster's head; if this node is the head, its own. job_server: of the head, host:port; None
-    for a worker. ports: option of `ray start` -> port. worker_ports: lowest and highest port of its workers.
-    num_cpus, num_gpus: None lets Ray count them. labels: of the node, which other nodes can read.
+    if this node is not the head. ports: option of `ray start` -> port. worker_ports: lowest and highest port of its
+    worker processes. num_cpus, num_gpus: None lets Ray count them. labels: of the node, which other nodes can read.
     """
 
     ip: str
@@ -171,8 +171,8 @@ def _record(node: Node, process: ProcessId, log: str) -> RunningNode:
 def running_nodes(folder: Path) -> list[RunningNode]:
     """Running nodes that were started on this machine with this --temp-dir, the newest first.
 
-    Raises SetupError if other users might have written there, because a record says which processes `stop` ends, and
-    which server gets the token.
+    Raises SetupError if other users might have written to this folder: `stop` ends the processes that its records name,
+    and the token goes to the server that they name.
     """
     problem = private_folder_problem(folder) if os.path.lexists(folder) else None
     if problem is not None:

@@ -65,9 +65,11 @@ class NodeCheck:
             raise SetupError(message(name_of_this_node(), found))
 
     def agrees(self, node: Node, runs_vllm: bool) -> bool:
-        """Ask one node, unless it has been asked and agrees. False if it does not answer, because it may be lost too.
+        """Whether a node agrees with the driver. A node that has agreed before is not asked again.
 
-        Raises SetupError as `finish`.
+        False if it does not answer, because this node may be lost, as the worker's first node is.
+
+        Raises SetupError as `finish`, if it answers and does not agree.
         """
         if (node.id, runs_vllm) in self._seen:
             return True

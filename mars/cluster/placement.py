@@ -80,10 +80,10 @@ class Placement:
         return PlacementGroupSchedulingStrategy(self._group, bundle)
 
     def has_room(self, bundle: int) -> bool:
-        """Whether the resources of this bundle are reserved on a node that is alive.
+        """Whether the resources of this bundle are reserved on a node that is alive, and a worker may start there.
 
-        Hundreds of workers may wait for room, so they share one answer of Ray. Ray is asked again before a worker
-        starts.
+        On a new node, `may_start_on` decides the latter. Hundreds of workers may wait for room, so they share one
+        answer of Ray. Before this method returns True, it asks Ray again.
         """
         if not self._is_reserved(bundle):
             return False

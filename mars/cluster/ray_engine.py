@@ -262,9 +262,9 @@ class RayEngine:
         self._absent.add(index, Successor(self._group, index))
 
     def _leave_alone(self, index: int, error: MarsError) -> None:
-        """Go on without an absent engine that cannot be built on its new node.
+        """Go on without an absent engine that could not be built, unless other engines would fail too.
 
-        Raises `error` if no engine is left, or if this one is on its old node: then the others would fail like it.
+        Raises `error` if no engine works, or if the build failed on the engine's old node: the node is not the reason.
         """
         is_same = index in self._builds and self._absent.node(index) in (None, self._group.node(index))
         if is_same or not self._absent.others():

@@ -1,4 +1,4 @@
-"""Start engine and trainer workers on a Ray cluster, all at the same time."""
+"""Start engine and trainer workers on a Ray cluster, all at once; on shared GPUs, build engines after the trainer."""
 
 from __future__ import annotations
 

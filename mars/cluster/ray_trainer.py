@@ -31,7 +31,7 @@ TRIM_EVERY = 32  # updates
 
 
 class TrainerWorker(RankWorker):
-    """One FSDP rank of a `RankTrainer` in one Ray actor process."""
+    """One FSDP rank, a `RankTrainer`, in one Ray actor process."""
 
     _trainer: RankTrainer
     _num_updates = 0
@@ -141,7 +141,7 @@ class RayTrainer(RayRanks):
 
     def publish_weights(self) -> WeightUpdate:
         """The payload is a `WeightOffer`. If weights go through the object store, they are put there now. Otherwise
-        nothing is sent until engines ask for the weights."""
+        the ranks send nothing until `WeightOffer.give` is called."""
         if self._sender is not None:
             return self._sender.offer()
         update = self._all("publish_weights")[0]

@@ -91,8 +91,8 @@ class WorkerGroup:
         return None if process is None else Ending(process)  # a stopped process does not see what Ray asks of it
 
     def has_room(self, index: int) -> bool:
-        """Whether the resources of this worker are reserved on a node that is alive. Ray notices the loss of a node
-        only after some time."""
+        """As `Placement.has_room`, for the bundle of this worker. Ray notices the loss of a node only after some time;
+        until then a lost node counts as alive."""
         return self._placement.has_room(self._bundles[index])
 
     def start(self, index: int) -> None:

@@ -1,4 +1,4 @@
-"""Rules between the settings of anchors and others."""
+"""Rules between the settings of anchors and other settings."""
 
 from __future__ import annotations
 

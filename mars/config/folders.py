@@ -22,7 +22,7 @@ def shipped_folder() -> Path:
 
 
 def groups(root: str, folders: Sequence[Path]) -> dict[str, list[str]]:
-    """Group -> its choices, for the groups that root.yaml's defaults name. Choices are sorted file names."""
+    """Group -> its choices, for the groups in the defaults of <root>.yaml. Choices are file names, sorted."""
     found = ((name, [path for folder in folders for path in (folder / name).glob("*.yaml")]) for name in _names(root))
     return {name: sorted(path.stem for path in paths) for name, paths in found}
 

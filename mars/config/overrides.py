@@ -106,7 +106,9 @@ def check_overrides(texts: Sequence[str], known: Known) -> Overrides:
 
 
 def _with_quotes(text: str) -> str:
-    """An override that can be parsed if a value in it begins with "~", or has letters beyond ASCII.
+    """The override with quotes around values that begin with "~" or have letters beyond ASCII, so that Hydra parses it.
+
+    An override that has quotes already is returned unchanged.
 
     >>> _with_quotes("data.train_files=[~/a.parquet,/b.parquet,/é.parquet]")
     "data.train_files=['~/a.parquet',/b.parquet,'/é.parquet']"

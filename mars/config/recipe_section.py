@@ -1,4 +1,4 @@
-"""The section `recipe`: functions of a method in the user's own files, and their settings (docs/extend.md)."""
+"""The section `recipe`: hooks in files of mars' recipes or of the user, and their settings (docs/extend.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of a result file under both scorers: `mars eval score`."""
+"""Scores of a result file by the scorers strict and compat (docs/rewards.md): `mars eval score`."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ def left_out(prompts: Sequence[Prompt], reasons: Mapping[str, str], max_fraction
     """Prompt id -> "row: reason", of the questions that are left out, in their order; each is logged.
 
     reasons: prompt id -> why it cannot be read. max_fraction: `data.max_bad_fraction`.
-    Raises DataError if a larger share of the questions cannot be read, or all of them.
+    Raises DataError if more questions cannot be read than `num_allowed` gives, or if none can be read.
     """
     found = {prompt.prompt_id: f"{prompt.row}: {reasons[prompt.prompt_id]}"
              for prompt in prompts if prompt.prompt_id in reasons}  # fmt: skip

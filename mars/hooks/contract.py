@@ -62,8 +62,8 @@ class GroupShaping(Protocol):
     """An amount that is added to the score of each response of a prompt, such as a bonus for the shortest right one.
 
     part: its name among the parts of the reward, and in metrics (`reward/<part>/mean`). on: with "multi", only
-    multi responses get it, and anchors get 0; with "all", anchors get it too. A shaping is a pure function of its
-    arguments.
+    multi responses and guests get it, and anchors get 0; with "all", anchors get it too. A shaping is a pure function
+    of its arguments.
 
     A term that depends on one response alone should have on="all": the rewards of multi responses and anchors are
     compared with each other, so they must have the same terms. A term that compares a response with its group should
@@ -71,7 +71,7 @@ class GroupShaping(Protocol):
 
     A shaping may have one more attribute, `signals: tuple[Signal, ...]`. Then the trainer computes these signals for
     the shaping's responses in further forwards, before any shaping of the step is called. A signal is NaN for a failed
-    rollout. A signal that is a mean is also NaN if no token counts.
+    rollout. A signal that is a mean is also NaN for a response without tokens that count (`Signal.tag`).
     """
 
     part: str
@@ -132,8 +132,8 @@ class PromptSampler(Protocol):
     if its file declares `Settings`."""
 
     def batch(self, round: int, left_out: frozenset[str]) -> Sequence[Prompt]:
-        """The prompts of a round, all different: about `setup.prompts_per_step`. More if `algorithm.selection` is to
-        drop some.
+        """The prompts of a round, all different: about `setup.prompts_per_step`; or more, so that enough are left
+        if `algorithm.selection` drops some.
 
         left_out: ids of prompts that could not be read so far. They are not sampled even if they are chosen.
         Rounds are numbered from 0 and asked for once, in order."""

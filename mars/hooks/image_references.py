@@ -34,7 +34,7 @@ class References:
 
 
 def references_in(text: str) -> References:
-    """The images that a text refers to by number or order, and the numbers of images that it mentions.
+    """The places of images that a text refers to by number or order, and how many images it says there are.
 
     >>> found = references_in("Both images: image (1) and the last, infrared one. In the image two dogs run.")
     >>> found.places, found.counts
@@ -67,7 +67,7 @@ def _is_plural(noun: str) -> bool:
 class _Before:
     """What stands before the noun at `tokens[i]`: "the second, infrared", "the first of the two", "only one".
 
-    It is read backwards, over at most `adjectives` words that are neither a number nor in `words.STOPS`.
+    It is read backwards. At most `adjectives` words are passed over as adjectives.
     """
 
     def __init__(self, tokens: Sequence[str], i: int, adjectives: int) -> None:
@@ -190,7 +190,7 @@ def _is_label(tokens: Sequence[str], j: int, has_determiner: bool, separated: bo
 
 
 def _label_of(token: str) -> int | None:
-    """The number of "2", "two", "II" and "B"; None for other words."""
+    """The number that a label such as "2", "two", "II" or "B" stands for (here 2); None for a word that is no label."""
     if token in _ROMAN:
         return _ROMAN[token]
     if len(token) == 1 and "A" <= token <= "I":
@@ -206,7 +206,7 @@ def _number_of(word: str) -> int | None:
 
 
 def _place_of(word: str) -> tuple[Place] | tuple[()]:
-    """The place of an ordinal; () for another word."""
+    """A tuple of the `Place` that an ordinal or a word such as "last" or "left" stands for; () for another word."""
     if word in words.ORDINALS:
         return (words.ORDINALS[word],)
     if word in words.LAST:

@@ -1,6 +1,6 @@
 """The hooks that engines and trainers call: `recipe.transforms` and `recipe.tokens`.
 
-Each worker makes them from the files, when it first needs them.
+Each worker loads them from the recipe's .py files itself, when it first needs them.
 """
 
 from __future__ import annotations

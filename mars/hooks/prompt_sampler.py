@@ -43,7 +43,10 @@ class SampledRounds:
         return len(self._prompts)
 
     def batch(self, step: int) -> tuple[Prompt, ...]:
-        """The prompts of round `step`, all different. Raises ConfigError if they are not, or if one is not known."""
+        """The prompts of a round, all different. Raises ConfigError if they are not, or if one is not known.
+
+        step: the number of the round, from 0.
+        """
         if step not in self._decided:
             chosen = self._checked(self._sampler.batch(step, self._left_out), f"round {step}")
             self._decided = {round: prompts for round, prompts in self._decided.items() if round >= step - 1}

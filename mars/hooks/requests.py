@@ -82,7 +82,7 @@ def without_images(prompt: Prompt, instruction: str) -> tuple[Message, ...]:
     """The messages of a prompt without its images. The last message is cut at `instruction`, if it contains this text:
     what is left is the question.
 
-    instruction: the beginning of the template's text behind the question, long enough to occur in no question.
+    instruction: how the text begins that `data.template` adds behind the question; long enough to occur in no question.
     """
     plain = [replace(message, text=message.text.replace(IMAGE_MARKER, "").strip()) for message in prompt.messages]
     question, found, _ = plain[-1].text.rpartition(instruction)

@@ -33,8 +33,9 @@ def report_kept(run_dir: Path, tracking: TrackerConfig, lock: RunLock) -> Iterat
 
     At the end the lock of run_dir is released, so that the last page can say how the run has ended. The block then
     waits for that page, at most `tracking.timeout_s`. It does not wait if the run ends early (`interrupts.reason`), nor
-    while Ray still shuts down (`interrupts.exit_hooks_hang`), because Ray may then end a successful run with exit
-    code 1. In both cases the page is written after the run's end. Failures are only logged.
+    while Ray still shuts down (`interrupts.exit_hooks_hang`), because Ray may end the process with exit code 1
+    during the wait, even after a successful run. In both cases the page is written after the run's end. Failures
+    are only logged.
     """
     process = ReportProcess.start(run_dir) if REPORT in tracking.to else None
     try:

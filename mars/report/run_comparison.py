@@ -125,8 +125,8 @@ def difference_rows(found: Differences) -> list[Row]:
 
 
 def event_rows(runs: Sequence[ComparedRun]) -> list[Row]:
-    """How often each event happened in each run, and after which steps: "2 (steps 40, 80)". Events of
-    start, checkpoints and end are left out."""
+    """How often each event happened in each run, and after which steps: "2 (steps 40, 80)". The
+    events `started`, `checkpoint_saved` and `finished` are left out."""
     names = sorted({entry["event"] for run in runs for entry in run.events} - set(_USUAL))
     return [(name, [_event_cell([e for e in run.events if e["event"] == name]) for run in runs]) for name in names]
 

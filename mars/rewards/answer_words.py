@@ -227,7 +227,7 @@ def without_articles(words: Words) -> Words:
 
 
 def _character(sign: re.Match[str], marks: bool) -> str:
-    """What `normalise` replaces a sign by: itself, "" or a blank."""
+    """What `words_of` replaces a sign by: itself, "" or a blank; "-" for the minus sign "−" of a number."""
     text, place = sign.string, sign.start()
     char, before, after = text[place], text[max(place - 1, 0) : place], text[place + 1 : place + 2]
     if char in _APOSTROPHES:

@@ -48,7 +48,7 @@ class JudgeError(Exception):
 
 
 class _Unavailable(Exception):
-    """A failure that may pass. wait_s: for so long the service asked not to send requests."""
+    """A failure that the next try may not have. wait_s: seconds that the service asked to wait before the next try."""
 
     def __init__(self, reason: str, wait_s: float = 0.0) -> None:
         super().__init__(reason)
@@ -115,7 +115,7 @@ class Judge:
         return f"Judge({self._endpoint!r}, {self._model!r})"
 
     def ask(self, question: str, images: Sequence[ImageRef | Image.Image] = (), **fields: Any) -> str:
-        """The text that the model answers. images: put before the question; for example `item.images`.
+        """The answer of the model. images: put before the question; for example `item.images`.
         fields: fields of this request alone; they replace fields of the same name that the judge was made with.
 
         Raises JudgeError if there is no answer, DataError for an image that cannot be read.

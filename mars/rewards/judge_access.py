@@ -1,4 +1,4 @@
-"""The address of a judge, and the secrets for it, which no message may have."""
+"""The address of a judge, and the secrets for it, which no error or log message may show."""
 
 from __future__ import annotations
 

@@ -24,10 +24,10 @@ _of_thread = threading.local()
 
 @contextmanager
 def headers_until(deadline: float) -> Iterator[None]:
-    """A request in the block raises requests.Timeout unless its headers are complete by `deadline` (time.monotonic).
+    """A request in the block raises requests.Timeout unless the headers of the response are complete by `deadline`.
 
-    This holds for requests of this thread through a session of `new_session`. The look-up of a host's name and
-    connecting through a proxy are not interrupted.
+    deadline: a time of time.monotonic. The deadline holds for requests of this thread through a session of
+    `new_session`. The look-up of a host's name and connecting through a proxy are not interrupted.
     """
     _of_thread.deadline = deadline
     try:

@@ -85,7 +85,7 @@ def describe_error(error: BaseException) -> Scored:
 class FailureLog:
     """Logs each kind of failure once, with the traceback if there is one. The run's metrics count all failures.
 
-    Each malformed row is a kind of its own; only the first of them are logged.
+    Each malformed row is a kind of its own; after the first 20 of them, one message says that more are malformed.
     """
 
     def __init__(self, logger: logging.Logger, spec: RewardSpec) -> None:

@@ -35,8 +35,8 @@ class ParsedResponse:
     fence: the text of the answer's only ```json fence.
     boxes_text: the text of the boxes.
         If the answer has a ```json fence: `fence`.
-        If it has only other fences: the text of the single fence, if its language is left out or is "JSON" with capital
-        letters. None for another language, and for several fences, because the scorer must not choose.
+        If it has only one fence, of another kind: the fence's text, if its language is left out or is "JSON" or "Json".
+        None for another language, and for several such fences, because the scorer must not choose one of them.
         If it has no fence: the whole answer.
     fenced: whether boxes_text stood in a fence.
     """

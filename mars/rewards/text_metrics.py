@@ -10,8 +10,8 @@ from math import exp, log
 def bleu(answer: Sequence[str], reference: Sequence[str], order: int) -> float:
     """BLEU (Papineni et al., 2002) of one sentence for 1- to `order`-grams with equal weights, in [0, 1].
 
-    Smoothing: 0.1 shared n-grams where there are none (method 1 of Chen and Cherry, 2014, as in NLTK). So a text of
-    fewer words than `order` has a BLEU below 1 with itself.
+    Smoothing: 0.1 shared n-grams where there are none (method 1 of Chen and Cherry, 2014, as in NLTK). But texts that
+    share no word have a BLEU of 0. A text of fewer words than `order` has a BLEU below 1 with itself.
 
     >>> bleu("a b c d".split(), "a b c d".split(), 4)
     1.0

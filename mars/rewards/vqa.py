@@ -219,7 +219,7 @@ def _judge_choice(truth: str, options: tuple[str, ...]) -> Callable[[str], bool]
 def read_choices(extra_info: Mapping[str, Any]) -> tuple[str, ...]:
     """The options of `extra_info["choices"]` in order of letter, () if there are none. Raises DataError.
 
-    The texts have no letters: the reader of rows has removed them (mars/data/rows/choices.py).
+    An option is "Travel", not "A. Travel": the reader of rows has removed the letters (mars/data/rows/choices.py).
     """
     given = extra_info.get("choices")
     if given is None:

@@ -77,7 +77,7 @@ def _load(settings: WorkerSettings) -> Callable[[list[RewardInput]], list[Scored
 
 
 def _score(score: Callable[[list[RewardInput]], list[Scored]], payloads: tuple[bytes, ...]) -> tuple[Scored, ...]:
-    """An answer that cannot be unpickled fails; `score` gets the others."""
+    """Scores the payloads of a call, in order. If one cannot be unpickled, it fails; `score` gets the others."""
     found: list[RewardInput | Scored] = []
     for payload in payloads:
         try:
@@ -90,10 +90,10 @@ def _score(score: Callable[[list[RewardInput]], list[Scored]], payloads: tuple[b
 
 
 def _die_with_parent(lifeline_fd: int) -> None:
-    """Asks the kernel to send SIGIO to this process group when the parent ends. SIGIO ends all its processes.
+    """Asks the kernel to send SIGIO to this process group when the parent ends. SIGIO ends every process of the group.
 
-    The parent holds the other end of the lifeline and never writes to it, so the only possible event is that the
-    parent's end closes. A thread could not watch for this, because a regular expression or a C loop may hold the GIL.
+    The lifeline is a pipe. The parent holds its other end and never writes to it, so the only possible event is that
+    the parent's end closes. A thread could not watch for this: a regular expression or a C loop may hold the GIL.
     """
     fcntl.fcntl(lifeline_fd, fcntl.F_SETOWN, -os.getpgrp())
     fcntl.fcntl(lifeline_fd, fcntl.F_SETFL, fcntl.fcntl(lifeline_fd, fcntl.F_GETFL) | os.O_ASYNC)

@@ -14,7 +14,9 @@ from the call alone: a resumed run divides as an uninterrupted run does, and its
 
 
 class Balancer:
-    """Divides requests by their expected tokens: the tokens of the prompt, once for all samples, and of the responses.
+    """Gives each engine about the same number of expected tokens.
+
+    A request's expected tokens: those of its prompt, once for all samples, and those of its responses.
 
     The responses do not depend on the division: each request has its own seed.
     """

@@ -179,8 +179,8 @@ def with_following(
     scored: Iterable[ScoredSample],
     unreadable: Collection[str],
 ) -> list[PromptRollouts]:
-    """The rollouts with the groups of the extra requests that came after them. Arguments and errors as for
-    `collect`."""
+    """The rollouts with further groups: those of the extra requests that were made after the rollouts were scored.
+    Arguments and errors as for `collect`."""
     groups = _groups(requests, scored, unreadable)
     readable = (item for item in rollouts if item.prompt.prompt_id not in unreadable)
     return [

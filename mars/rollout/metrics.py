@@ -90,7 +90,7 @@ def engine_metrics(counts: EngineCounts) -> dict[str, float]:
 
 
 def processed_tokens(prompts: Sequence[PromptRollouts], prompt_length: Callable[[RolloutRequest], int]) -> int:
-    """Prompt and response tokens of all rollouts, for perf/throughput."""
+    """Prompt and response tokens of all sampled rollouts, for perf/throughput. Each rollout counts its prompt."""
     groups = [group for item in prompts for group in _sampled_groups(item)]
     return sum(len(g.rollouts) * prompt_length(g.request) + _tokens(g.rollouts) for g in groups)
 

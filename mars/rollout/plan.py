@@ -51,7 +51,8 @@ class RolloutPlan:
         return list(self.planned(prompts, step).requests)
 
     def planned(self, prompts: Sequence[Prompt], step: int) -> PlannedRequests:
-        """`requests`, and a recipe's requests that no engine gets: given texts, and requests that cannot be asked."""
+        """As `requests`, but also with a recipe's requests that no engine gets: those whose response the recipe gives
+        as text, and those that cannot be asked."""
         of_views = [self._prompt_requests(prompt, step) for prompt in prompts]
         parts = []
         for prompt, requests in zip(prompts, of_views, strict=True):

@@ -46,7 +46,7 @@ class _Taken:
 
 
 class VllmCall:
-    """Gives vLLM as many samples as it can run at once. The images of the next requests are read meanwhile.
+    """Gives vLLM requests for as many samples as it can run at once. The next requests' images are read meanwhile.
 
     vLLM starts requests in the order in which it gets them. So its batches and its cache hits are the same as if it had
     all requests of the call from the start.

@@ -2,11 +2,12 @@
 
     driver ── part 3 ──> waits at the worker ── part 2 ──> Feed ── request by request ──> Intake ── window ──> engine
 
-Without a window, an engine with a thousand prompts would hold the images of all of them in memory. The driver
-sends the next part while the engine generates, so usually the engine has no need to wait between parts.
+Without a window, an engine with a thousand prompts would hold the images of all of them in memory. The driver sends
+the requests of a call in parts (`Part`), each while the engine generates for the parts before it. So usually the engine
+has no need to wait between parts.
 
-If it has room for the next request but the request has not come yet, it does wait. So its batches and its cache hits do
-not depend on when requests arrive.
+If the engine has room for the next request but the request has not come yet, it does wait. So its batches and its cache
+hits do not depend on when requests arrive.
 """
 
 from __future__ import annotations

@@ -132,7 +132,8 @@ def parse_row(line: bytes) -> dict[str, Any] | None:
 
 
 def _keep_until(path: Path, step: int) -> None:
-    """Drop rows after `step` and damaged lines. Replaces the file atomically."""
+    """Drop rows after `step` and damaged lines. If they are the file's last lines, cuts them off; if not, replaces the
+    file atomically."""
     if not path.exists():
         return
     lines = path.read_bytes().splitlines(keepends=True)

@@ -48,8 +48,8 @@ class RemoteTracker(Protocol):
 
 @dataclass(frozen=True)
 class Limited:
-    """Makes any function a `RemoteTracker`. A call may take `timeout_s`, and building the tracker
-    `start_allowance(timeout_s)`."""
+    """A `RemoteTracker` from `make`, a function that builds a tracker. A call of the tracker may take `timeout_s`, and
+    building it `start_allowance(timeout_s)`."""
 
     make: Callable[[], Tracker]
     timeout_s: float

@@ -18,7 +18,9 @@ STAGES = (*SAMPLING_STAGES, "ref", "old_log_prob", "update_actor", "sync_weights
 
 
 def overlapping_stages(metrics: Iterable[str]) -> tuple[str, ...]:
-    """The stages that do not add up to the step with the others, because they overlap with them. metrics: names.
+    """The stages to leave out when the stages of a step are added up to its time, because they ran during other stages.
+
+    metrics: names of the step's metrics.
 
     >>> overlapping_stages(["timing_s/gen", "timing_s/wait_rollouts"]), overlapping_stages(["timing_s/gen"])
     (('probe', 'gen', 'reward', 'signals'), ())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 class Meeting:
     """One send of the weights from ranks of the trainer to some engines.
 
-    host, port: of the driver's store. group: members keep connections and memory for sends with the same group.
+    host, port: of the driver's store. group: members keep their connections for later sends with the same group.
     senders: names of the ranks that send. engines: names of the receivers.
     send: number of this send in the store. version: of the weights.
     """

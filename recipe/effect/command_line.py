@@ -136,7 +136,7 @@ def _words(text: str) -> list[str]:
 
 
 def _seconds_by_arm(out: Path, runs: Sequence[StudyRun]) -> dict[str, float]:
-    """Arm -> mean seconds of its finished runs."""
+    """Arm -> mean seconds of its runs that have ended and whose time is known."""
     timed: dict[str, list[float]] = {}
     for run in runs:
         record = read_record(out / run.name)

@@ -60,7 +60,7 @@ def keep_study(file: Path, study: Study, out: Path) -> None:
 
 
 def additions(study: Study, out: Path) -> list[str]:
-    """The arms, dials and seeds that were added after a run had ended, such as "seeds 9 to 11 of dial 0.5"."""
+    """The arms, dials and seeds that were added after a run had ended, such as "seeds 9, 10 of dial 0.5"."""
     before, now = _read(out), decided(study)
     arms = [f"arm {name}" for name in study.arms if f"arms.{name}.title" not in before]
     keys = {dial: _seeds_key(dial) for dial in study.dials}

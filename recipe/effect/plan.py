@@ -16,7 +16,7 @@ RUNS_FOLDER = "runs"
 
 @dataclass(frozen=True)
 class ColdStart:
-    """A policy that runs start from. number: from 1."""
+    """A policy with which runs start. number: counted from 1."""
 
     dial: float
     number: int

@@ -132,7 +132,7 @@ def _quantities(name: str, answers: Sequence[Answer]) -> Row:
 
 
 def _record(answer: Answer) -> EvalRecord:
-    """The record of an answer, with the score that the run gave it."""
+    """The record of an answer, with the accuracy that the run gave it; 0 if scoring it failed."""
     reward = answer.reward
     if reward is None:
         raise DataError(

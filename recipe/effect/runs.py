@@ -86,10 +86,10 @@ class StudyRunner:
         return self._stages.tasks(cold_starts_of(runs)) if runs else []
 
     def carry_out(self, runs: Sequence[StudyRun], jobs: int) -> Generator[RunEnd]:
-        """Do the missing stages, then the runs, with at most `jobs` processes at a time. Yields how each ended.
+        """Carry out the missing stages and the runs, at most `jobs` processes at a time. Yields how each ended.
 
-        An interrupted run goes on from its newest checkpoint. If the caller stops, the processes are ended first.
-        Raises ConfigError as `_finish` does.
+        A run starts after the stages that it needs; an interrupted one goes on from its newest checkpoint. If the
+        caller closes the iterator or is interrupted, the processes are ended. Raises ConfigError as `_finish` does.
         """
         by_name = {run.name: run for run in runs}
         tasks = [*self.stages_before(runs), *map(self._task, runs)]

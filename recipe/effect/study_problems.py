@@ -39,7 +39,7 @@ def metric_problem(key: str, metric: str) -> Problem | None:
 
 @cache
 def _metrics() -> Sequence[tuple[re.Pattern[str], str]]:
-    """(pattern, name) of each row of the page; <source> and the like match any name without a slash."""
+    """(pattern, name) of each step metric of docs/metrics.md. <source> and the like match a name without a slash."""
     try:
         page = METRICS_PAGE.read_text(encoding="utf-8")
     except OSError as error:

@@ -19,7 +19,8 @@ _DIGITS = 6  # of a number in a file: more than the metrics of a few hundred rol
 
 
 def write_results(path: Path, rows: Sequence[Row]) -> None:
-    """One line for each run. The last column has the primary metric of every step, so a report needs no other file."""
+    """One line for each run. The last column has the primary metric of every step, so that the report's numbers can be
+    computed from this file and the study's file alone."""
     names = dict.fromkeys(name for row in rows for name in row)
     columns = [*_FIRST_COLUMNS, *sorted(name for name in names if name not in (*_FIRST_COLUMNS, SERIES)), SERIES]
     lines = [[_text(row.get(column)) for column in columns] for row in rows]

@@ -39,7 +39,7 @@ class Embeddings:
     vectors: np.ndarray
 
     def of(self, text: str) -> np.ndarray:
-        """The embeddings of a text's tokens: float32 [tokens, size]."""
+        """The embeddings of a text's first `MAX_TOKENS` tokens: float32 [tokens, size]."""
         ids = self.tokenizer.encode(text, add_special_tokens=False).ids[:MAX_TOKENS]
         return np.asarray(self.vectors[ids], dtype=np.float32)
 

@@ -58,7 +58,8 @@ def mean_edit_distance(responses: Sequence[Tokens]) -> float:
 
 
 def _ngram_names(responses: Sequence[Tokens], n: int) -> list[np.ndarray]:
-    """For each response, numbers for its n-grams: int64 [max(length - n + 1, 0)], equal for equal n-grams."""
+    """For each response, the ids of its n-grams: int64 [max(length - n + 1, 0)]. Ids are equal where n-grams are equal,
+    also in different responses."""
     tokens = np.array([token for response in responses for token in response], dtype=np.int64)
     _, tokens = np.unique(tokens, return_inverse=True)
     ends = np.cumsum([len(response) for response in responses])
@@ -77,8 +78,8 @@ def _ngram_names(responses: Sequence[Tokens], n: int) -> list[np.ndarray]:
 
 def _matches(names: list[np.ndarray]) -> tuple[list[int], list[int]]:
     """For each response: the number of its n-grams that occur in another response, and the number of all its n-grams.
-    In the first number, an n-gram counts as often as this response has it, but at most as often as the other response
-    that has it most often."""
+    In the first number, an n-gram counts min(c, m) times. c: its count in this response. m: its largest count in
+    any other response."""
     width = 1 + max((int(name.max()) for name in names if len(name)), default=0)
     counts = np.stack([np.bincount(name, minlength=width) for name in names])
     top = np.partition(counts, -2, axis=0)[-2:]  # the second largest and the largest count

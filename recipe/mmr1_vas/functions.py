@@ -24,11 +24,12 @@ NEEDS = AT_RANDOM
 
 @dataclass(frozen=True)
 class Settings:
-    """learnability, distinct_3, self_bleu_123, edit_distance: their weights in a prompt's score. A number of weight 0
-    is not computed. momentum: share of the old score that stays when a prompt is observed again.
+    """learnability (share of right responses x share of wrong ones), distinct_3, self_bleu_123, edit_distance: their
+    weights in a prompt's score. A number of weight 0 is not computed. momentum: share of the old score that stays when
+    a prompt is observed again.
 
-    ratio: share of a batch that is drawn by scores. probe_every: steps from one probe to the next; 0: no probes.
-    probe_prompts: prompts that a probe samples; None: all. right_from: accuracy from which a response is right.
+    ratio: share of a batch that is drawn by scores. probe_every: steps from one set of probes to the next; 0: none.
+    probe_prompts: number of probes in a set; None: all prompts. right_from: accuracy from which a response is right.
     """
 
     learnability: float

@@ -71,8 +71,8 @@ def best_mixture(coefficients: np.ndarray, num_sets: int) -> np.ndarray:
 def read_run(run_dir: Path) -> tuple[list[str], list[float], float]:
     """(training files, their shares, score) of a run. The score is the mean accuracy of its last evaluation.
 
-    Raises DataError if the folder is not a run or has no evaluation with a score, and ConfigError for a run without
-    `data.weights`.
+    Raises DataError if the folder is not a run, or has no evaluation, or the last one has no score; ConfigError for a
+    run without `data.weights`.
     """
     try:
         data = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))["data"]

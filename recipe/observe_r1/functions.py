@@ -47,7 +47,7 @@ check_score = check_truth
 
 def has_form(text: str) -> bool:
     """Whether a text has one <observe>, one <think> and one <answer>, none of them empty, in the right order: observe
-    before think or within it, and answer right after think. There may be text before and after them.
+    right before think or within it, and answer right after think. Text may stand before the first and after the last.
 
     >>> has_form("<observe>a car</observe> <think>so</think><answer>3</answer>")
     True

@@ -2,7 +2,7 @@
 
 reward.function:  recipe/pearl/functions.py:score
 recipe.requests:  recipe/pearl/functions.py:Checklist  the perception questions of a row, as a group of their own
-recipe.advantage: recipe/pearl/functions.py:Gate       weight 0 for a prompt with wrong perception answers
+recipe.advantage: recipe/pearl/functions.py:Gate       weight 0 for a prompt with too many wrong perception answers
 
 A row's `extra_info.checklist` is a list of {"question": ..., "answer": ...}. If a question also has a "source", only
 the image of this source is shown with it.

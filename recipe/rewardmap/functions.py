@@ -72,7 +72,7 @@ def check_score(truth: str, extra_info: Mapping[str, Any], truth_size: Size | No
 
 
 def facts_of(extra_info: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The map of a row. Raises DataError for a map without kind and difficulty."""
+    """The map of a row. Raises DataError if its kind or its difficulty is missing or unknown."""
     facts = extra_info.get("map")
     found = facts if isinstance(facts, Mapping) else {}
     if found.get("kind") not in ("planning", "question") or str(found.get("difficulty")) not in DIFFICULTY:
@@ -127,11 +127,11 @@ def is_right(legs: list[Leg], route: Route) -> bool:
 
 
 def detail_of(legs: list[Leg], route: Route) -> float:
-    """Credit for parts of a route, at most 10. 0 unless its first and last stops are right, which is worth 2.
+    """Credit for parts of an answer, at most 10. 0 unless its first and last stops are right, which is worth 2.
 
-    Leg i = 1, 2, …: -5 if the route needs fewer legs. +3 if the leg's line exists (without transfers: +4 if the line
-    has both start and end). +1 for i <= transfers, if both stops of the leg are on its line and the next leg starts
-    where it ends.
+    Leg i = 1, 2, …: -5 if the route needs fewer than i legs. +3 if the leg's line exists; for a route without transfers
+    instead +4 if this line has both start and end. +1 for i <= transfers, if both stops of the leg are on its line and
+    the next leg starts where this leg ends.
     """
     if not legs or (legs[0].departure, legs[-1].arrival) != (route.start, route.end):
         return 0.0

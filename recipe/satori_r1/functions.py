@@ -78,8 +78,8 @@ def covered(ours: list[Box] | None, true: list[Box]) -> float:
 
 
 def answered_boxes(item: RewardInput, text: str, true_boxes: int) -> list[Box] | None:
-    """The well-formed boxes of a text, in the frame of the truth; None without a list, or if all boxes are
-    malformed."""
+    """The well-formed boxes of a text, in the frame of the truth. None if `read_boxes` refuses the text (no list, more
+    than one, or more than 100 boxes beyond `true_boxes`), or if its list has only malformed boxes."""
     scale_x, scale_y = frame_scale(item)
     try:
         found = read_boxes(parse_response(f"<answer>{text}</answer>"), true_boxes + MAX_EXTRA_BOXES)

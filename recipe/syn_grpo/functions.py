@@ -33,8 +33,8 @@ NEEDS = {"algorithm.selection": "all", "data.weights": None}
 class Settings:
     """folder: where new files of rows appear; descriptions are written to its folder "wanted".
 
-    share: of new rows among a step's prompts, if there are enough. files_per_round: most new files that are read before
-    a round. weight: of the reward for a description. decay: of the running means.
+    share: of new rows among a step's prompts, if there are enough. files_per_round: largest number of new
+    files that are read before a round. weight: of the reward for a description. decay: of the running means.
     """
 
     folder: str

@@ -19,7 +19,7 @@ from mars.types import RewardInput, RewardResult
 
 @dataclass(frozen=True)
 class Criterion:
-    """found: a true box is found if its match has a quality above this. recall, precision: (low, high) of `stepped`."""
+    """found: a true box is found if its match has a GIoU above this. recall, precision: (low, high) of `stepped`."""
 
     found: float
     recall: tuple[float, float]

@@ -1,4 +1,4 @@
-"""Visionary-R1: a response captions the image before it thinks, and earns a bonus if the caption gives the answer.
+"""Visionary-R1: a response captions the image before it thinks, and earns a bonus if this caption is enough to answer.
 
 reward.function: recipe/visionary_r1/functions.py:score
 recipe.requests: recipe/visionary_r1/functions.py:CaptionAlone   asks the question with the caption, no images
@@ -63,7 +63,8 @@ def score(item: RewardInput) -> RewardResult:
 
 
 def check_score(truth: str, extra_info: Mapping[str, Any], truth_size: Size | None = None) -> None:
-    """Raises DataError for a malformed truth: an empty one, or one that the rules of vqa refuse where they are used."""
+    """Raises DataError for a malformed truth: an empty one or, if `accuracy` uses the rules of vqa for this row, one
+    that these rules refuse."""
     text, kind = (parse_truth(truth).answer or "").strip(), extra_info.get("problem_type")
     if kind == "free-form" or (kind == "OCR" and as_number(text) is None):
         problem = None if re.search(r"\w", text) else f"truth: got {truth[:80]!r}; want a text"
@@ -112,7 +113,7 @@ def first_number(text: str) -> float | None:
 
 
 def caption_of(text: str) -> str | None:
-    """The only caption in a response; None without one that can be read."""
+    """The caption in a response; None if there is none, an empty one, or more than one."""
     found = read_each(text, "info")
     return found[0].strip() if len(found) == 1 and has_visible(found[0]) else None
 

@@ -67,7 +67,8 @@ check_score = check_score_last_stage = check_truth
 
 
 def weight(share: float, settings: Settings) -> float:
-    """The weight of a prompt with this share of right responses, in 0 .. 1; `all_wrong` may be larger.
+    """The factor of the advantages of a prompt with this share of right responses: 0 to 1, but `all_wrong`, which s_1
+    gives for a share of 0, may be larger.
 
     >>> weight(0.25, Settings("s_2", 0.25, 750, 4096, 0.5)) == cos(pi * (0.25 - 0.5))
     True

@@ -84,9 +84,9 @@ def largest(values: Tensor, layout: TokenLayout, share: float) -> Tensor:
 
 
 def response_weights(scores: Tensor, totals: Mapping[str, float], lowest: float) -> Tensor:
-    """The weight of each response. It grows with the score, from `lowest`. Its mean over the update is 1.
+    """The weight of each response. It grows with the mean dependency, from `lowest`. Its mean over the update is 1.
 
-    scores: mean dependency of each response, [S]. totals: the lowest and highest score, their sum and their number.
+    scores: mean dependency of each response, [S]. totals: minimum, maximum, sum and number of the update's `scores`.
     """
     width = totals["high"] - totals["low"]
     if width <= _SAME:

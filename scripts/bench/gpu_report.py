@@ -155,7 +155,8 @@ def variant_report(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str,
 
 
 def _ratios(runs: Mapping[str, Sequence[Mapping[str, Any]]], stage: str) -> list[float]:
-    """One ratio per round, because the runs of one round follow each other directly."""
+    """Seconds of `stage` with padded rows / with packs, in each round. Only runs of one round are compared, because
+    they follow each other directly."""
     padded = {run["round"]: run["seconds"].get(stage) for run in runs.get("padded", ())}
     packs = {run["round"]: run["seconds"].get(stage) for run in runs.get("shared_prefix", ())}
     return [padded[number] / seconds for number, seconds in packs.items() if padded.get(number) and seconds]

@@ -14,7 +14,7 @@ END_SECONDS = 30.0
 
 
 class ContenderFailed(Exception):
-    """Its message ends with the last lines of the process's output."""
+    """A run failed. If its process failed or took too long, the message ends with the last lines of the output."""
 
 
 def run_process(

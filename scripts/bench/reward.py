@@ -1,4 +1,5 @@
-"""The reward of both trainers. It costs nothing and differs between responses, so that there is a gradient."""
+"""The reward in mars's and TRL's runs alike. It takes almost no time. It differs between responses, so that there is
+a gradient."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ FLAT_FROM = 20  # memory must not grow after this step
 
 @dataclass(frozen=True)
 class Point:
-    """samples: rollouts per prompt. prompts: number per step. sources: images per prompt. image_side: in pixels.
+    """samples: multi rollouts per prompt. prompts: number per step. sources: images per prompt. image_side: in pixels.
 
     anchor: anchor.kind; each anchor view gets one sample.
     """
@@ -123,7 +123,10 @@ def main(arguments: Sequence[str]) -> int:
 def _floors(
     points: Sequence[Point], runner: Runner, num_steps: int
 ) -> tuple[dict[str, float], dict[Point, dict[str, Any]]]:
-    """Called after all runs, because floors need torch and this process must stay small while others are timed."""
+    """This machine's speed, and the floors of each point's stages: the least time that their work can take.
+
+    Called after all runs, because this needs torch, and this process must stay small while other processes are timed.
+    """
     if not points:
         return {}, {}
     from scripts.bench.step_floor import measured_floors

@@ -148,9 +148,9 @@ def update_work(backbone: nn.Module, shape: StepShape) -> Work:
 
 
 def cache_reads(shape: StepShape) -> int:
-    """Tokens whose keys and values are read during decoding. Those of a prompt are read once for all its samples.
+    """Number of reads of one token's keys and values in decoding. Each forward reads a prompt's once for all samples.
 
-    Example: prompt 5, 2 samples of 3 tokens, so 2 are fed: 2 * 5 + 2 * (1 + 2) = 16.
+    Example: prompt 5, 2 samples of 3 tokens, of which 2 are fed, so 2 forwards: 2 * 5 + 2 * (1 + 2) = 16.
     """
     fed = shape.response - 1
     return shape.prompts * sum(fed * view.prompt + view.samples * causal_pairs(fed) for view in shape.views)

@@ -33,7 +33,7 @@ _CHUNK_TOKENS = 1024
 
 @dataclass(frozen=True)
 class Case:
-    """P prompt tokens, and G responses of R tokens each."""
+    """prompt: number of its tokens. response: tokens of each response. group: number of responses."""
 
     prompt: int
     response: int

@@ -24,10 +24,10 @@ EXPERIMENT = "bench_step"
 class Job:
     """special: the job's own overrides. folder: that of the workload. timeout: of the whole run, in seconds.
 
-    experiment: name of a file in bench/experiment.
+    experiment: name of an experiment in scripts/bench/experiment or configs/experiment.
     kill_after_last_step: the run gets one more step and is killed in it, so that it writes neither checkpoint nor
-    policy. If it takes too long, it is also killed at once. Only for cluster=local, because Ray's processes would stay
-    for a while.
+    policy. After `timeout`, it is killed without time to end by itself. Only for cluster=local, because Ray's processes
+    would stay for a while.
     """
 
     name: str

@@ -71,7 +71,7 @@ class Perturb:
     def _drawn(
         self, scene: Scene, changed: Sequence[Source], scenes: Scenes, chance: Generator
     ) -> tuple[Callable[[Image.Image, Source], tuple[Image.Image, Move]], dict[str, Any]]:
-        """The change, and what was drawn for it."""
+        """The function that changes an image, and the values that were drawn at random for it."""
         if self.change == "rotation":
             angle = float(chance.choice([90, 180, 270])) if self.right_angles else float(chance.uniform(-180, 180))
             return lambda image, source: rotated(image, angle), {"angle": angle}

@@ -196,7 +196,7 @@ def pixels(source: Source) -> Image.Image:
 
 
 def check_size(size: tuple[int, int], what: str) -> None:
-    """Raises RowError if an image of this (width, height) could not be read again."""
+    """Raises RowError for a (width, height) that mars refuses when it reads an image."""
     limits = size_problem(size)
     if limits is not None:
         raise RowError("image_size", f"{what} would have {size[0]}x{size[1]} pixels; {limits}")

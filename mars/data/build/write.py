@@ -49,11 +49,11 @@ class BuildOptions:
 def built_set(
     task: Task, source: Path, image_root: Path | None, out: Path, options: BuildOptions, limit: int | None
 ) -> PublicSet:
-    """The set to give to `write_set`, which makes the images while it reads the items. Raises DataError, and
+    """The set to give to `write_set`. Images are made when `write_set` reads the items. Raises DataError, and
     ConfigError if the build would write over its source, or into it.
 
     Images go to OUT/images/<key>, where the key is a hash of the task, its settings, `options`, and the ids, truths,
-    image names and image sizes of the rows. So builds that differ in these write to different folders. A build stops
+    source names and image sizes of all scenes. So builds that differ in these write to different folders. A build stops
     if the file of one of its images already holds another image. limit: number of scenes to use, None for all.
     """
     _refuse_own_output(source, out, options.split)

@@ -62,7 +62,8 @@ def read_question(record: Any, number: int, metadata: Mapping[str, Any]) -> Ques
 
     - {id or sample_id, image, conversations: [{from: human, value}, {from: gpt, value}, …]}: LLaVA, SpatialQA,
       M4-Instruct, ShareGPT. Question k comes with the turns before it, answers included.
-    - {messages: [{role, content}, …], images}: LLaMA-Factory, OpenAI. `system` may hold the text of a first turn.
+    - {messages: [{role, content}, …], images}: LLaMA-Factory, OpenAI. The text of a key `system`
+      becomes the first turn, of role system.
       If a conversation has as many image tags as images, question k has only the images of the tags up to it.
     - {instruction, input?, output, history?, images}: Alpaca.
     - {sample_id, task_instruction_id, task_instance: {context, images_path, choice_list?}, response}: DEMON, with
@@ -244,9 +245,10 @@ def _verl(record: Mapping[str, Any]) -> Question:
 
 
 def _instruction(record: Mapping[str, Any], metadata: Mapping[str, Any]) -> str | None:
-    """The task instruction of a record. If the metadata has a single text, it is this text, also for a record
-    without an id. Otherwise it is the text with the record's task_instruction_id; "" for a record without an id; None
-    if the record has an id, but the metadata has no instructions. Raises RowError if no instruction has this id.
+    """The task instruction of a record. If the metadata has a single text, it is this text for every record.
+
+    Otherwise it is the text with the record's task_instruction_id; "" for a record without task_instruction_id; None if
+    the record has one, but the metadata has no instructions. Raises RowError if no instruction has this number.
     """
     known, number = metadata.get("task_instruction"), record.get("task_instruction_id")
     if isinstance(known, str):

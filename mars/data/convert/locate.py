@@ -22,7 +22,8 @@ class PathRule:
     folder: str
 
     def __call__(self, path: str) -> str:
-        """The path below the image root, with "/". URLs, paths with "..", and paths of at most `drop` parts stay."""
+        """The path relative to the image root, with "/" between its parts. URLs, paths with "..", and paths of at most
+        `drop` parts are returned unchanged."""
         if (self.drop == 0 and not self.folder and "\\" not in path) or not self.fits(path):
             return path
         return PurePosixPath(self.folder, *_parts(path)[self.drop :]).as_posix()

@@ -33,7 +33,10 @@ def spatialqa_set(source: Path, image_root: Path | None, depth: str) -> PublicSe
 
 
 def sources(paths: Sequence[str]) -> tuple[str, ...]:
-    """("rgb", "depth") for two images; ("depth", "rgb") if the first image alone is in a folder for depth."""
+    """("rgb", "depth") for two images; ("depth", "rgb") if only the first of the two is in a folder for depth.
+
+    One image is "depth" in such a folder, else "rgb". More images are "view_1", "view_2" and so on.
+    """
     if len(paths) == 1:
         return ("depth",) if depth_places(paths) == [0] else ("rgb",)
     if len(paths) == 2:

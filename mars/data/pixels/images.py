@@ -78,8 +78,8 @@ def size_problem(size: tuple[int, int]) -> str | None:
 def probe_size(source: str | bytes, encoding: str, name: str) -> tuple[int, int]:
     """(width, height) after EXIF rotation, from the header of a file (path) or of encoded bytes.
 
-    What decode_image would refuse because of the header is refused here too. A file that does not end as its format
-    requires is decoded in full, because it may be truncated.
+    What decode_image would refuse because of the header is refused here too. A file is decoded in full if
+    reading its header and its end is not enough (`_header_is_enough`), for example because it may be truncated.
     name: what messages call the image. Raises BadImage.
     """
     with _opened(source, encoding, name) as image:

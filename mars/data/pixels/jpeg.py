@@ -107,7 +107,7 @@ def _decoded(data: bytes) -> Image.Image:
 
 
 def _structure(data: bytes) -> tuple[_Frame, list[_Scan]]:
-    """The frame and its scans. Raises ValueError if the image has no end."""
+    """The frame and its scans. Raises ValueError if the end marker, the frame or all scans are missing."""
     frame, scans, place, interval = None, [], 0, 0
     while True:
         found = _MARKER.search(data, place)

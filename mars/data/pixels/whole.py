@@ -60,8 +60,8 @@ def _check_line_ends(data: bytes) -> None:
 def _check_tiff(image: ImageFile) -> None:
     """Raises if strips or tiles of the first image lack pixels, which Pillow would fill in.
 
-    Checks uncompressed, JPEG and Deflate strips and tiles; for Deflate because its decoder stops at the last pixel,
-    before the checksum. The decoders of the other compressions raise by themselves.
+    Checks strips and tiles that are uncompressed, JPEG or Deflate. Deflate is among them because Pillow's decoder stops
+    at the last pixel, before the checksum. The decoders of the other compressions raise by themselves.
     """
     tags = image.tag_v2
     sizes, offsets = (

@@ -165,7 +165,7 @@ def _limit(settings: Mapping[str, Any], name: str, edge: str) -> tuple[int, str]
     """(limit of the model's own file in pixels, the limit as the file writes it); (0, "") if there is none.
 
     name: the limit's key, at the top level or, in files of 2024, in `size`. edge: its key in `size` in newer files.
-    InternVL's limits are numbers of tiles. There a minimum of one tile counts as no limit: every image has one tile.
+    InternVL's limits are numbers of tiles. A minimum of one tile counts as no limit: every image has at least one.
 
     >>> _limit({"size": {"shortest_edge": 3136, "longest_edge": 1003520}}, "max_pixels", "longest_edge")
     (1003520, 'size.longest_edge=1003520')

@@ -69,7 +69,8 @@ def other_opening_of(generation_prompt: str) -> str:
 
 
 def check_opening(tokenizer: Any, rendered: str, opening: str) -> None:
-    """Raises TemplateFailure if a conversation does not end with `opening`: its responses would be read wrongly.
+    """Raises TemplateFailure if a conversation does not end with `opening`, or ends with "<think>"
+    although `opening` is "": its responses would be read wrongly.
 
     rendered: the conversation with its generation prompt. opening: the template's, see `opening_of`.
     """

@@ -202,7 +202,7 @@ class _Prepared:
 
 
 def _prepare(row: RowReading, settings: RowSettings, views: ViewTrial) -> _Prepared:
-    """Limit the row's images, render its template and measure it."""
+    """Limit the size of the row's images, apply data.template, and count the tokens of the row's longest view."""
     if row.prompt is None:
         return _Prepared(None, None, ())
     prompt, problems = limit_images(row.prompt, settings.source_budgets)

@@ -94,8 +94,8 @@ def merged(known: Sequence[str], shown: Sequence[str]) -> list[str]:
 def plain_choices(given: Any) -> list[str] | None:
     """A record's choices as texts without letters; None if it has none.
 
-    given: a list of texts, a mapping of letters to texts, or a text such as "[A. Travel, B. Law]".
-    Raises RowError ("choices") for other values and for more than 26 choices.
+    given: a list of texts or numbers, a mapping of the letters A, B, ... to them, or a text such as
+        "[A. Travel, B. Law]". Raises RowError ("choices") for other values and for more than 26 choices.
     """
     given = list(given) if isinstance(given, tuple) else given.tolist() if hasattr(given, "tolist") else given
     if given is None or given == [] or given == "":
@@ -120,7 +120,8 @@ def plain_choices(given: Any) -> list[str] | None:
 def with_plain_choices(extra_info: Mapping[str, Any]) -> dict[str, Any]:
     """`extra_info` with its `choices` as templates and rewards expect them: texts in order of letter, without letters.
 
-    Choices in an unknown form are not changed. The vqa reward refuses them; a user's reward function may read them.
+    Choices in an unknown form are not changed. `check_choices` refuses a row in which they are neither a list nor a
+    mapping. The vqa reward refuses the others; a user's reward function may read them.
 
     >>> with_plain_choices({"choices": {"B": "Law", "A": "Travel"}})
     {'choices': ['Travel', 'Law']}

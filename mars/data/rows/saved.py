@@ -29,7 +29,7 @@ class FileError(Exception):
 class SavedSet:
     """A data set's name, split into its parts.
 
-    path: folder, or name on the hub ("owner/name"). config: configuration on the hub; None for the only one.
+    path: folder, or name on the hub ("owner/name"). config: configuration on the hub; None if the name has none.
     split: None for a folder that holds a single data set.
 
     >>> saved_set("owner/name:small@train")

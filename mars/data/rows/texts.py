@@ -52,8 +52,8 @@ def checked_text(text: str) -> str:
 def messages_in(text: str) -> list[Any] | None:
     """The messages in a JSON text of messages. None for any other text: it is a question.
 
-    Raises RowError for a text that looks like messages but is not a JSON list of messages, such as Python's repr of a
-    list. Such a text must not be asked as a question.
+    Raises RowError for a text that looks like messages but is not JSON of one message or a list of messages, such as
+    Python's repr of a list. Such a text must not be asked as a question.
 
     >>> messages_in('[{"role": "user", "content": "How many?"}]')
     [{'role': 'user', 'content': 'How many?'}]
@@ -97,7 +97,8 @@ def parts_in(text: str) -> list[Any] | None:
 
 
 def _refuse_objects(text: str) -> None:
-    """Raises RowError for a list of objects as Python prints it, or as HTML writes it."""
+    """Raises RowError for messages or parts as Python prints a list of objects ("[Message(role='user', ...)]"), and for
+    messages whose quotes are written as in HTML ("&quot;")."""
     if _OBJECTS.match(text):
         raise RowError("prompt", "the text is what Python prints for a list of messages; store the list itself")
     head = text[:_LOOKED_AT]
