@@ -172,9 +172,9 @@ def drawn(stream: PromptRounds, state: SamplingState) -> int:
 def is_finished(run: TrainRunConfig, stream: PromptRounds, step: int, state: SamplingState) -> bool:
     """Whether no step is left to train after `step`, whose state is `state`.
 
-    With num_epochs a run ends when it has drawn num_epochs * len(stream) prompts. If a step draws several rounds, this
-    is before the step `last_step`. If the sampler has smaller rounds, this is after it. Such a run ends at the latest
-    when it has made as many steps as that number of prompts, even if it has drawn fewer.
+    With num_epochs a run ends when it has drawn N = num_epochs * len(stream) prompts: before the step `last_step` if
+    steps draw several rounds, after it if the sampler's rounds have fewer than `prompts_per_step` prompts. Even if it
+    has drawn fewer than N prompts, it ends after N steps, or after `last_step` if `state.surplus` is 0.
     """
     if run.num_steps is not None or run.num_epochs is None:
         return step >= last_step(run, stream)

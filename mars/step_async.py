@@ -197,7 +197,7 @@ class _BusyTrainer:
         self._updated.set()
 
     def take_back(self) -> None:
-        """Wait for a call that has begun. A later call ends the sampling."""
+        """Wait until a `score_responses` that has begun returns. A later `score_responses` ends the sampling."""
         with self._call:
             self._is_lent = False
 

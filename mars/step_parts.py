@@ -75,8 +75,8 @@ class StepParts:
 
 class PromptRounds(Protocol):
     """An endless stream of prompts. Round i has `prompts_per_step` different prompts (mars/data/order/stream.py), or
-    the prompts that a sampler chooses (mars/hooks/prompt_sampler.py). A sampler learns from `observe` and asks for
-    `probes`.
+    the prompts that a sampler chooses (mars/hooks/prompt_sampler.py). `observe` shows the sampler the rollouts of a
+    step. `probes` are the prompts that the sampler wants as probes.
 
     `len()`: the number of different prompts in an epoch. num_prompts: also counts prompts that a sampler has added
     during the run. left_out: ids of prompts that cannot be read. read_added: reads the rows again that a sampler had

@@ -72,7 +72,7 @@ class UpdatePlan:
 
     @property
     def rows(self) -> tuple[tuple[int, int], ...]:
-        """All rows of the update over all ranks, without fillers, in batch order."""
+        """`MicroBatch.rows` of all ranks together, without fillers, in batch order."""
         return tuple(sorted(row for rank in self.ranks for m in rank for row in m.rows[: len(m.rows) - m.num_fillers]))
 
 

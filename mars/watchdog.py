@@ -1,4 +1,5 @@
-"""Ends a run that makes no progress: writes the stacks of all its processes to the log, then exits with code 8.
+"""Ends a run that makes no progress, with exit code 8. Before that, the driver and the workers on its machine write
+their stacks to files beside the logs.
 
 Progress is: a sample arrives, an answer is scored, a call to a worker returns, or a stage of a step begins or ends. The
 code that does this work calls `beat` or `stage`. Every few seconds the run's `Activity` is noted.

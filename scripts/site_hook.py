@@ -1,7 +1,7 @@
 """What `mkdocs build` (mkdocs.yml) does with the pages besides rendering them.
 
 The pages are written to be read in the repository: they link to code and to pages outside docs/. The site gets a page
-for each of these files too, below repository/, so that it needs no server and no link to the repository. mkdocs calls
+for each of these files too, below repository/, so that it can be read from disk, without the repository. mkdocs calls
 the functions on_*. The others do not need mkdocs.
 """
 

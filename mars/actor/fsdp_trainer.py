@@ -254,7 +254,7 @@ class FsdpTrainer:
         return UpdateOutcome(metrics, unreadable, skipped)
 
     def _check_skipped(self, updates: Sequence[UpdateOutcome]) -> None:
-        """Raises NumericalError after too many skipped updates in a row. updates: those of this batch so far."""
+        """Raises NumericalError after too many skipped updates in a row. updates: all of this batch so far."""
         skipped = skipped_updates(updates)
         if self._skipped_in_a_row > self._config.actor.max_skipped_updates:
             raise NumericalError(

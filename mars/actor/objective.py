@@ -107,7 +107,7 @@ class Objective:
 
         reduced over the update. w is the weight of the token's response. It scales the three terms but not the
         denominator, in which every response with w > 0 counts fully. Tokens that importance_mode=mask rejects have no
-        part in the loss; `kept_scale` corrects the denominator.
+        part in the loss; `kept_scale` corrects the denominator. Off-policy tokens have no KL term.
 
         logprobs, entropy, old_logprobs, ref_logprobs: float [T], the rows' response tokens one after the other.
         old_logprobs: with the weights before the step's first update; None in the first update, where `logprobs` are

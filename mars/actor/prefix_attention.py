@@ -58,7 +58,7 @@ class SharedPrefixLayout:
 
     Every forward gets the layout as an argument. It is not stored in the model: gradient checkpointing repeats forwards
     in backward, and by then the model might have the layout of another pack.
-    query_ends, key_ends: int32 [S + 1] for S segments (each prompt and each response is one): 0, then the running
+    query_ends, key_ends: int32 [S + 1] for S segments (prompts, and responses with a token): 0, then the running
         totals of the numbers of queries (keys) of the segments.
     """
 
@@ -106,7 +106,7 @@ class SharedPrefixLayout:
 def register() -> str:
     """Register the attention with transformers, for the language model. Returns its name.
 
-    transformers builds no mask for an attention that it does not know.
+    No mask function is registered with it, so transformers builds no mask.
     """
     from transformers import AttentionInterface
 

@@ -1,4 +1,4 @@
-"""`PolicyTrainer`: the interface of everything that trains the policy."""
+"""Interfaces of trainers: `PolicyTrainer` trains by reinforcement learning, `SupervisedTrainer` for the cold start."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ class UpdateStats:
 class ResponseScores:
     """The numbers that a `ScoringSpec` asks for: for each prompt of the batch, a tuple with one number per response.
 
-    A mean over no token is NaN. unreadable: prompt id -> reason, for prompts with an image that cannot be read any
-    more. Their values are NaN.
+    With value "mean", a response without tokens that count gets NaN. unreadable: prompt id -> reason, for prompts with
+    an image that cannot be read any more. Their values are NaN.
     """
 
     values: Sequence[tuple[float, ...]]

@@ -73,7 +73,7 @@ class Advantages:
 
     @classmethod
     def joined(cls, parts: Sequence[Advantages]) -> Advantages:
-        """The advantages of several rounds, concatenated. Raises RuntimeError if `parts` is empty."""
+        """The advantages of several rounds, concatenated. Raises ValueError if `parts` is empty."""
         return cls(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
 
@@ -152,13 +152,13 @@ def advantages_outside(
         with normalize_std      A_i = (r_i - mean(U)) / (max(std(S and r_i), std_floor) + epsilon)
         without normalize_std   A_i = r_i - mean(U)
 
-    S has the rewards whose std is the divisor of the other responses: U, or the multi rewards if pooled_statistics is
-    "mean". r_i is added to S, because the std of S alone may be 0. With n rewards in S = U and unbiased_std, A_i is
-    therefore at most sqrt(n + 1).
+    S: the rewards by whose std the advantages of the responses in U are divided: U, or the multi rewards if
+    pooled_statistics is "mean". r_i is added to S, because the std of S alone may be 0. With n rewards in S = U and
+    unbiased_std, A_i is therefore at most sqrt(n + 1).
 
     rewards: [N]. prompt_index: int64 [N], as for `group_advantages`. spread, spread_index: S of all prompts, likewise.
-    pool: the advantages of the responses in U. A_i is 0 where |r_i - mean(U)| <= SCORE_TOLERANCE, or where U has too
-    few rewards for statistics. Raises ValueError as `group_advantages` does.
+    pool: the advantages of the responses in U. A_i is 0 where |r_i - mean(U)| <= SCORE_TOLERANCE, or where the prompt
+    has too few rewards for statistics (`Advantages.defined`). Raises ValueError as `group_advantages` does.
 
     Example: eight rewards of 0 in the pool, r_i = 1: the std of the nine is 1/3, the advantage 3.
     >>> pool = group_advantages(torch.zeros(8), torch.zeros(8).long(), torch.zeros(0), torch.zeros(0).long(), 1,

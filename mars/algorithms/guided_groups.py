@@ -2,7 +2,8 @@
 
 With r the rewards of the valid multi rollouts of a prompt and r'_k those of its valid anchor rollouts:
 
-    S = { k : r'_k > mean(r) },   U = r and r'_S,   A = (x - mean(U)) / (std(U) + epsilon)
+    S = { k : r'_k > mean(r) and `GuestFilter` accepts k },   U = r and r'_S
+    A = (x - mean(U)) / (std(U) + epsilon), for each reward x in U
 
 The members of S are guests. They are in the pool U and in the loss, which uses the log-probs of their tokens after the
 multi prompt. The other anchors leave the pool. So without guests the advantages are bit for bit those of the multi
@@ -98,7 +99,7 @@ def guide_metrics(
 
     right_from: accuracy from which a response is right. A guest is right by its own accuracy, even if
     `anchor.shuffle=reward` gave it the reward of another response. own: whether the guests of a prompt are responses to
-    this prompt. If not, they were not scored as answers to it, so `rescued` is left out. A metric over no prompts is
+    this prompt. If not, they were not scored as answers to it, so `rescued` is left out. A share of no prompts is
     left out.
     """
     of_prompts = [guests(item) for item in prompts]

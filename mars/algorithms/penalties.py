@@ -125,7 +125,7 @@ def score_metrics(prompts: Sequence[PromptRollouts]) -> dict[str, float]:
 
 
 def groups(item: PromptRollouts) -> Iterator[RolloutGroup]:
-    """The groups that are scored and penalised: the multi group, its guests, the anchors, then the own groups."""
+    """The groups to whose scores amounts are added: the multi group, its guests, the anchors, then the own groups."""
     yield from item.multi_groups
     yield from item.anchors
     yield from item.own_groups

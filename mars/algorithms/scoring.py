@@ -1,6 +1,6 @@
 """`ScoringSpec`: what a trainer computes of each response without training on it.
 
-A run needs `KL_TO_REFERENCE` with algorithm.kl_placement=reward, and other specs for the signals of shapings
+A run needs `KL_TO_REFERENCE` with algorithm.kl_placement=reward, and the spec of each `Signal` that a shaping asks for
 (mars/hooks/contract.py).
 """
 

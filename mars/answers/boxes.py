@@ -23,8 +23,8 @@ def find_boxes(text: str, size: tuple[int, int] | None) -> list[Box]:
     """The boxes in `text`, as fractions of their frame. Returns [] if there are none.
 
     size: width and height of the frame in the unit of the boxes; None if not known, which gives [].
-    Searches the last <answer>, or the whole text without one, for the last ```json fence or a bare JSON list. A box is
-    {"bbox_2d": [x1, y1, x2, y2]}, {"bbox": [x1, y1, x2, y2]} or [x1, y1, x2, y2].
+    Searches the last <answer> (without an <answer>: the whole text) for the last ```json fence or a bare JSON list.
+    A box is {"bbox_2d": [x1, y1, x2, y2]}, {"bbox": [x1, y1, x2, y2]} or [x1, y1, x2, y2].
 
     >>> find_boxes('[{"bbox_2d": [10, 20, 30, 40], "label": "person"}]', (100, 100))
     [(0.1, 0.2, 0.3, 0.4)]

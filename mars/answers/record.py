@@ -224,7 +224,7 @@ def answers_of(
 
 
 def _is_guest(rollout: Rollout, item: PromptRollouts) -> bool:
-    """Whether this response to an anchor view is a guest. With `anchor.shuffle=both` guests come from other prompts."""
+    """Whether this response to an anchor view is a guest of its own prompt. With `anchor.shuffle=both` none is."""
     copies = (guest for group in item.extras if group.is_copy for guest in group.rollouts)
     place = (rollout.view, rollout.index, rollout.completion)
     return any((guest.view, guest.index, guest.completion) == place for guest in copies)

@@ -200,8 +200,8 @@ class Catalogue:
 
         Checkpoints that `newest` has found damaged are removed too. Those that it could not read stay. Neither kind
         counts towards `keep_last`.
-        keep_best: a metric of the checkpoints' steps. The best checkpoint has its largest value. If the name ends in
-        "/loss", it has the smallest value.
+        keep_best: a metric of the checkpoints' steps. The best checkpoint is the one with the largest value or,
+        if the metric's name ends in "/loss", with the smallest.
         """
         removed = self.superfluous(keep_last, keep_best)
         self.remove(removed)

@@ -35,7 +35,7 @@ def data_fingerprint(prompt_ids: Iterable[str]) -> str:
 
 
 def none_added(snapshots: Iterable[str]) -> None:
-    """`read_added` of `starting_point` in a process that has already read all added rows of its checkpoints."""
+    """Does nothing: `read_added` of `starting_point`, if `prompts` already has all rows that a sampler had added."""
 
 
 def starting_point(

@@ -3,7 +3,8 @@
 
 save     trainer copies its state ──> training goes on
                   └── its threads write shards to .tmp-step_N and report there
-thread   all reports are there ──> state.json, manifest, rename, LATEST, remove old checkpoints
+thread   all reports are there ──> state.json, manifest, rename, LATEST
+later    the next save_if_due or save_now removes old checkpoints
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class _Kept:
 
 @validated(frozen=True, config=_AS_JSON)
 class _Ahead:
-    """`Sampled` without its prompts. rollouts, kept, carried: number of prompts of each kind."""
+    """`Sampled` without its prompts. rollouts, kept, carried: lengths of its `rollouts`, `kept` and `state.carried`."""
 
     rollouts: int
     kept: int

@@ -150,8 +150,8 @@ def _disagreements(
 def _overlap(prompts: Sequence[Prompt], held_out: set[str]) -> list[RowProblem]:
     """Rows that share an image with a row of another split. Rows without images are compared by their question.
 
-    The split of a row is "held-out" in the files of `held_out`. For other rows it is extra_info.split or, if that is
-    missing, the split in the file's name.
+    The split of a row is "held-out" in the files of `held_out`. For other rows it is extra_info.split, else the
+    split in the file's name, else "train".
     """
     first: dict[str, tuple[str, str]] = {}
     problems = []

@@ -118,7 +118,7 @@ def summary(config: TrainConfig, inputs: Inputs) -> list[str]:
 
 
 def _multi_range(config: TrainConfig) -> str:
-    """How many multi rollouts a prompt gets; with `anchor.allocation` the second half goes where it is needed."""
+    """How many multi rollouts a prompt gets on average, and their range unless `anchor.allocation` is "even"."""
     samples = config.rollout.samples_per_prompt
     if config.anchor.allocation == "even":
         return str(samples)

@@ -70,7 +70,7 @@ def _leaves(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
 def check_settings(config: Any, folder: Path, key: str) -> None:
     """Check the settings of all sections. Raises SetupError.
 
-    config: transformers' configuration of the folder. key: the setting that holds the folder.
+    config: transformers' configuration of the folder. key: the setting of mars that names the folder.
     """
     raw = read_json_file(folder / "config.json", key)
     for section in _SECTIONS:

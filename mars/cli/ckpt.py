@@ -172,7 +172,7 @@ def prune(
 
 
 def checkpoint_entries(catalogue: Catalogue) -> list[dict[str, Any]]:
-    """What the manifests say: step, bytes, time of saving and metrics. A damaged manifest gives a problem instead."""
+    """Step, bytes and metrics of each checkpoint, and when its manifest was written; a problem if that is damaged."""
     from mars.checkpoint.catalogue import MANIFEST_FILE
     from mars.checkpoint.manifest import read_manifest
     from mars.errors import CheckpointError

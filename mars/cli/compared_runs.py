@@ -150,7 +150,7 @@ def _rewards(record: RunRecord) -> RewardsBySet | None:
 
 
 def _threshold(records: Sequence[RunRecord]) -> float | None:
-    """The threshold of the first run whose settings have one."""
+    """`evaluation.iou_threshold` of the first run whose settings have it."""
     found = (record.setting("evaluation.iou_threshold") for record in records)
     return next((float(value) for value in found if isinstance(value, int | float)), None)
 

@@ -11,7 +11,7 @@ _ANY_LENGTH = 10_000
 
 
 class _Group(TyperGroup):
-    """Wraps the description of each command in its help, where click would cut it at the end of the line."""
+    """Wraps the descriptions of commands in the help of the group; click would cut them at the end of the line."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]

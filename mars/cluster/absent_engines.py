@@ -3,7 +3,7 @@
 process lost, node fine  another process takes the engine's place; a call waits for it
 node lost                a call waits for `cluster.replace_timeout_s`, then does without all engines of the node
 room again               the engine is built while steps go on, and is back when weights are loaded the next time
-build fails there        on the new node: the engine is left alone while others work, as it would fail again
+build fails              on the new node: the engine is not started again while others work, as it would fail again
 no engine left           a call waits for any of them for `cluster.start_timeout_s`, then the run ends
 """
 
@@ -83,7 +83,7 @@ class AbsentEngines:
         self._lost_nodes = {node: since for node, since in self._lost_nodes.items() if node in nodes}
 
     def is_new_loss(self, engine: int) -> bool:
-        """False if another engine was lost with the same node before. Otherwise notes the time of the node's loss."""
+        """False if the loss of the engine's node is noted already. If its node is newly lost, notes the time."""
         node = self._lost_node(engine)
         if node is None:
             return True

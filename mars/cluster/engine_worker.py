@@ -56,9 +56,10 @@ class EngineWorker(Worker):
 
         A generation needs one call for each part. A call ends when the engine has taken the part's requests and has
         room for one more; the call with the next part continues the generation. At least `part.message_gap_s` pass
-        between two messages, also of different calls. The call with the last part then yields the remaining samples at
-        once, and the counts of the generation. If the driver cancels a call, the generation ends at the engine's next
-        answer. It is not counted then, and calls with its other parts do nothing.
+        between two messages, also of different calls. When all samples are finished, the call
+        with the last part yields those that still wait, however short the time since the last message, and then the
+        counts of the generation. If the driver cancels a call, the generation ends at the engine's next
+        answer. Its counts are not sent then, and calls with its other parts do nothing.
         Raises WorkerError if the last `load_weights` failed: the engine may have some old and some new weights.
         """
         if not self._has_all_weights:
@@ -87,7 +88,7 @@ class EngineWorker(Worker):
         yield self._engine.counts() - generation.counts_before
 
     def let_go(self) -> None:
-        """End the current generation, if there is one. No more of its requests will come."""
+        """End the current generation, if there is one."""
         generation, self._generation = self._generation, None
         if generation is not None and isinstance(generation.messages, Generator):
             generation.messages.close()

@@ -1,6 +1,6 @@
 """Watches Ray's head processes on this machine.
 
-If one has died, calls of Ray wait for a minute, or end the driver without a message.
+Without this, calls of Ray would wait for a minute, or end the driver without a message, after one has died.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ _TIMEOUT_S = 30.0
 
 
 def new_name() -> str:
-    """A new random name that looks like a package's name, because the job server stores contents as packages."""
+    """A new random name that looks like a package's name, because the job server takes uploads only as packages."""
     return f"mars_environment_{secrets.token_hex(16)}.zip"
 
 

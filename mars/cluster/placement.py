@@ -190,8 +190,8 @@ class Placement:
                 remove_placement_group(self._moved.pop(bundle))
 
     def _look(self) -> tuple[list[Node], Mapping[str, Any]]:
-        """The nodes, and Ray's table of placement groups, if needed. The table is read first, so that the resources of
-        groups that it shows as placed are no longer free in the answer about the nodes."""
+        """The nodes, and Ray's table of placement groups, which is empty if no bundle has moved. The table is read
+        before the nodes, so that what a group in it has reserved does not still count as free there."""
         groups = placement_group_table() if self._moved else {}
         return alive_nodes(self._on_gpus), groups
 

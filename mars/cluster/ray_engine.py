@@ -215,7 +215,7 @@ class RayEngine:
 
         If no engine is left, do this for the first absent engine that gets a place. Returns whether engine `index` is
         back: False if another one is, if the wait for a place is over, or if the engine cannot be built in its new
-        place. Raises WorkerError if too many engines in a row were lost, or none is left.
+        place. Raises WorkerError if too many engines in a row were lost, or if no engine is left and none comes back.
         """
         lost = index
         while True:

@@ -202,7 +202,10 @@ class RankSender:
                 self.abort(str(error).partition("\n")[0])
 
     def finish(self) -> None:
-        """Raises WorkerLost if a rank was lost. A send that failed because of an engine is only logged."""
+        """Wait until the ranks have sent. Raises WorkerLost if one was lost.
+
+        A send that failed because of an engine is only logged.
+        """
         sending, self._sending = self._sending, []
         try:
             self._results(sending, "send_weights", max(self._end - time.monotonic(), 1.0))

@@ -105,8 +105,8 @@ class WorkerImages:
             raise BadImage(error.reason, f"{error}; on node {self._source.where()}") from error
 
     def expect(self, images: Iterable[ImageRef], ahead: bool = False) -> None:
-        """Ask for the images that the worker's next call reads; `decode` waits for them. ahead: they are for a later
-        call."""
+        """Ask for the images that the worker reads next; `decode` waits for them. ahead: they are for a later call of
+        the worker."""
         self._source.expect(list(dict.fromkeys(map(Place.of, images))), ahead)
 
     def expect_of_rank(self, batch: TrainBatch, rank: int) -> None:

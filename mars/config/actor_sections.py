@@ -42,7 +42,7 @@ class LoraConfig(Section):
 
 
 class PolicyTrainingConfig(OptimizerConfig):
-    """What is trained, and how the work is cut."""
+    """What is trained, how it is divided over ranks, and how memory is saved."""
 
     num_workers: PositiveInt = Field(description="FSDP ranks.")
     fsdp_size: PositiveInt | None = Field(

@@ -1,4 +1,4 @@
-"""Rules between settings of the objective: importance weights, parts of the reward."""
+"""Rules between settings of the objective: importance weights, parts of the reward, updates of the KL reference."""
 
 from __future__ import annotations
 

@@ -33,7 +33,8 @@ _WINDOWS = re.compile(r"[A-Za-z]:[\\/]")
 def with_homes(values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` (dotted key -> value) with "~" and "~name" at the beginning of a path replaced by that user's home.
 
-    Paths of rows and images that begin with recipe/ become paths in mars' own recipes (`mars.plugin.shipped`).
+    Paths of rows and images that begin with recipe/ become paths in mars' own recipes, unless the current folder has
+    such a path (`mars.plugin.shipped`).
     Example, for the home /home/ann: {"run.dir": "~/runs/1"} -> {"run.dir": "/home/ann/runs/1"}.
     """
     homes = {key: _each(os.path.expanduser, value) if key in PATH_KEYS else value for key, value in values.items()}
@@ -109,6 +110,9 @@ def _has_variable(path: str) -> bool:
 
 
 def _is_there(path: str, place: int) -> bool:
-    """Whether the part of the path that has the character at `place` is the name of a file or folder."""
+    """Whether the path, up to the end of the part that has the character at `place`, exists.
+
+    False if the path begins with "$".
+    """
     end = path.find("/", place)
     return not path.startswith("$") and os.path.lexists(path if end < 0 else path[:end])

@@ -1,7 +1,8 @@
 """All settings: their types, ranges and descriptions. The defaults are not here but in configs/.
 
-docs/config.md is generated from this module and configs/. Engine and trainer take the sections, so this module imports
-neither torch nor hydra.
+docs/config.md is generated from this module and configs/. This module does
+not import torch, because settings are checked before anything heavy is loaded. It does not import hydra, because engine
+and trainer need the sections, but not hydra.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ class RolloutConfig(Section):
 
     @property
     def is_scripted(self) -> bool:
-        """Whether responses are random tokens, which no weights change."""
+        """Whether responses are random tokens, whatever the weights are."""
         return self.engine in ("scripted", "scripted_full_length")
 
 

@@ -33,7 +33,7 @@ def model_fingerprint(model: str) -> str | None:
 
 
 def images_fingerprint(requests: Sequence[RolloutRequest]) -> str:
-    """Hash of size, encoding and blocks of every image file, in the order of the requests.
+    """Hash of every image's pixel size and encoding, and of its file's size and `blocks`, in the order of the requests.
 
     The bytes of images in parquet files are not read: the fingerprint of the questions covers them.
     Raises DataError for a file that cannot be read.

@@ -162,7 +162,8 @@ def prompt_values(
 
 
 def bounds(quantity: str, highest: float) -> tuple[float, float]:
-    """(lowest, highest) value of a quantity of `prompt_values`, if the value of one answer is in [0, highest]."""
+    """(least, greatest) possible value of a quantity of `prompt_values`. highest: that of the value of one answer; the
+    lowest is 0."""
     if quantity == "information_gain":
         return -highest, highest
     return 0, 1 if quantity in ("conflict_rate", "share_over_threshold") else highest

@@ -25,7 +25,8 @@ _TAG = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True)
 class Signal:
-    """One number for each response, which the trainer computes for a shaping without training on it.
+    """One number for each response, which the trainer computes for a shaping. Computing it does not train the model.
+    This is not the role "signal" of an extra request: the responses here may be trained on.
 
     spec: what it computes; `spec.name` is the signal's name. tag: only the tokens of the text in the last
     <tag>...</tag> of a response count; None: all tokens do. Raises ConfigError if `tag` is not the name of a tag.

@@ -67,7 +67,8 @@ class GuestCheck:
 def refers_alike(text: str, shown: Sequence[ImageRef], whole: Sequence[ImageRef]) -> bool:
     """Whether all references to images in `text`, written about the images `shown`, are right for `whole` too.
 
-    A number or an order must mean the same image in both. A count must be the number of images in `whole`.
+    A number ("image 2") or a place ("the first", "the last image") must mean the same image in both. A count ("both
+    images") must be the number of images in `whole`.
     Example: `shown` is the infrared image, `whole` is visible and infrared. "image 1" and "the only image" mean
     something else with `whole` and give False; "the infrared image" and "both images" give True.
     """

@@ -29,7 +29,8 @@ def follow(
 
     every: seconds between two looks at the run; also the interval at which the page reloads itself. While the run has
     not logged anything, this function waits. wait: waits for a number of seconds; its exceptions end this function.
-    say: called with one line for each page. out: the page, by default RUN/report.html.
+    say: called with one line for each page, or to say that the run has logged nothing yet. out: the page, by default
+        RUN/report.html.
     """
     shown: Signs | None = None
     # The state is read before the files, so that the files of an ended run are complete.

@@ -44,7 +44,7 @@ class VisibleConsole(Console):
     """rich's console for tables, colours and progress bars, made safe for texts of models, data sets and file names.
 
     rich removes some control characters of texts and keeps others. This console escapes those that rich keeps, in every
-    text, before its width is measured.
+    text, but after rich has chosen the widths of columns and the line breaks: escapes may be cut at the line's end.
     """
 
     def __init__(self, *, stderr: bool = False, width: int | None = None, highlight: bool = True) -> None:

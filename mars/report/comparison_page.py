@@ -86,7 +86,7 @@ def _run_row(run: ComparedRun) -> dict[str, str]:
 
 
 def _how(pairs: Sequence[Pair]) -> list[str]:
-    """Which evaluations are compared: one line for all runs with the same text."""
+    """Which evaluations are compared, or why none are. Runs with the same `Pair.how` share one line."""
     others: dict[str, list[str]] = {}
     for pair in pairs:
         others.setdefault(pair.how, []).append(pair.other)

@@ -63,7 +63,7 @@ def write_sheet(
 
 
 def _number(prompt: Prompt) -> str:
-    """The number of its row in the file."""
+    """The number that the prompt's row has in its file."""
     return prompt.row.rpartition(":")[2]
 
 

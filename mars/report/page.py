@@ -86,8 +86,8 @@ class Page:
         return self.embed("image/png" if lossless else "image/jpeg", stored.getvalue())
 
     def figure(self, caption: str, description: str, svg: bytes) -> dict[str, str | None]:
-        """What the macro `figure` takes. The page shows the SVG in an <img>, where it cannot run scripts: its labels
-        come from the data. description: in words, for those who cannot see it."""
+        """What the macro `figure` takes. The SVG's labels come from the data and might hold scripts, so the page shows
+        it in an <img>, where no script runs. description: in words, for those who cannot see it."""
         return {"caption": caption, "description": description, "uri": self.embed("image/svg+xml", svg)}
 
     def write(self, path: Path, template: str, *, script: str | None = None, **content: Any) -> None:

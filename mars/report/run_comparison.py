@@ -70,8 +70,9 @@ class ComparedRun:
 
 @dataclass(frozen=True)
 class RunComparison:
-    """metrics: those of each run's last row, including its step. pairs: the evaluations of each run but the first,
-    paired with those of the first run. threshold: mean IoU above which a multi answer is a hit in `pairs`."""
+    """settings, versions, metrics: what differs between the runs. metrics: from each run's last line of metrics.jsonl,
+    with its step. pairs: the evaluations of each run but the first, paired with those of the first run. threshold: mean
+    IoU above which a multi answer is a hit in `pairs`."""
 
     runs: Sequence[ComparedRun]
     settings: Differences

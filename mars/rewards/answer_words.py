@@ -274,7 +274,8 @@ def _shortest(number: str) -> str:
 
 
 def _value(text: str) -> Fraction | None:
-    """The value of a `comparable` number, fraction or mixed number of at most 20 characters."""
+    """The value of a number, fraction or mixed number in the form that `comparable` gives. None for any other text, and
+    for more than 20 characters."""
     if len(text) > 20:
         return None
     total = Fraction(0)

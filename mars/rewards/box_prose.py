@@ -48,7 +48,7 @@ _EMPTY_SCENE = re.compile(
 
 
 def says_nothing_is_there(text: str) -> bool:
-    """Whether a text is one sentence for an empty scene.
+    """Whether a text is a sentence which says that the scene is empty.
 
     >>> [says_nothing_is_there(text) for text in ("There are no persons in the scene.", "None.", "No idea.", "")]
     [True, True, False, False]

@@ -1,4 +1,4 @@
-"""Answers in \\boxed{…}, as models of mathematics give them."""
+"""Answers in \\boxed{…}, the form in which language models answer questions of mathematics."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ from mars.types import RewardInput, RewardResult
 class CompatScore:
     """compat: the score of the paper's public code, without format points, in [0, highest] (docs/rewards.md).
 
-    highest: the largest `compat` that the truth allows: 1 + 0.3 ln(true boxes) for grounding, 1 for VQA.
+    highest: the largest `compat` that the truth allows: 1 + 0.3 ln(number of true boxes) for grounding, 1 for an empty
+        scene and for VQA.
     readable: whether there is an answer to compare at all. An unreadable answer is wrong; evaluations
         report how many there are.
     """

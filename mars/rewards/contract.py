@@ -1,4 +1,4 @@
-"""The contract of a reward: one answer in, a score, an accuracy and named parts out. Pure, no tensors."""
+"""The contract of a reward: one answer in; a score, an accuracy and named parts out, as plain numbers."""
 
 from __future__ import annotations
 

@@ -99,8 +99,8 @@ def users_folders(names: Iterable[str]) -> list[str]:
 def perfect_answer(function: str, item: RewardInput) -> str:
     """The response to `item` of a model that knows its truth; `item.response` is ignored.
 
-    For a user's own function: the truth, in think and answer tags. Raises DataError for a truth that a built-in reward
-    cannot read.
+    For a user's own function: a think block, and the truth in answer tags. Raises DataError for a truth that a built-in
+    reward cannot read.
     """
     if is_built_in(function):
         return BUILT_IN[function].perfect_answer(item)

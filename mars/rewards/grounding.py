@@ -146,7 +146,8 @@ def _parts(item: RewardInput) -> dict[str, float]:
 
 
 def _boxes(response: ParsedResponse, limit: int) -> list[Box | None] | None:
-    """The boxes of an answer, with None for each malformed entry. Returns None unless there is exactly one list."""
+    """The boxes of an answer, with None for each malformed entry. Returns None unless there is exactly one
+    list, of at most `limit` entries."""
     try:
         return [None if isinstance(box, str) else box for box in read_boxes(response, limit)]
     except ValueError:

@@ -49,7 +49,7 @@ def without_secrets(text: str, key: str | None) -> str:
 
 
 def _of_proxies() -> set[str]:
-    """Logins and passwords of the environment's proxies, and pieces of them.
+    """Of each proxy of the environment: its login ("user:password", also in base64) and the pieces of its password.
 
     A password may have a "/", "?", "#", "@" or ":". Code that parses the proxy's url may then mistake a piece of the
     password for the host or the port, and quote it in a message.

@@ -84,9 +84,10 @@ def parse_truth(truth: str) -> ParsedResponse:
 
 
 def read_blocks(text: str, tags: Sequence[str]) -> tuple[str, ...] | None:
-    """The contents of a text that is these blocks in this order, with only blanks between them; otherwise None.
+    """The contents of the blocks of a text that has one block for each of `tags`, in this order, and else only blanks.
 
-    A tag may come twice. No block may contain an opening or closing tag of `tags`.
+    Returns None for any other text. `tags` may name a tag twice. No block may contain an opening or closing tag of
+    `tags`.
 
     >>> read_blocks("<think>a car</think> <answer>yes</answer>", ("think", "answer"))
     ('a car', 'yes')

@@ -13,8 +13,8 @@ from mars.types import MAX_SCORE, RewardResult
 
 
 def as_result(value: Any) -> RewardResult:
-    """What a user's function returned for one answer. Anything but finite numbers gives `failed` with the reason, and
-    so does a score that is not within -MAX_SCORE to MAX_SCORE.
+    """The result for what a user's function returned for one answer: one of the following, with finite numbers and a
+    score within -MAX_SCORE to MAX_SCORE. Anything else gives `failed` with the reason.
 
     - a number (int, float, NumPy's, an array or tensor without dimensions): the score; accuracy is the score clipped
       to [0, 1];

@@ -121,8 +121,8 @@ def read_items(file: Path, common: Mapping[str, Any]) -> list[tuple[str, RewardI
 def item_of(fields: Mapping[str, Any]) -> RewardInput:
     """An item of plain JSON values. Raises ValueError with the key, what is wrong with it, and what is wanted.
 
-    response, truth (a text, or a list as JSON): needed. data_source, extra_info (a mapping), choices (added to
-    extra_info), truth_size and response_size (both or none; [width, height]): may be left out or null.
+    response (a text) and truth (a text, or a JSON list): needed. data_source, extra_info (a mapping), choices
+    (added to extra_info), truth_size and response_size (both or none; [width, height]): may be left out or null.
     """
     unknown = [key for key in fields if key not in _FIELDS]
     if unknown:

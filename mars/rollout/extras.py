@@ -38,7 +38,8 @@ _ROLES = ("signal", "own_group", "guest")
 
 @dataclass(frozen=True)
 class PlannedRequests:
-    """The requests of a step. requests: for the engine. given: given responses, each with its request.
+    """The requests of a step. requests: for the engine. given: responses that the recipe gives as text, now as tokens,
+    each with its request.
 
     left_out: requests that cannot be asked. They have no samples.
     """
@@ -182,7 +183,8 @@ class ExtraPlan:
         return PlannedRequests(left_out=(replace(request, num_samples=0),))
 
     def _check(self, extra: Extra, prompt: Prompt, sizes: Mapping[View, int]) -> None:
-        """sizes: number of rollouts of each view, the bound of `about`; {} before sampling."""
+        """sizes: number of rollouts of each view; `extra.about` must be below that of `extra.view`. {} before
+        sampling."""
         self._check_name(extra.name, prompt)
         wrong, sampling, own = None, extra.sampling, self.sampling
         names = {source.name for source in prompt.sources}

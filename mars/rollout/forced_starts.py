@@ -1,4 +1,4 @@
-"""Anchors of `anchor.kind=forced_source`: responses to the multi prompt whose first tokens are given."""
+"""Anchors of `anchor.kind=forced_source`: responses to the multi view that begin with given tokens."""
 
 from __future__ import annotations
 

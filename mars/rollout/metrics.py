@@ -49,8 +49,8 @@ def extra_metrics(prompts: Sequence[PromptRollouts]) -> dict[str, float]:
     """For each name of a recipe's extra requests: number of responses, scores, lengths, failed rewards, and number of
     requests without responses.
 
-    Score and accuracy are means over the responses that were scored, the length is one over all responses. A mean over
-    no response is left out. {} without extra requests.
+    Score and accuracy are means over the responses that were scored; the length is a mean over all responses. A mean
+    over no response is left out. {} without extra requests.
     """
     by_name: dict[str, list[RolloutGroup]] = defaultdict(list)
     for item in prompts:

@@ -57,8 +57,8 @@ class WorkerExtension:
 def plain_tensors(model: nn.Module) -> Iterator[Tensor]:
     """Tensors in attributes of the modules, also in lists, tuples and dictionaries there, each storage once.
 
-    Leaves out tensors that share the storage of a parameter or buffer, and the KV cache, which does not exist yet when
-    the weights come.
+    Leaves out tensors that share the storage of a parameter or buffer, and the KV cache, which has no memory yet when
+    `restore_plain_tensors` is called.
     """
     seen = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
     for module in model.modules():

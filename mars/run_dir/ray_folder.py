@@ -48,10 +48,10 @@ def _unusable(folder: Path) -> str | None:
 
 
 def check_vllm_folder(environment: Mapping[str, str]) -> None:
-    """Raises SetupError if the user's folder for vLLM's sockets has a path that is too long for them, or cannot hold
-    files.
+    """Raises SetupError if the folder in VLLM_RPC_BASE_PATH, for vLLM's sockets, has a path that is too long for them,
+    or cannot be written to.
 
-    Without the variable, a run uses Ray's folder.
+    Without this variable, a run puts these sockets into Ray's folder.
     """
     folder = environment.get(VLLM_VARIABLE, "")
     length = len(os.fsencode(os.path.abspath(folder))) if folder else 0

@@ -32,7 +32,7 @@ def report(config: SftConfig) -> None:
 
 
 def summary(config: SftConfig, rows: SupervisedRows) -> list[str]:
-    """The arithmetic of the rows, one fact per line."""
+    """The numbers of rows, tokens, steps and epochs, one fact per line."""
     sft, train = config.sft, rows.train
     prompts, lengths = train.prompts, train.lengths
     held_out = "none" if rows.held_out is None else rows.held_out.counted(_ROWS)

@@ -119,8 +119,8 @@ class Copy:
             self._fail(f"it does not keep up: {QUEUE_SIZE} calls wait")
 
     def join(self, deadline: float) -> None:
-        """Wait until the thread ends, but not longer than `deadline` (time.monotonic()). After that, the copy has
-        failed.
+        """Wait until the thread ends, but at most until the time `deadline` (time.monotonic()). If it has not ended by
+        then, the copy has failed.
 
         The helper processes of a failed copy are killed (`RemoteTracker`).
         """

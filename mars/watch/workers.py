@@ -28,7 +28,7 @@ class WorkerState:
 
 
 def newest_attempt(run_dir: Path) -> Path | None:
-    """The folder of the newest attempt; None without one, or if it cannot be read, because only the run's user may."""
+    """The folder of the newest attempt; None if there is none, or if this user has no right to read the attempts."""
     with suppress(OSError):
         found = attempts(run_dir)
         return found[-1][1] if found else None

@@ -67,8 +67,8 @@ def _differences(axes: Axes, arms: Sequence[str], found: Mapping[str, Comparison
 
 
 def _curves(axes: Axes, study: Study, rows: Sequence[Row], arms: Sequence[str]) -> None:
-    """For each arm, the mean over its runs, smoothed by a trailing mean over steps. The steps over
-    which the primary metric is averaged are shaded."""
+    """For each arm, the primary metric in each step: the mean over the arm's runs, smoothed by a trailing mean over
+    steps. The steps from which `Primary` takes its mean are shaded."""
     from matplotlib.ticker import MaxNLocator
 
     for place, arm in enumerate(arms):

@@ -80,7 +80,7 @@ def settings_of_arm(study: Study, arm: str) -> list[str]:
 
 
 def overrides_of(study: Study, run: StudyRun, out: Path, policy: Path) -> list[str]:
-    """The overrides of a run in the study's folder `out`, from the model in the folder `policy`.
+    """The overrides of a run that is in the study's folder `out` and starts with the model in the folder `policy`.
 
     The seed decides the order of the prompts and all sampling.
     """

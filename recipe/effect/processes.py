@@ -26,8 +26,8 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALL
 class Task:
     """A command.
 
-    log: the file for its output. needs: names of tasks that must have succeeded before. before: called just before the
-    command is started. after: called when it has succeeded.
+    log: the file for its output. needs: names of tasks that must have succeeded first. before: called just before the
+    command is started. after: called when the command has succeeded.
     """
 
     name: str

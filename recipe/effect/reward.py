@@ -55,7 +55,7 @@ def _read_truth(truth: str, extra_info: Mapping[str, Any]) -> tuple[str, tuple[i
 
 
 def _is_box(numbers: tuple[int, ...]) -> bool:
-    """Whether the numbers are left < right and top < bottom, in eighths of the image."""
+    """Whether the numbers are a box: left, top, right, bottom in eighths of the image, left < right, top < bottom."""
     if len(numbers) != 4:
         return False
     left, top, right, bottom = numbers

@@ -32,7 +32,7 @@ def summarise(greedy: Iterable[Mapping[str, Any]], sampled: Iterable[Mapping[str
     """The numbers of COLUMNS, from records of answers (docs/evaluation.md, "The file of answers").
 
     greedy: one answer to each view of each question. multi, visible, infrared: share of right answers. union: share of
-    questions with a right answer to at least one single image. day, night, both: multi, by light.
+    questions with a right answer to at least one single image. day, night, both: multi, by `extra_info.light`.
     sampled: several answers to the multi view. night_all_wrong: share of night questions without a right answer.
     """
     by_view: dict[str, dict[int, float]] = defaultdict(dict)

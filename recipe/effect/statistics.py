@@ -37,9 +37,9 @@ class Estimate:
 class Difference:
     """The difference of two arms over their pairs.
 
-    pairs: over the seeds. It holds for the cold starts that the seeds share. For other cold starts its p is too small
-        if the difference depends on the cold start. With 9 seeds on 3 cold starts and no effect on average, p < 0.05
-        occurs in 10 % of studies if a fifth of the variance is between cold starts, and in 18 % if half of it is.
+    pairs: over the seeds. Its p and interval are for the cold starts of these seeds. For other cold starts its p is too
+        small if the difference depends on the cold start. With 9 seeds on 3 cold starts and no effect on average,
+        p < 0.05 occurs in 10 % of studies if a fifth of the variance is between cold starts, and in 18 % if half is.
     starts: over the means of each cold start's differences; None with fewer than three cold starts. It holds for other
         cold starts too, but with only three of them it detects only large differences.
     """

@@ -27,7 +27,8 @@ NEEDS = {"algorithm.estimator": "group_norm", "algorithm.normalize_std": False, 
 class Settings:
     """decay: of the moving averages in each step. min_std: smallest deviation of a task.
 
-    guard: if an advantage of a prompt would be beyond this, all its advantages are divided by its pool's deviation.
+    guard: if division by the task's deviation gives a prompt an advantage whose absolute value is above this, all
+    advantages of the prompt are divided by the deviation of its pool instead.
     task: the field of extra_info that names a row's task; null: its data_source.
     """
 

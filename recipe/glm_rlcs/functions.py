@@ -138,7 +138,7 @@ class CurriculumSampling:
 
 
 def offline_rate(prompt: Prompt, settings: Settings) -> float | None:
-    """The share of right responses from before training. Raises ConfigError for a row without one."""
+    """The share in the field `pass_rate`; None if `pass_rate` is None. Raises ConfigError for a row without a share."""
     if settings.pass_rate is None:
         return None
     rate = prompt.extra_info.get(settings.pass_rate)

@@ -92,9 +92,9 @@ check_connections = check_patches
 
 
 def _scored(item: RewardInput, numbers: list[int] | None, right: list[int], share: dict[str, float]) -> RewardResult:
-    """accuracy: 1 for the whole grid, else 0. parts: the share, and format (0 or 1).
+    """accuracy: 1 if all pieces are right, else 0. parts: the share, and format (0 or 1).
 
-    format: a think and an answer, each with a visible character, and as many numbers as there are pieces.
+    format: 1 for a think and an answer, each with a visible character, if `read_numbers` finds numbers in the answer.
     """
     both = format_score(parse_response(item.response), wants_fence=False) == 0.5
     parts = {**share, "format": float(both and numbers is not None)}

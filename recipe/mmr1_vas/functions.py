@@ -52,7 +52,7 @@ class Settings:
 
 
 def score(item: PromptRollouts, settings: Settings) -> float | None:
-    """The weighted sum of the numbers with a weight; None if no response is valid."""
+    """A prompt's score: the sum of the four numbers of `Settings` times their weights; None if no response is valid."""
     if (share := right_share(item, settings.right_from)) is None:
         return None
     texts = [rollout.completion.token_ids for rollout in item.multi.valid]

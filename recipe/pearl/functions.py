@@ -36,7 +36,7 @@ INSTRUCTION = (
 
 @dataclass(frozen=True)
 class Settings:
-    """num_samples: responses to a checklist. threshold: share of right answers needed to train on the prompt."""
+    """num_samples: responses to a checklist. threshold: lowest mean accuracy of its checklists to train on a prompt."""
 
     num_samples: int
     threshold: float
@@ -109,7 +109,7 @@ def check_score(truth: str, extra_info: Mapping[str, Any], truth_size: Size | No
 
 
 class Checklist:
-    """Asks all perception questions about the same images in one request, which is trained with its own answers."""
+    """Asks all perception questions about the same images in one request. Its responses are an own group."""
 
     def before(self, prompt: Prompt, facts: StepFacts) -> Sequence[Extra]:
         asked = []

@@ -67,7 +67,7 @@ def rows_of(file: str) -> list[Row]:
 
 
 def opened(cell: Any, home: Path) -> Image.Image:
-    """An image of a row: a path, or a mapping with bytes or a path."""
+    """Opens an image of a row. `cell`: its path below `home`, or a mapping with its bytes or its path."""
     cell = {"path": cell} if isinstance(cell, str) else cell
     return Image.open(io.BytesIO(cell["bytes"]) if cell.get("bytes") else home / cell["path"])
 

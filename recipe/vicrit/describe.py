@@ -1,7 +1,7 @@
 """True descriptions of the quick start's scenes, for the tiny experiment: `python recipe/vicrit/describe.py DATA OUT`.
 
-DATA: the quick start's folder of rows and scenes. OUT: a .jsonl file to write. Give
-`mars data build`, which reads it, the images' folder as --image-root DATA.
+DATA: the quick start's folder of rows and scenes. OUT: a .jsonl file to write. It is
+input of `mars data build`, which also needs --image-root DATA, because OUT has the images' paths relative to DATA.
 """
 
 from __future__ import annotations

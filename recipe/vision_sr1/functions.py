@@ -24,7 +24,7 @@ INSTRUCTION = "First describe the image inside <description> and </description> 
 
 @dataclass(frozen=True)
 class Settings:
-    """weight: of the accuracy of the description alone, added to the score."""
+    """weight: of the accuracy of the answer from the description alone; their product is added to the score."""
 
     weight: float
 

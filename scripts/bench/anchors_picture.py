@@ -20,8 +20,8 @@ _IMAGES = {"distinct_images": "distinct images", "encoder_runs": "encoder runs"}
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
-    """Draw bars for each variant: seconds of each stage, with the stage's floor in black, and tokens and images of the
-    engine. Writes a PNG file."""
+    """Draw bars for each variant: seconds of each stage, with the least possible in black; tokens of the engine; its
+    distinct images and encoder runs. Writes a PNG file."""
     variants = report["variants"]
     places = list(range(len(variants)))
     figure, (seconds, tokens, images) = plt.subplots(

@@ -7,7 +7,8 @@
 
 Every run is `python -m mars.main` with actor.packing=shared_prefix or padded, in turns. Only the variant
 `checkpointing` runs with both. One JSON object goes to stdout, progress to stderr. docs/performance.md explains
-variants and figures. Exit code 1: a run failed or none ran. 4: there are too few GPUs, or their peak is unknown.
+variants and figures. Exit code 1: a run failed or none ran. 4: there are too few GPUs, or several kinds,
+or their peak TFLOP/s are unknown.
 --smoke runs the whole benchmark on a CPU with a tiny model. Its figures mean nothing.
 """
 

@@ -58,8 +58,8 @@ class Planned:
 def planned_runs(
     cases: Sequence[Case], variants: Sequence[str], packings: Sequence[str], rounds: int
 ) -> Iterator[Planned]:
-    """The runs, case by case. Each round has every variant with the first packing, and with every other packing the
-    variants that compare packings. Every second round goes in reverse."""
+    """The runs, case by case. In each round, every variant runs with the first packing, and those with
+    `Variant.compares` run with all other packings too. Every second round goes in reverse."""
     for case in cases:
         for number in range(rounds):
             round_of = [

@@ -51,7 +51,8 @@ VARIANTS: Mapping[str, Variant] = {
 
 
 def estimated_memory(config: TrainConfig, group: Group) -> dict[str, int]:
-    """Bytes on the trainer's GPU by purpose, from mars/checks/memory.py, for forwards of as many groups as fit.
+    """Bytes on the trainer's GPU by purpose, from mars/checks/memory.py. A forward has as many whole groups as fit into
+    actor.tokens_per_forward, but at least one.
 
     With cluster=local this GPU also has the engine `hf`, unless engine and trainer take turns. The activations of the
     vision tower, which mars/checks/memory.py leaves out, are estimated with the same formula.

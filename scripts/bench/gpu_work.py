@@ -32,7 +32,7 @@ PEAK_TFLOPS = {
 
 
 class UnknownGpu(Exception):
-    """The GPU's peak is not in the table."""
+    """The GPU is not in PEAK_TFLOPS, and no peak was given."""
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ matrix products alone.
     python scripts/bench.py head
     python scripts/bench.py head --tokens 256 --rounds 3 --hidden 96
 
-`products` are the four products of size tokens x hidden x vocabulary that forward and backward need, in the same
-chunks. `scores` is mars/actor/token_scores.py. Both run in turns in one process. `logits_buffers` is the growth of the
-process's peak memory during `scores`, beyond its inputs and gradients, in buffers of [chunk, vocabulary] float32. It is
+`scores` is mars/actor/token_scores.py. `products` are the four products of size tokens x hidden x vocabulary that its
+forward and backward need, in the same chunks. Both run in turns in one process. `logits_buffers` is the peak memory of
+`scores` beyond its inputs and gradients. Its unit is the size of one float32 tensor [chunk, vocabulary]. It is
 read once per hidden size, in a process of its own. One JSON object on stdout. docs/performance.md explains the figures.
 """
 

@@ -89,7 +89,7 @@ def is_ours(name: str) -> bool:
 def growth(values: Sequence[float], first: int) -> float:
     """Relative growth from the values at step `first` (steps count from 1) to the last values.
 
-    Compares medians of WINDOW steps. Example: 100 up to step 100 and 103 from there to 200, first 20 -> 0.03.
+    Compares medians of WINDOW steps. Example: 100 in steps 1 to 100, 103 in steps 101 to 200, first 20 -> 0.03.
     Raises ValueError if the windows overlap.
     """
     early, late = values[first - 1 : first - 1 + WINDOW], values[-WINDOW:]

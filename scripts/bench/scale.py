@@ -253,10 +253,11 @@ def long_report(done: Done, memories: Memories, warm_up: int) -> dict[str, Any]:
 
 
 def checks(sweeps: Mapping[str, Sequence[Mapping[str, Any]]], steps: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Compare the driver over samples and over image sizes, and the resident memory of our processes over the long run.
+    """Check the driver's peak memory and time over samples and over image sizes, and how much the resident memory of
+    driver, engines and trainers grows in the run of many steps.
 
-    The driver reads the answers, but its time per rollout must not grow. It never sees an image, so its time must not
-    depend on the size of images.
+    The driver reads the responses, but its time per rollout must not grow with the samples. It never sees an image, so
+    its time must not depend on the size of images.
     """
     found = {}
     samples, sides = (sweeps.get(name, []) for name in ("samples", "image_side"))

@@ -78,7 +78,7 @@ def _step(axis: Axes, place: int, found: Mapping[str, Any]) -> None:
 
 
 def _targets(axis: Axes, contenders: Mapping[str, Any], checks: Mapping[str, Any]) -> None:
-    """For each check "over/under", mark where the bar of `over` must end."""
+    """For each check of one contender against another, mark the length that the first one's bar may have at most."""
     places = list(contenders)
     for name, check in checks.items():
         over, _, under = name.partition("/")

@@ -33,7 +33,7 @@ class Run:
 def intervals(ends: Sequence[float], warm_up: int) -> tuple[float, ...]:
     """Seconds of each step after the first `warm_up` steps, from the times at which all steps ended.
 
-    No step ends before the first, so warm_up is at least 1.
+    A step's time starts at the end of the step before it. The first step has none, so warm_up is at least 1.
     Example: ends [10, 12, 13, 15] and warm_up 2 -> (1, 2).
     """
     if not 1 <= warm_up < len(ends):
@@ -50,7 +50,8 @@ def stage_seconds(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def contender_report(runs: Sequence[Run]) -> dict[str, Any]:
-    """The figures of one contender. Medians are over all steps of all its runs."""
+    """The figures of one contender. Medians are over the steps of all its runs, without the warm-up; that of
+    launch_to_first_step is over the runs."""
     rows = [row for run in runs for row in run.rows]
     report: dict[str, Any] = {
         "seconds_per_step": median(second for run in runs for second in run.step_seconds),

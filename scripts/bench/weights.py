@@ -106,7 +106,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def write_model(folder: Path) -> tuple[Path, int]:
-    """Write the trainer benchmark's model of 32 million parameters, with a processor. Returns folder and number."""
+    """Write the trainer benchmark's model of 32 million parameters, with a processor.
+
+    Returns `folder` and the number of parameters.
+    """
     import torch
     from transformers import AutoModelForImageTextToText
 

@@ -55,7 +55,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image of a new row; the row is made from a scene. name: that of the image's source."""
+    """An image of a new row. name: the name that its source has in the new row."""
 
     name: str
     image: Image.Image

@@ -54,7 +54,8 @@ def built_set(
 
     Images go to OUT/images/<key>, where the key is a hash of the task, its settings, `options`, and the ids, truths,
     source names and image sizes of all scenes. So builds that differ in these write to different folders. A build stops
-    if the file of one of its images already holds another image. limit: number of scenes to use, None for all.
+    if the file of one of its images already holds another image. limit: number of scenes that get new rows, None for
+    all.
     """
     _refuse_own_output(source, out, options.split)
     scenes = Scenes(read_scenes(source, image_root), options.seed, task.name)

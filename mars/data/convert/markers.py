@@ -24,8 +24,8 @@ def has_numbers(text: str) -> bool:
 def place_markers(texts: Sequence[str], num_images: int, first: int = 0) -> tuple[list[str], list[int]]:
     """The texts of a conversation with one marker per image, and the images' numbers (from 0) in order of appearance.
 
-    If no text has a tag, all markers go in front of texts[first]. Raises RowError ("sources") unless every image has
-    exactly one tag.
+    If no text has a tag, all markers go in front of texts[first]. Otherwise every image must have exactly one tag, else
+    RowError ("sources").
 
     >>> place_markers(["<image 2> and <image 1>: which is darker?"], 2)
     (['<image> and <image>: which is darker?'], [1, 0])

@@ -18,8 +18,8 @@ _HELD_OUT = ("test", "val", "valid", "validation", "eval", "evaluation", "dev", 
 def split_names(files: Sequence[RecordFile], keep_names: Collection[str]) -> dict[str, str]:
     """File name -> split, as DEMON's metadata or the file's name says.
 
-    If neither says it, a benchmark is "test" and any other file is "train". The split of files in `keep_names`, and of
-    files that would share a split, is called like the file.
+    If neither says it, a file whose first record has a field "question" (a benchmark) is "test" and any other file is
+    "train". The split of files in `keep_names`, and of files that would share a split, is called like the file.
     """
     names = {file.name: file.name if file.name in keep_names else _train_or_test(file) for file in files}
     several = {name for name, count in Counter(names.values()).items() if count > 1}

@@ -33,7 +33,7 @@ class PromptMixture(PromptStream):
     set.
     One epoch of the mixture is as many prompts as all sets have together (`len`).
 
-    If weights change, the shares of each batch are rounded to a millionth.
+    If weights change from batch to batch, each weights[i] / sum(weights) is first rounded to a millionth.
 
     Example: weights [3, 1] and 6 prompts per step give 5 + 1, 4 + 2, 5 + 1, 4 + 2, ...: 4.5 + 1.5 on average.
 

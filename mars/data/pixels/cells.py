@@ -20,8 +20,8 @@ CACHED_ROW_GROUPS = 2
 def read_cell(path: str, row: int, slot: int) -> bytes:
     """The encoded image at position `slot` of a row's image list.
 
-    A parquet file is read by row groups; the images of the last two row groups stay in memory. An arrow file is
-    memory-mapped.
+    A parquet file is read by row groups; the images of the two most recently read row groups stay in memory. An arrow
+    file is memory-mapped.
     Raises OSError or ValueError (the bases of pyarrow's errors) if the file cannot be read, and LookupError if it has
     no such image.
     """

@@ -42,7 +42,7 @@ class Place(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The image in messages: its path, or "file.parquet:row, image slot" for a cell."""
+        """What error messages call the image: its path, or "file.parquet:row, image slot" for a cell."""
         return self.path if self.row is None else f"{self.path}:{self.row}, image {self.slot}"
 
 

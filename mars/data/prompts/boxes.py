@@ -1,4 +1,4 @@
-"""The pixel frames that boxes are written in."""
+"""The frames that boxes are written in: pixels of an image, or thousandths."""
 
 from __future__ import annotations
 

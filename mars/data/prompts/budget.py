@@ -186,7 +186,8 @@ def _limit(settings: Mapping[str, Any], name: str, edge: str) -> tuple[int, str]
 def warn_of_small_images(budget: ImageBudget, prompts: Iterable[Prompt]) -> None:
     """Warns if images are smaller than the minimum of the model's own file, and the run's minimum is lower.
 
-    The model was trained on enlarged images. Images of sources in data.source_image_pixels are not counted.
+    In its training, the model saw small images enlarged to its own minimum; in the run they are enlarged less.
+    Images of sources in data.source_image_pixels are not counted.
     """
     least, where = budget.own_minimum
     sizes = [source.image.size for prompt in prompts for source in prompt.sources if source.image.resized is None]

@@ -59,7 +59,8 @@ def opening_of(generation_prompt: str) -> str:
 def other_opening_of(generation_prompt: str) -> str:
     """The tag that opens a thought at the end of the generation prompt, if it is not "<think>"; else "".
 
-    Rewards find a thought only between <think> and </think>, so no response could earn the score for it.
+    Rewards find a thought only between <think> and </think>, so with another tag no response could earn the score for
+    a thought.
 
     >>> other_opening_of("assistant\\n<seed:think>\\n"), other_opening_of("assistant\\n<think>\\n")
     ('<seed:think>', '')

@@ -121,7 +121,7 @@ class PreparedRows:
 def prepare_files(files: Mapping[str, Sequence[str]], settings: RowSettings) -> dict[str, PreparedRows]:
     """Call `prepare_rows` for each set that has files. files: name of the set, such as "train" -> its files.
 
-    Raises as `prepare_rows` does, and TemplateFailure if the model's chat template takes no row of any set.
+    Raises as `prepare_rows` does, and TemplateFailure if the chat template takes no row, or no row with images.
     """
     prepared = {name: prepare_rows(some, settings) for name, some in files.items() if some}
     refuse_chat_template(row for rows in prepared.values() for row in rows.tried)

@@ -64,8 +64,8 @@ def parquet_chunks(file: str, columns: Sequence[str]) -> Iterator[list[Row]]:
 
 
 def known_columns(schema: pyarrow.Schema, wanted: Sequence[str]) -> list[str]:
-    """The columns of a file to read: the wanted ones, and columns that may hold media. Rows with media in
-    the latter are refused.
+    """The columns of a file to read: the wanted ones, and others that may hold media. A row is refused if it has a
+    video or sound in the others, or has images only there.
 
     Raises FileError if the file has no wanted column, or several with the same name.
     """

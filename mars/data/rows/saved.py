@@ -48,7 +48,8 @@ class SavedSet:
 def saved_set(name: str) -> SavedSet | None:
     """The folder of `save_to_disk` or the set on the hub that `name` stands for; None if `name` is a file.
 
-    Forms of a name: "folder", "folder@split", "owner/name@split", "owner/name:config@split".
+    Forms of a name: "folder", "folder@split", "owner/name@split", "owner/name:config@split". Sets on the hub that have
+    no owner are named without "owner/".
     """
     if os.path.isdir(name):
         return SavedSet(name, None, None)

@@ -43,7 +43,7 @@ def write_synthetic(out: str | Path, *, seed: int, sizes: SetSizes, bias: float)
     one with probability `bias`, whatever the light. If a row shows one image, it believes that image. The teacher
     describes the images but draws no conclusion from them.
     So the policy learns to read each image, but not which one to trust (bias 0.5: neutral; 1.0: always the visible).
-    Raises DataError for a bias outside [0, 1] or a set of more than 100,000 scenes.
+    Raises DataError for a bias outside [0, 1], or if a part of `sizes` is negative or more than 100,000.
     """
     _check(sizes, bias)
     out = Path(out)
