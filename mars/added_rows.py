@@ -23,7 +23,10 @@ logger = logging.getLogger(__name__)
 
 
 def training_stream(config: TrainConfig, inputs: Inputs) -> tuple[PromptStream | SampledRounds, Mapping[str, Prompt]]:
-    """The order of the training prompts (`prompt_stream`), and all known prompts by id. A sampler may add prompts."""
+    """The order of the training prompts (`prompt_stream`), and all known prompts by id.
+
+    Prompts that a sampler adds during the run appear in the second result.
+    """
     assert inputs.train is not None
     prompts = inputs.train.prompts
     by_id = {prompt.prompt_id: prompt for prompt in prompts}

@@ -25,7 +25,7 @@ def at_step(settings: Any, values: Mapping[str, float]) -> Any:
 
 
 def changing_keys(settings: Any) -> tuple[str, ...]:
-    """The keys of the ramps that `read_once` guards; () for settings without a guard."""
+    """The keys of the ramps that change `settings`, if it has the guard of `read_once`; otherwise ()."""
     return tuple(getattr(settings, _KEYS, ()))
 
 

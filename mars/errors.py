@@ -27,7 +27,7 @@ class DataError(MarsError):
 
 
 class SetupError(MarsError):
-    """The machine or cluster lacks something: a GPU, a port, a package, write access."""
+    """The machine or cluster lacks something (a GPU, a port, a package, write access), or a model file is unusable."""
 
     exit_code = 4
 

@@ -35,7 +35,7 @@ class ImageTransform(Protocol):
 class TransformCall:
     """One use of a transform. name: its key in `recipe.transforms`. seed: of its random numbers.
 
-    strength: for the transforms of mars from 0 (no change) to 1 (full change). A user's transform may define its own.
+    strength: for the transforms of mars from 0 (no change) to 1 (full change). A user's transform may use other values.
     """
 
     name: str

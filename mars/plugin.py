@@ -50,8 +50,7 @@ def resolve(setting: str, text: str, wanted: str) -> str:
     """`text` with an absolute path, so that it means the same in every process. Does not run the file.
 
     setting: the key whose value is `text`, for messages. wanted: the form that `text` should have.
-    A relative path starts at the current folder, else at mars' own recipes (`find`). Raises ConfigError if the file
-    does not exist.
+    `find` says where a relative path starts. Raises ConfigError if the file does not exist.
     """
     path, _, name = text.rpartition(":")
     file = find(path)

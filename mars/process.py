@@ -82,9 +82,10 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     """Run `main` and exit with the code that it returns, or with the code of its failure.
 
     A MarsError prints its message and exits with its exit_code. SIGTERM, SIGHUP and Ctrl-C exit with 75, a second
-    Ctrl-C with 130 (mars/interrupts.py). Any other exception exits with 1. Its traceback goes to the run's log, and the
-    path of the log is printed; without a log the traceback goes to stderr. In printed text, control characters are
-    escaped and secrets from environment variables are replaced (`redact`).
+    Ctrl-C with 130 (mars/interrupts.py). SystemExit exits with its own code. Any
+    other exception exits with 1: its traceback goes to the run's log, and the path of the log is printed; without a log
+    the traceback goes to stderr. In printed text, control characters are escaped and secrets from environment variables
+    are replaced (`redact`).
     """
     _use_utf8()
     with escaped_output(), interrupts.handled(_report):

@@ -94,8 +94,8 @@ class BadSamples:
         """The quarantine after `step` has tried `prompts`.
 
         unreadable: id -> reason, for those of `prompts` that the engine could not read.
-        Raises DataError if more than `num_allowed` of any `window` consecutive prompts are bad, or if all prompts are
-        bad.
+        Raises DataError if more than `num_allowed` of any `window` prompts tried one after the other are bad, or if
+        all prompts of the training set are bad.
         """
         return self._accepted(quarantine, quarantine.after(prompts, unreadable), step)
 

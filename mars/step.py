@@ -33,7 +33,7 @@ from mars.types import PromptRollouts
 
 @dataclass(frozen=True)
 class StepResult:
-    """Metrics by their documented names (docs/metrics.md), all rollouts sampled in the step, and the next state."""
+    """A step's metrics by documented name (docs/metrics.md), all rollouts sampled for it, and the state after it."""
 
     metrics: Mapping[str, float]
     rollouts: Sequence[PromptRollouts]

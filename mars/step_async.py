@@ -127,8 +127,8 @@ class _Sampler:
         self.generated: list[PromptRollouts] = []
 
     def sample(self, parts: StepParts, state: SamplingState, step: int, trained_by: int) -> Sampled:
-        """As `mars.sampling.sample`, but leaves out prompts that are too old: of those carried to this step, and of
-        those that it carries to the next.
+        """As `mars.sampling.sample`, but leaves out prompts that are too old, both among those that were carried to
+        `step` and among those that are carried to the step after it.
 
         trained_by: version of the weights that train on the kept prompts. Version `trained_by` + 1 trains on the
         prompts that are carried to the next step.
@@ -145,7 +145,7 @@ class _Sampler:
         return replace(sampled, state=replace(sampled.state, carried=carried), metrics=metrics)
 
     def sample_ahead(self, state: SamplingState, step: int, trained_by: int) -> Sampled | None:
-        """Sample for `step`, in a `Background`. Returns None if the run ends before `step`."""
+        """Sample for `step`. Called in the thread of a `Background`. Returns None if the run ends before `step`."""
         if self._overlap.is_last(step - 1, state):
             return None
         stoppable = cast(RolloutEngine, _StoppableEngine(self._parts.engine))
@@ -166,7 +166,7 @@ class _Sampler:
 
 class _StoppableEngine:
     """A `RolloutEngine` that can be stopped (`background.check`) at each answer of `generate`, not only while it waits
-    for an answer. Answers may come without a pause."""
+    for an answer: answers may come so fast that it never waits."""
 
     def __init__(self, engine: RolloutEngine) -> None:
         self._engine = engine

@@ -79,8 +79,8 @@ class PromptRounds(Protocol):
     step. `probes` are the prompts that the sampler wants as probes.
 
     `len()`: the number of different prompts in an epoch. num_prompts: also counts prompts that a sampler has added
-    during the run. left_out: ids of prompts that cannot be read. read_added: reads the rows again that a sampler had
-    added; `snapshots`, the states of the hooks, name these rows.
+    during the run. `observe` also gets `left_out`, the ids of prompts that cannot be read. read_added: when a run is
+    resumed, reads the rows that its sampler had added; `snapshots`, the states of the hooks, name these rows.
     """
 
     prompts_per_step: int

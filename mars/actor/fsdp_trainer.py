@@ -127,7 +127,7 @@ class FsdpTrainer:
         ).score(batch, spec, spans)
 
     def publish_weights(self) -> WeightUpdate:
-        """The full weights in the engine's dtype. Only rank 0 has a payload; on the other ranks it is None.
+        """Publish the full weights in the engine's dtype. Only rank 0 returns a payload; on the other ranks it is None.
 
         While the trainer is offloaded, tensors of the payload may be the trainer's copies in host memory. The next
         `offload` overwrites these copies.

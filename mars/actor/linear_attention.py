@@ -1,7 +1,7 @@
 """Linear attention over packs: each response starts from the state at the end of its prompt.
 
 A gated delta rule (Yang et al. 2024, arXiv 2412.06464) keeps no keys and values. Of the tokens before, a token needs
-only the state, one matrix for each head, and the last inputs of a short convolution. Both are computed once for a
+only the state (one matrix for each head) and the last inputs of a short convolution. Both are computed once for a
 prompt and copied for each of its responses.
 """
 

@@ -208,7 +208,7 @@ def _some(names: set[str]) -> str:
 
 @dataclass(frozen=True)
 class _Place:
-    """A place of a tensor in the model. name: in the whole model; own: in `module`."""
+    """A place of a tensor in the model. name: the tensor's name in the whole model; own: its name in `module`."""
 
     module: nn.Module
     own: str

@@ -18,7 +18,8 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True)
 class StepResult:
-    """grad_norm: before clipping. applied: False if the gradient was not finite, so that no parameter was changed."""
+    """grad_norm: before clipping; NaN after `skip`. applied: False if no parameter was changed, because the gradient
+    was not finite or `skip` was called."""
 
     grad_norm: float
     learning_rate: float

@@ -37,8 +37,9 @@ def adapter_layers(layers: Iterable[str], parts: ModelParts, settings: LoraConfi
 
     section: of the settings, for messages.
 
-    The head never gets an adapter, as in peft. A target is `ALL_LINEAR` or the end of a dotted name, such as "q_proj".
-    Raises ConfigError if no layer of `settings.parts` has this end, or if one of these parts gets no adapter.
+    The head never gets an adapter, as in peft. A target is `ALL_LINEAR` or what follows the last dot of a layer's name,
+    such as "q_proj". Raises ConfigError if no layer of `settings.parts` fits a target, or if one of these parts gets no
+    adapter.
     """
     ends = {name: name.rpartition(".")[2] for name in layers if part_of(name, parts) in settings.parts}
     ends = {name: end for name, end in ends.items() if end != "lm_head"}

@@ -59,7 +59,7 @@ class ReadPrompts:
         return {index: reason for index, reason in found.items() if reason is not None}
 
     def drop_prompts(self) -> None:
-        """Free the prompts when they are not needed any more. `unreadable` still works."""
+        """Free the prompts; they cannot be asked for afterwards. Waits until all are read. `unreadable` still works."""
         self._reasons = {index: read.result().unreadable for index, read in self._pending.items()}
         self._pending = {}
 

@@ -151,8 +151,8 @@ class BatchPasses:
 class PreparedBatch:
     """What the updates of a batch use: its prompts, old log-probs of forwards, and the passes of a rule.
 
-    old: the old log-probs of at least the forwards of all updates but the first. The first update does not read them:
-    it uses the log-probs of its own forward.
+    old: forward -> its old log-probs. May lack the forwards of the first update, which does not read it: the first
+    update uses the log-probs of its own forward.
     """
 
     prompts: ReadPrompts

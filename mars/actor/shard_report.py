@@ -1,4 +1,4 @@
-"""A small file in which a rank reports that its shards of a checkpoint are on the disk.
+"""A small file in which a rank reports that its shards of a checkpoint are on the disk, or why they are not.
 
 The driver reads it while the rank goes on training, so a checkpoint is complete as soon as its last shard is.
 """

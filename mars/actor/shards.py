@@ -145,7 +145,8 @@ def model_state(policy: PolicyModel) -> dict[str, Tensor]:
 def load_trainer_state(
     policy: PolicyModel, optimizer: Optimizer, rank: int, folder: str, reference: PolicyModel | None = None
 ) -> int:
-    """Read a checkpoint into the policy and the optimizer, on any number of ranks.
+    """Read a checkpoint into the policy, the optimizer, `reference` (if given) and this rank's random state, on any
+    number of ranks.
 
     Returns how many updates in a row had been skipped when the checkpoint was written (skipped_in_a_row).
 

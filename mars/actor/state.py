@@ -74,7 +74,8 @@ def _gathered(
     adapters: name of the adapted weight -> its adapter.
 
     If there are several copies of the weights, only the ranks of the first copy gather, unless `on_all_ranks`. Each of
-    these ranks joins its shards of the bucket in new memory. A rank that receives the bucket also holds all of it.
+    these ranks copies its shards of the bucket into one new buffer. A rank that receives the bucket needs memory for
+    the whole bucket besides.
     """
     mesh = next((value.device_mesh for value in bucket.values() if isinstance(value, DTensor)), None)
     if mesh is not None and not on_all_ranks and not is_in_first_copy(mesh):

@@ -13,9 +13,9 @@ from mars.train_types import MicroBatch, TrainBatch, TrainResponse
 
 @dataclass(frozen=True)
 class RowTarget:
-    """One row of a micro-batch. weight: of the response; 0 for a filler. carried: that of its `TrainPrompt`.
+    """One row of a micro-batch. weight: of the response; 0 for a filler, a row that is not trained on (`MicroBatch`).
 
-    with_images: whether its prompt has an image.
+    carried: that of its `TrainPrompt`. with_images: whether its prompt has an image.
     """
 
     response: TrainResponse

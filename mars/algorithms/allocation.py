@@ -43,7 +43,7 @@ def second_half(targets: Sequence[bool], order: Sequence[int], first: int, sampl
 
     The targets share the rollouts evenly, but none gets more than `MOST` * G in all. The other prompts share what is
     left, and have at most G in the end. Without targets all prompts share evenly: each has G in the end, as with
-    `even`.
+    `anchor.allocation=even`.
 
     Example: 4 prompts with 2 of G = 4 rollouts each, so 8 more. Targets 1 and 3 get [0, 4, 0, 4], and a single target 2
     gets [0, 0, 8, 0]. With 8 prompts and 16 more, a single target gets 14, so that it has
@@ -66,7 +66,7 @@ def _share(amount: int, among: Sequence[int], counts: list[int]) -> None:
 def seeded_order(prompt_ids: Sequence[str], seed: int, step: int) -> list[int]:
     """A permutation of the prompts: the order of their hashes of (seed, step, prompt id).
 
-    The key has no number of the round, because a step samples a prompt only once.
+    The number of the round is not hashed, because a step samples a prompt only once.
     """
     keys = [blake2b(repr((seed, step, "allocation", name)).encode(), digest_size=16).digest() for name in prompt_ids]
     return sorted(range(len(keys)), key=lambda i: keys[i])

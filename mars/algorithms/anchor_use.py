@@ -1,4 +1,6 @@
-"""Uses of a round's anchors besides pooling their rewards: guided groups and shuffling."""
+"""Uses of a round's anchors besides pooling their rewards: as guests (`anchor.guide`), or shuffled among prompts
+(`anchor.shuffle`).
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ class AnchorCounts:
 
 @dataclass(frozen=True)
 class AnchorUse:
-    """guide: which responses may be guests; None: no guided groups. shuffle: `anchor.shuffle`.
+    """guide: which anchor responses may be guests; None: none may. shuffle: `anchor.shuffle`.
 
     right_from: accuracy from which a response is right, for metrics.
     """

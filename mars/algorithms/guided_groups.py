@@ -93,14 +93,15 @@ def guide_metrics(
     """Metrics of the guests of a step, over all prompts that were sampled in it.
 
     mars/guide/guests        number of guests
-    mars/guide/refused       number of responses above the mean that the filter did not let in
+    mars/guide/refused       number of responses that `GuestFilter` rejected, although their reward is above the mean of
+                             the multi rewards
     mars/guide/frac_groups   share of prompts with a guest
     mars/guide/rescued       of the prompts with valid but no right multi responses, the share that has a right guest
 
     right_from: accuracy from which a response is right. A guest is right by its own accuracy, even if
-    `anchor.shuffle=reward` gave it the reward of another response. own: whether the guests of a prompt are responses to
-    this prompt. If not, they were not scored as answers to it, so `rescued` is left out. A share of no prompts is
-    left out.
+    `anchor.shuffle=reward` gave it the reward of another response. own: False with
+    `anchor.shuffle=both`, where a prompt's guests are responses to another prompt. They were not scored as answers to
+    this one, so `rescued` is left out. A share of no prompts is left out.
     """
     of_prompts = [guests(item) for item in prompts]
     metrics = {"mars/guide/guests": float(sum(map(len, of_prompts))), "mars/guide/refused": float(refused)}

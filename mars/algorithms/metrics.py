@@ -1,4 +1,4 @@
-"""Metrics of the method over one step's rewards and advantages: gain, conflict, signal."""
+"""Metrics of the method over one step's rewards and advantages, such as information gain and conflict rate."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def to_line(answer: Answer) -> str:
 
 
 def to_record(answer: Answer) -> dict[str, Any]:
-    """The answer as a JSON object. `extra` and `about` are left out of an answer to a view, `guest` if it is false."""
+    """The answer as a JSON object. `extra` and `about` are left out if `extra` is None, `guest` if it is false."""
     fields = dict(vars(answer))
     if not answer.guest:
         del fields["guest"]

@@ -35,7 +35,8 @@ def data_fingerprint(prompt_ids: Iterable[str]) -> str:
 
 
 def none_added(snapshots: Iterable[str]) -> None:
-    """Does nothing: `read_added` of `starting_point`, if `prompts` already has all rows that a sampler had added."""
+    """Does nothing. `starting_point` is called with it as `read_added` if `prompts` already has all rows that a
+    sampler had added."""
 
 
 def starting_point(

@@ -44,7 +44,7 @@ class CheckResult:
         this check.
     overlong: the rows that are too long. image_tokens: source name -> tokens of each of its images.
     repeated: number of rows that are equal to an earlier one.
-    unshown: row -> (mono view, words of its text that mention, or may mention, images which this view does not show).
+    unshown: row -> (mono view, words in this view's text that mention, or may mention, images it does not show).
     """
 
     num_rows: int

@@ -68,9 +68,9 @@ def _leaves(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
 
 
 def check_settings(config: Any, folder: Path, key: str) -> None:
-    """Check the settings of all sections. Raises SetupError.
+    """Check the settings in config.json's sections for the text and the vision model. Raises SetupError.
 
-    config: transformers' configuration of the folder. key: the setting of mars that names the folder.
+    config: what transformers has read from config.json in `folder`. key: the setting of mars that names `folder`.
     """
     raw = read_json_file(folder / "config.json", key)
     for section in _SECTIONS:

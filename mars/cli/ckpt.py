@@ -85,8 +85,8 @@ def export(
     adapter: Annotated[bool, typer.Option("--adapter", help="Only the LoRA adapters, in peft's format.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the policy of a checkpoint as a Hugging Face folder. Default: the newest that is undamaged. Checks that a
-    prompt becomes the same tokens and image tensors with it as with model.path. Prints the command that serves it."""
+    """Write the policy of a checkpoint as a Hugging Face folder. Default: the newest that is undamaged. Without
+    --adapter: checks that OUT and model.path give a prompt equal tokens and image tensors; prints how to serve OUT."""
     from mars.checkpoint.saver import SHARDS_FOLDER
     from mars.config.load import load_saved_config
     from mars.config.schema import SftConfig

@@ -24,7 +24,8 @@ MAX_TRIES = 3
 class AbsentEngines:
     """The successors of absent engines, by the engines' numbers.
 
-    replace_timeout_s: how long a call waits for an engine whose node is lost, from the loss of the node's first engine.
+    replace_timeout_s: how long a call waits for an engine whose node is lost, counted from when the first
+        engine on that node was lost.
     last_wait_s: how long a call waits for an engine whose node is fine, and for any engine if none is left.
     """
 
@@ -115,7 +116,8 @@ def place(item: FinishedSample | UnreadableRequest) -> tuple[int, int | None]:
 def unfinished(
     requests: Sequence[RolloutRequest], some: Iterable[int], given_out: Iterable[tuple[int, int | None]]
 ) -> list[int]:
-    """Those of the requests `some` that still lack samples, in order. given_out: `place` of each item that has come."""
+    """The numbers of the requests that still lack samples, ascending. some: numbers of the requests to look at.
+    given_out: what `place` returns for each sample, or unreadable request, that has come."""
     given_out = set(given_out)
     numbers = Counter(request for request, sample in given_out if sample is not None)
     return [i for i in sorted(some) if numbers[i] < requests[i].num_samples and (i, None) not in given_out]

@@ -83,7 +83,7 @@ class Node:
 
 @dataclass(frozen=True)
 class RunningNode:
-    """process: of `ray start --block`. address: of the cluster. job_server: http://host:port; None for a worker."""
+    """process: of `ray start --block`. address: of the cluster. job_server: http://host:port; None if not the head."""
 
     process: ProcessId
     address: str

@@ -1,7 +1,7 @@
 """What a node has of the things that all nodes must share: packages, mars' code, model files, images.
 
-Imports only the standard library and mars/output/blocks.py. Both files are sent to the nodes, so that they also run
-where mars is missing or has another version.
+Imports only the standard library and mars/output/blocks.py. This file and blocks.py are sent to the nodes, so that they
+also run where mars is missing or has another version.
 """
 
 from __future__ import annotations

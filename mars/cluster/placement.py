@@ -168,7 +168,8 @@ class Placement:
     def _move_lost(self) -> None:
         """Reserve the bundles of lost nodes again, one by one, so that as many workers as possible go on.
 
-        Bundles with ranks come first. Each of them is requested once, and the request waits in Ray until there is room.
+        Bundles with ranks have priority. Each of them is requested once, and the request waits in Ray until there is
+        room.
         The request for an engine's bundle is made only if there is room beside all ranks, and withdrawn if the room is
         gone before Ray has placed it, so that an engine cannot take the room that a rank waits for. If the
         new node of a moved bundle is lost too, Ray itself moves the bundle on.

@@ -57,7 +57,10 @@ class Successor:
         return self._is_node_lost
 
     def is_running(self) -> bool:
-        """Whether the new process runs. Makes progress towards it, without waiting.
+        """Whether the new process runs. Takes the steps towards this that are possible now.
+
+        Waits only in `has_room`: up to 60 s for the answer of a node of a joined cluster that has not yet agreed with
+        the driver (`NodeCheck.agrees`). Raises SetupError if this node differs from the driver.
 
         A process that was started on a lost node, before Ray noticed the loss, dies and is started again.
         Raises WorkerError if three starts have failed.

@@ -100,7 +100,7 @@ class WorkerGroup:
         self.workers[index] = self._start(index)
 
     def is_running(self, index: int) -> bool:
-        """Whether the process of a worker has started. Raises WorkerLost if it has died since."""
+        """Whether the process of a worker has started and answered. Raises WorkerLost if it died before its answer."""
         started, _ = ray.wait([self._processes[index]], timeout=0)
         if started:
             with self._named("start of a worker", self._timeout_s, [index]):

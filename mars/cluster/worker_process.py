@@ -112,7 +112,7 @@ def _kill(pid: int, started: int) -> None:
 
 
 def _started_by(pid: int, started: int) -> dict[int, int]:
-    """pid -> start time, for this user's processes whose environment has the worker's mark."""
+    """pid -> start time, for this user's processes that inherited the variable `_MARK` of the worker `pid`."""
     mark, found = f"{_MARK}={pid}-{started}".encode(), {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:

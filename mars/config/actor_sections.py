@@ -86,6 +86,6 @@ class SftSettings(PolicyTrainingConfig):
 
     @property
     def forward_packing(self) -> Literal["shared_prefix", "padded"]:
-        """`packing` under the name that the model and mars/batching/plan.py use. They call "packed" "shared_prefix":
-        each prompt then has one response."""
+        """`packing` under the name that the model and mars/batching/plan.py use. For "packed" it is "shared_prefix",
+        because packed rows are a pack in which each prompt has one response."""
         return "shared_prefix" if self.packing == "packed" else "padded"

@@ -35,7 +35,8 @@ class Composition:
     config: neither resolved nor checked; None if the files cannot be composed.
     words: what Hydra was given: where to look for files, and the valid overrides. Empty for a saved configuration.
     given: keys that an accepted override sets.
-    doubtful: keys, sections and groups that a refused override should have set: their values are not the user's.
+    doubtful: keys, sections and groups that a refused override should have set, and "experiment" if a file of the user
+        is wrong: their values are not the user's.
     has_unknown_option: whether an option was refused, which may have been meant to set any key.
     """
 

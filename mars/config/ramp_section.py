@@ -66,10 +66,10 @@ def ramped_settings(file: str, ramps: Sequence[Ramp]) -> dict[str, Ramp]:
 def weights_at(
     weights: Sequence[float], ramps: Sequence[Ramp]
 ) -> tuple[Callable[[int], list[float]], list[float], list[float]] | None:
-    """A function from the number of a round to the weights of its step; then the lowest and the highest of each weight.
+    """(function from the number of a round to the data weights of its step, lowest weights, highest weights).
 
-    None if no ramp changes a weight. Round i, from 0, belongs to step i + 1, because a step has one round
-    (`ramp_problems`).
+    All weights are lists with one number for each file. None if no ramp changes a data weight. Round i, from 0, belongs
+    to step i + 1, because a step has one round (`ramp_problems`).
     """
     of_files = {ramp.key.removeprefix(WEIGHTS): ramp for ramp in ramps if ramp.key.startswith(WEIGHTS)}
     if not of_files:

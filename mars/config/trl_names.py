@@ -1,6 +1,7 @@
-"""The names of TRL's GRPOConfig, and of the TrainingArguments, ModelConfig and GRPOTrainer that it is used with.
+"""The names of settings in TRL's GRPOConfig, and in the classes that are used with it.
 
-They are from TRL's public grpo_config.py; max_prompt_length is a name of its older versions. An entry is as in
+These are TrainingArguments, ModelConfig, ScriptArguments (dataset_name) and GRPOTrainer (reward_funcs). The names of
+GRPOConfig are from TRL's public grpo_config.py; max_prompt_length is a name of its older versions. An entry is as in
 `mars.config.verl_names`.
 """
 

@@ -33,9 +33,10 @@ def model_fingerprint(model: str) -> str | None:
 
 
 def images_fingerprint(requests: Sequence[RolloutRequest]) -> str:
-    """Hash of every image's pixel size and encoding, and of its file's size and `blocks`, in the order of the requests.
+    """Hash over all images in the order of the requests: pixel sizes, encodings, and the `blocks` of image files.
 
-    The bytes of images in parquet files are not read: the fingerprint of the questions covers them.
+    For images in a parquet file no bytes are read: the hash of the file of questions ("questions" in the manifest's
+    "identity") covers them.
     Raises DataError for a file that cannot be read.
     """
     whole = sha256()

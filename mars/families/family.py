@@ -34,8 +34,8 @@ class ImageLimits(Protocol):
 class ImageSizing(Protocol):
     """How a family's image processor resizes an image.
 
-    takes_resized: whether an image that already has the size `size(...)` stays unchanged when it is processed again,
-        with the same limits or with larger ones.
+    takes_resized: whether an image that already has the size `size(...)` stays unchanged when it is processed again
+        with limits that allow this size.
     """
 
     @property
@@ -58,7 +58,7 @@ class ImageSizing(Protocol):
         ...
 
     def grid(self, features: Mapping[str, Any], limits: ImageLimits) -> Grid:
-        """The grid of the image in the output of the image processor, which must be for one image."""
+        """The grid of an image. features: the image processor's output for this image alone."""
         ...
 
 

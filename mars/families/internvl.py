@@ -86,7 +86,7 @@ def read_sizing(
     settings: Mapping[str, Any], processor: Mapping[str, Any], config: Mapping[str, Any], file: str
 ) -> tuple[int, int, Tiles]:
     """See `Family.read_sizing`. Compares a tile's size with config.json's vision_config. Compares a tile's number of
-    tokens with image_seq_length in config.json and in processor_config.json, by which the engine expands prompts."""
+    tokens with image_seq_length in config.json and in processor_config.json: the engine reserves so many for a tile."""
     vision = config.get("vision_config")
     vision = vision if isinstance(vision, dict) else {}
     tile, patch = _side(vision.get("image_size", 448)), _side(vision.get("patch_size", 14))

@@ -1,7 +1,8 @@
 """Rows that join the training set while a run trains: a sampler reads files that another program writes meanwhile.
 
 A file is read once. From then on its prompts are known like those of the training files. A checkpoint holds the names
-of the files, a hash of their contents and the rows that were left out. A resumed run reads the files again.
+of the files, a hash of each one's contents, and the ids of prompts that were left out because another row has their
+`declared_id`. A resumed run reads the files again.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ class _Unescaped:
 
     @property
     def rich_proxied_file(self) -> _Unescaped:
-        """rich asks a console's file for the file behind it, because it replaces sys.stdout while it shows a progress
-        bar. No file is behind this one."""
+        """The file that rich writes to when it is given this one: itself. While rich shows a progress bar, sys.stdout
+        is a stand-in, and this attribute of a stand-in is the real file."""
         return self
 
     def _stream(self) -> TextIO:

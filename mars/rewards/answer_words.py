@@ -121,7 +121,7 @@ def loosely(text: str) -> str:
 
 
 def comparable(text: str) -> str:
-    """The `normalise`d text, with all spellings of a number or unit replaced by one.
+    """The `normalise`d text, with one spelling for each decimal number and each unit.
 
     Covers a number at the start, as a word or in digits ("three", ".5", "3.0"), and the unit or percent after it ("5m",
     "5 meters", "50 percent").
@@ -180,7 +180,7 @@ def compatible(text: str) -> str:
     """The text in Unicode NFKC without invisible characters, with the digits of all scripts as 0 to 9.
 
     Full-width letters and the like become the usual ones, and so do stops and commas of other scripts. A blank
-    separates a digit and a fraction.
+    is put between a digit and a fraction or raised digit behind it: "10²" becomes "10 2".
 
     >>> compatible("Ｂ．"), compatible("1½"), compatible("٣٫٥")
     ('B.', '1 1⁄2', '3.5')

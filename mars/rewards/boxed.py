@@ -10,7 +10,7 @@ BOX = "\\boxed{"
 
 
 def boxed(text: str) -> str | None:
-    r"""The content of the last \boxed{...}, None without one. Braces in it are balanced.
+    r"""The content of the last \boxed{...}, up to the brace that closes it. None without a box, or if it is not closed.
 
     >>> boxed(r"so \boxed{3}, no, \boxed{\frac{1}{2}}")
     '\\frac{1}{2}'

@@ -51,7 +51,7 @@ def has_boxes(function: str) -> bool:
 def default_for(truth: str) -> str:
     """The reward for a ground truth if no reward is named: the first in the table for boxes, or the first for text.
 
-    A truth that starts like a JSON list or object counts as boxes, even if it is malformed; any other is text.
+    A truth that starts with "[", "{" or "```json" counts as boxes, even if it is malformed; any other is text.
 
     >>> default_for("[[0, 0, 640, 512]]"), default_for("three or 3")
     ('grounding', 'vqa')

@@ -69,7 +69,7 @@ class BuiltInReward:
         part "compat" of the result, or the accuracy if there is no such part.
     check_truth: says what is wrong with a ground truth; see CheckTruth.
     perfect_answer: (item) -> the response of a model that knows `item.truth`, boxes in the frame `item.response_size`;
-        `item.response` is ignored. It must score an accuracy of 1. Raises DataError for a malformed truth.
+        `item.response` is ignored. It must score an accuracy of 1. May raise DataError for a malformed truth.
     is_readable: (response) -> whether it has an answer that can be compared; evaluations count responses without one.
     parts: the names of the parts that every result has.
     metric: what evaluations call the accuracy: ACCURACY or MEAN_IOU.

@@ -49,7 +49,7 @@ def score_grounding(item: RewardInput) -> RewardResult:
     is largest; a true box without a match counts 0. Labels are not compared.
     - More predictions than true boxes cost nothing, as in the paper. The part `extra_boxes` shows whether a policy
       learns to predict too many: the number of extra predictions divided by the number of true boxes, or by 1 if
-      there is none. With more than `MAX_EXTRA_BOXES` extra predictions the accuracy is 0.
+      there is none. With more than `MAX_EXTRA_BOXES` extra predictions, accuracy and `extra_boxes` are 0.
     - A malformed box (NaN, inverted, no area, not four numbers) matches nothing; the others still count.
     - An empty scene (truth "[]"): accuracy 1 for an empty list, or for a sentence outside a fence that says that
       nothing is there ("There are no persons."). Any other answer: accuracy 0.
@@ -232,7 +232,7 @@ def perfect_answer(item: RewardInput) -> str:
 
 
 def is_readable(response: str) -> bool:
-    """Whether there is exactly one answer with one JSON list (or one box) in it. The boxes may still be malformed."""
+    """Whether `read_entries` finds one list of boxes in the response. The boxes may still be malformed."""
     try:
         read_entries(parse_response(response))
     except ValueError:

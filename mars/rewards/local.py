@@ -21,7 +21,7 @@ _MAX_BAD_ROWS = 20
 class Scored:
     """One scored answer. After an exception, `kind` is its type and place (each kind is logged once).
 
-    bad_row: whether the row is malformed (DataError). Then `kind` is the whole reason, which names the row.
+    bad_row: whether the row is malformed (DataError). Then `kind` is the whole reason, with the row's id if it has one.
     """
 
     result: RewardResult

@@ -83,6 +83,6 @@ def _gets_value(table: symtable.SymbolTable, name: str) -> bool:
 
 
 def _imports_all(source: str) -> bool:
-    """Whether the file has `from ... import *`, which may give it any name."""
+    """Whether the file has `from ... import *`, which may define any name in the file."""
     imports = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
     return any(alias.name == "*" for node in imports for alias in node.names)

@@ -71,8 +71,8 @@ def as_results(values: Any, count: int) -> list[RewardResult]:
 def _plain(value: Any) -> Any:
     """The number in a scalar of NumPy, or in an array or tensor without dimensions; any other value unchanged.
 
-    NumPy's True and False become 1.0 and 0.0. Values that are not numbers stay unchanged, even if `item()` gives a
-    number for them: a masked value; a date or duration of NumPy; a tensor on the device "meta", which has no value.
+    NumPy's True and False become 1.0 and 0.0. Values that are not numbers stay unchanged: a masked value and a date or
+    duration of NumPy, even if `item()` gives a number for them; a tensor on the device "meta", which has no value.
     """
     if _shape(value) != () or not callable(getattr(value, "item", None)) or bool(getattr(value, "mask", False)):
         return value

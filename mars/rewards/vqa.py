@@ -217,7 +217,8 @@ def _judge_choice(truth: str, options: tuple[str, ...]) -> Callable[[str], bool]
 
 
 def read_choices(extra_info: Mapping[str, Any]) -> tuple[str, ...]:
-    """The options of `extra_info["choices"]` in order of letter, () if there are none. Raises DataError.
+    """The options of `extra_info["choices"]` in order of letter, () if there are none. Raises DataError unless
+    they are a list of at most 26 texts, each with a word and at most `MAX_CHARS` characters.
 
     An option is "Travel", not "A. Travel": the reader of rows has removed the letters (mars/data/rows/choices.py).
     """

@@ -42,7 +42,7 @@ class ScoredSample:
 
 @dataclass(frozen=True)
 class ScoredStream:
-    """samples: all samples that the engine has finished. unreadable: prompt id -> why an image cannot be read."""
+    """samples: all samples of the stream. unreadable: prompt id -> why an image cannot be read."""
 
     samples: Sequence[ScoredSample]
     unreadable: Mapping[str, str]
@@ -158,7 +158,7 @@ def with_further(
     scored: Iterable[ScoredSample],
     unreadable: Collection[str],
 ) -> list[PromptRollouts]:
-    """The rollouts with further samples of multi views, which join the multi group and continue its numbers.
+    """`rollouts`, with further samples in the multi groups. Their indices go on after those of the group.
 
     requests: at most one for each prompt (`RolloutPlan.further`). Other arguments and errors as for `collect`.
     """

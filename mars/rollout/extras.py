@@ -50,7 +50,7 @@ class PlannedRequests:
 
     @property
     def all(self) -> list[RolloutRequest]:
-        """All requests. Those of the engine come first, so that their numbers are those of the engine call."""
+        """All requests. `requests` come first, so that each has the same number here and in the engine's call."""
         return [*self.requests, *(request for request, _ in self.given), *self.left_out]
 
     def given_samples(self) -> list[FinishedSample]:
@@ -73,8 +73,7 @@ class ExtraPlan:
     step.
 
     encode: (messages, number of images) -> prompt ids. encode_response: text -> ids; the last id ends the response.
-    Both
-        raise DataError for a text that would become a special token.
+        Both raise DataError for a text that would become a special token.
     sampling: of multi responses in the step. max_response_tokens: `rollout.max_response_tokens`, without `ramps`.
     max_prompt_tokens: `data.max_prompt_tokens`. max_images: the largest number of images in one prompt of the run.
     part_weights: whether advantages are computed from parts of the reward (`algorithm.part_weights`).

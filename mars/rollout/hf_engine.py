@@ -87,7 +87,7 @@ class HfEngine:
     def _finished(
         self, rows: Sequence[_Row], unreadable: set[int]
     ) -> Iterator[list[FinishedSample | UnreadableRequest]]:
-        """One batch. unreadable: numbers of the requests that cannot be read; updated in place."""
+        """Generates one batch. unreadable: numbers of the requests that cannot be read; updated in place."""
         prompts, refused = self._read({i: request for i, request, _ in rows if i not in unreadable})
         if refused:
             unreadable.update(refused)

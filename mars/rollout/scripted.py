@@ -59,7 +59,7 @@ class ScriptedEngine:
 
 
 def random_script(vocabulary: Sequence[int], eos_id: int) -> Script:
-    """Random responses of random length. They depend only on the sample's seed."""
+    """Random responses of random length. They depend only on the sample's seed and on `max_response_tokens`."""
     from random import Random
 
     def script(request: RolloutRequest, index: int) -> Sequence[int]:

@@ -19,7 +19,7 @@ _ROWS = "rows with a response"
 
 
 def report(config: SftConfig) -> None:
-    """Do the checks of a cold start and decode every image in full. Raises the errors of a cold start."""
+    """Do the checks of a cold start, which decode every image in full. Raises the errors of a cold start."""
     config = with_checked_trackers(config)
     with model_check(config, in_process=True):
         rows = load_rows(config)

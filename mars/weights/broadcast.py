@@ -19,10 +19,10 @@ from mars.weights.transfer import Bucket
 class BroadcastTransfer(MeetingTransfer):
     """A `WeightTransfer`. All ranks call `meet` before each `send`.
 
-    Memory of rank 0: the bucket that it gathers, its own shards of this bucket, and the previous bucket as a message.
-    Memory of an engine: the message that it loads, the next message, and the tensors of earlier messages that it keeps
-    (vLLM keeps a layer's tensors until the layer is complete). A tensor of more than `bucket_bytes` is a bucket, so a
-    bucket may be as large as the largest tensor.
+    Memory of rank 0: the bucket that it gathers, its own shards of this bucket, and the previous bucket, joined to
+    one tensor (a message), which is being sent. Memory of an engine: the message that it loads, the next message, and
+    the tensors of earlier messages that it keeps (vLLM keeps a layer's tensors until the layer is complete). A tensor
+    of more than `bucket_bytes` is a bucket of its own, so a bucket may be as large as the largest tensor.
 
     name: of this worker. device: "cuda" or "cpu". timeout_s: of a whole send.
     """

@@ -27,7 +27,8 @@ class Gather(Protocol):
 class Bucket:
     """Some of the policy's weights, which are gathered and sent together.
 
-    shapes: Hugging Face name -> shape of the full tensor. dtype: of all tensors. gather: gives them in this order.
+    shapes: Hugging Face name -> shape of the full tensor. dtype: of all tensors.
+    gather: gives the pieces of each tensor, in the order of `shapes`.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -65,7 +66,8 @@ class WeightTransfer(Protocol):
     def send(self, version: int, buckets: Sequence[Bucket]) -> Any:
         """Send all weights. A collective call of all ranks, which gather all buckets in order.
 
-        Returns on rank 0 what `receive` needs in the engines (`WeightUpdate.payload`), and None on the other ranks.
+        Returns what `receive` needs in the engines (`WeightUpdate.payload`): on rank 0, or, if there is a `Meeting`, on
+        the ranks that it names as senders. Returns None on the other ranks.
         Raises TransferError if the weights could not be sent because an engine failed.
         """
         ...

@@ -98,7 +98,7 @@ def count_rollouts(run_dir: Path) -> RolloutCount:
     """The rollouts of a run, counted from two kinds of files: metrics.jsonl has the numbers of all steps, and
     rollouts/step_*.jsonl have the rollouts of some prompts of some steps.
 
-    Raises DataError for a file that cannot be read or has bad lines.
+    Raises DataError for a file that cannot be read, and for bad lines in a file of rollouts.
     """
     files = sorted((run_dir / ROLLOUTS_FOLDER).glob("step_*.jsonl"))
     written = {int(file.stem.removeprefix("step_")): per_prompt(read_answers(file).checked()) for file in files}

@@ -28,7 +28,10 @@ class ColdStart:
 
 @dataclass(frozen=True)
 class StudyRun:
-    """One training run. dial: the probability that the teacher of its cold start goes by the visible image of two.
+    """One training run.
+
+    dial: the probability that the teacher of its cold start answers what the visible image shows, for a row that shows
+    both images.
 
     Runs of one dial and one seed are a pair: only their arms differ; cold start, order of the prompts and sampling
     seeds are the same.

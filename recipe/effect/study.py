@@ -69,7 +69,7 @@ class Arm(Section):
 
     @property
     def has_primary(self) -> bool:
-        """Whether its runs have a primary metric that compares with other arms'."""
+        """Whether the arm has runs whose primary metric can be compared with that of other arms."""
         return self.same_as is None and self.not_comparable is None
 
 

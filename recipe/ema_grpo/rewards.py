@@ -142,7 +142,7 @@ def json_span(text: str) -> tuple[float, float] | None:
 
 
 def json_entry(text: str, name: str) -> object:
-    """The value of a name in a JSON object; None if there is none, or no object."""
+    """The value of `name` in the JSON object `text`; None if it has no such name, or is not a JSON object."""
     try:
         found = load_json(text)
     except (ValueError, RecursionError):

@@ -124,7 +124,7 @@ def _why(problem: RowProblem | None) -> tuple[str, str]:
 
 
 class Scenes:
-    """All scenes of SRC. The seed decides which scenes are paired."""
+    """All scenes of SRC. seed, task: decide the random numbers of all new rows (`chance`)."""
 
     def __init__(self, scenes: Sequence[Scene], seed: int, task: str) -> None:
         self.all = tuple(scenes)

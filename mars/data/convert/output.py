@@ -44,11 +44,12 @@ class RowFile:
 
 @contextmanager
 def row_file(path: Path, *, with_mono_responses: bool, with_origin: bool) -> Iterator[RowFile]:
-    """A parquet file with the columns of docs/data.md to append rows to. `path` appears when the block has ended.
+    """Opens a parquet file for appending rows with the columns of docs/data.md. The file is at `path` only after the
+    `with` block has ended.
 
     with_mono_responses: whether there is the column `mono_responses`. with_origin: whether there are the fields
-    `extra_info.origin` and `extra_info.more_fields`. A set that does not need these
-    columns must not get them: they would change the file's bytes, and so the ids of all its prompts.
+    `extra_info.origin` and `extra_info.more_fields`. A set that does not need one of these two parts must not get it:
+    it would change the file's bytes, and so the ids of all its prompts.
     """
     from pyarrow import parquet
 

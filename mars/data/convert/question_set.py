@@ -253,7 +253,9 @@ def _path(image: Any, rule: PathRule) -> str:
 
 
 def _tidied(text: str, instruction: str) -> str:
-    """Leading markers on a line of their own, then the instruction unless the text has it already."""
+    """The text with its leading markers on a line of their own. The rest follows, with the instruction in
+    front of it unless it has the instruction already.
+    """
     leading = _LEADING.match(text)
     markers, rest = (
         (IMAGE_MARKER * leading.group().count(IMAGE_MARKER), text[leading.end() :]) if leading else ("", text)
@@ -266,9 +268,9 @@ def _tidied(text: str, instruction: str) -> str:
 def _encodings(
     extra: Mapping[str, Any], depth: str | None, names: Sequence[str], paths: Sequence[str], root: Path
 ) -> list[str]:
-    """The row's own encodings. Without them: `depth` for a source "depth" of more than 8 bits, "rgb" for all others.
+    """The row's own encodings if it has them.
 
-    If `depth` is None, all sources have "rgb".
+    Else: `depth` for a source named "depth" of more than 8 bits if `depth` is not None, "rgb" for all others.
     """
     if extra.get("encodings") is not None:
         return list(encodings_of(extra, names))

@@ -165,10 +165,11 @@ def _stored_bits(image: Image.Image) -> int:
 
 
 def _header_is_enough(image: Image.Image) -> bool:
-    """Whether reading the header suffices to know that the file is whole, and its width and height.
+    """Whether width, height and completeness of the file can be told without decoding its pixels.
 
-    The file must end as its format requires. A PNG file must also have no chunk behind its pixels that can hold EXIF
-    data: a rotation there would swap width and height.
+    The file must end as its format requires. For a format that requires no end, such as TIFF, the answer is False. A
+    PNG file must also have no chunk behind its pixels that can hold EXIF data: a rotation there would swap width and
+    height.
     """
     fp, here = image.fp, image.fp.tell()
     size = fp.seek(0, os.SEEK_END)

@@ -61,7 +61,8 @@ def _check_tiff(image: ImageFile) -> None:
     """Raises if strips or tiles of the first image lack pixels, which Pillow would fill in.
 
     Checks strips and tiles that are uncompressed, JPEG or Deflate. Deflate is among them because Pillow's decoder stops
-    at the last pixel, before the checksum. The decoders of the other compressions raise by themselves.
+    at the last pixel and does not compare the checksum after it. The decoders of the other compressions raise by
+    themselves.
     """
     tags = image.tag_v2
     sizes, offsets = (

@@ -6,8 +6,7 @@ A label is text right before or behind a marker, on its line or on a line of its
     <image> (infrared)    <image> infrared                                                                <image>
 
 A label belongs to one image if it names that image's source or number ("Image 2:"), or if every image of the message
-has a label. Otherwise ("Images: <image><image>") it belongs to all images, and also a view that leaves out some of them
-keeps it.
+has a label. Otherwise ("Images: <image><image>") it belongs to all images, and every view keeps it.
 """
 
 from __future__ import annotations

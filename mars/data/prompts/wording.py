@@ -34,9 +34,10 @@ def unshown_images(prompt: Prompt) -> tuple[str, str] | None:
 
     Reads the text that the model gets with `anchor.image_layout=single` and the `anchor.wording` of the run.
     These words count as mentions: the number of images ("two images"), plurals ("these images"), "both", another image
-    called by its number ("image 2"), and labels of other sources. A source's name in a sentence ("Is the person
-    visible?") does not count. Words between two images count as well if no rule tells which of the two they label. So
-    does a bracket whose other half is in the prompt but not in the view. The result is a guess for a person to check.
+    called by its number ("image 2"), labels of other images, and words that only join another image to the shown one
+    ("with" of "Compare <image> with <image>"). A source's name in a sentence ("Is the person visible?") does not
+    count. Words between two images count as well if no rule tells which of the two they label. So does a bracket whose
+    other half is in the prompt but not in the view. The result is a guess for a person to check.
 
     Example: "Here are two images.\\n<image>\\n<image>" with sources a and b gives ("a", "two images").
     """

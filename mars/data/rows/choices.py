@@ -134,7 +134,7 @@ def with_plain_choices(extra_info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def listed(options: Sequence[str]) -> str:
-    """The options in the form of the paper's evaluation files: "[A. Travel, B. Law]"."""
+    """The options in the form of the MARS paper's evaluation files: "[A. Travel, B. Law]"."""
     return f"[{', '.join(f'{letter}. {option}' for letter, option in _lettered(options))}]"
 
 

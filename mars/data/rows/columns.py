@@ -267,7 +267,10 @@ def check_declared_size(extra: Row, slot: int, num_images: int, size: tuple[int,
 
 
 def confined_path(path: Any, root: str) -> str:
-    """The absolute path of an image under `root`, whose path has no links. Raises RowError for a path outside it."""
+    """The absolute path of an image whose `path` is relative to `root`. Raises RowError if it leads out of `root`.
+
+    root: a folder whose own path has no symbolic links.
+    """
     if not isinstance(path, str) or not path:
         raise RowError("image_missing", f"an image needs a path or bytes; got {path!r:.80}")
     if _BASE64.match(path):

@@ -207,7 +207,7 @@ def read_row(
 def _read_sources(
     stored: StoredRow, image_root: str | None, cells: Sequence[Any], extra: rows.Row, attempt: _Attempts, probe: Probe
 ) -> tuple[Source, ...]:
-    """The named sources of a row whose images have good headers; `attempt` collects what is wrong with the row."""
+    """The row's sources, without those whose image is missing or has a bad header. `attempt` collects the problems."""
     names = attempt(rows.source_names, extra, len(cells))
     encodings = None if names is None else attempt(rows.encodings_of, extra, names)
     if names is None or encodings is None:

@@ -46,7 +46,7 @@ class SavedSet:
 
 
 def saved_set(name: str) -> SavedSet | None:
-    """The folder of `save_to_disk` or the set on the hub that `name` stands for; None if `name` is a file.
+    """The folder of `save_to_disk` or the set on the hub that `name` stands for; None for a file or any other name.
 
     Forms of a name: "folder", "folder@split", "owner/name@split", "owner/name:config@split". Sets on the hub that have
     no owner are named without "owner/".

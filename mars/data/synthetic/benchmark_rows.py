@@ -41,11 +41,11 @@ def write_benchmark(
         {train,test,cold_start}.parquet                      rows (docs/data.md); no file of a part with 0 rows
         {train,test,cold_start}/{visible,infrared}/ID.png    their images
 
-    Rows have `extra_info.task`, `light` and `decoy`: the answer that the misleading image shows, absent if there is
-    none. The rows of the cold start show, in turn: both images, the visible one, both, the infrared one. Their column
-    `response` is the teacher's. If a row shows one image, the teacher believes it; if two, it follows its dial,
-    whatever the light. So a policy learns to read an image, but not which one to trust. Raises DataError for a dial
-    outside [0, 1] or a negative size.
+    Rows have `extra_info.task`, `light` and `decoy`. `decoy` is the answer that the misleading image shows, null if no
+    image misleads. The rows of the cold start show, in turn: both images, the visible one, both, the infrared one.
+    Their column `response` is the teacher's. If a row shows one image, the teacher believes it; if two, it follows its
+    dial, whatever the light. So a policy learns to read an image, but not which one to trust. Raises DataError for a
+    dial outside [0, 1] or a negative size.
     """
     if not 0.0 <= teacher.dial <= 1.0:
         raise DataError(f"bias: not a probability; got {teacher.dial}; give a number from 0 to 1")

@@ -86,7 +86,9 @@ def voc_xml(file_name: str, box: Box) -> bytes:
 
 
 def worked_answer(scene: Scene, shown: Sequence[str], believed: str) -> str:
-    """The teacher's response, in the format of grounding. Its answer is the box of the figure in the image `believed`.
+    """The teacher's response, in the form that the reward `grounding` reads.
+
+    Its answer is the box of the figure in the image `believed`.
 
     Its reasoning describes the image of each source in `shown`. The box is right only if the image `believed` does not
     mislead.
