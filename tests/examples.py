@@ -1,9 +1,14 @@
-"""How many examples a property test tries: all in `.ci/run` (`--hypothesis-profile=full`), a fifth in other runs."""
+"""How many examples a test tries: all in `.ci/run`, fewer in other runs.
+
+`.ci/run` gives `--hypothesis-profile=full` and runs the tests marked slow too.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+import pytest
 from hypothesis import settings
 
 _ALL = 100  # hypothesis' own number for a test that names none
@@ -22,3 +27,17 @@ def register_profiles() -> None:
 def examples(number: int, **more: Any) -> settings:
     """Decorator: a property test that tries `number` examples in the profile "full", at least 5 in "quick"."""
     return settings(max_examples=max(min(number, 5), number * settings.default.max_examples // _ALL), **more)
+
+
+def some(values: Iterable[Any], number: int) -> list[Any]:
+    """All values for `pytest.mark.parametrize`, those of a test of several arguments as tuples.
+
+    `number` of them, spread evenly, are tried in every run. The others are marked slow.
+    """
+    values = list(values)
+    quick = {len(values) * i // number for i in range(number)}
+    slow = pytest.mark.slow
+    return [
+        value if i in quick else pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=slow)
+        for i, value in enumerate(values)
+    ]

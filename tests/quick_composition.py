@@ -5,6 +5,7 @@ Hydra takes 0.1 s for a composition, and the unit tests ask for several hundred 
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import cache
@@ -33,19 +34,26 @@ def quick_compose(root: str, folders: Sequence[Path], overrides: Sequence[str]):
     """
     parser = OverridesParser.create()
     parsed = [parser.parse_override(text) for text in overrides]
-    values = [override for override in parsed if "." in override.key_or_group]
+    values = [one for one in parsed if "." in one.key_or_group or isinstance(one.value(), list)]
     choices = [override for override in parsed if override not in values]
     shipped = all(folder.is_relative_to(ROOT) for folder in folders)
     if shipped and all(isinstance(choice.value(), str) for choice in choices):
-        composed = _composed(root, tuple(folders), tuple((one.key_or_group, one.input_line) for one in choices))
+        composed = _pickled(root, tuple(folders), tuple((one.key_or_group, one.input_line) for one in choices))
         if composed is not None:
             try:
-                config = deepcopy(composed)
+                config = pickle.loads(composed)  # noqa: S301 - made here
                 ConfigLoaderImpl._apply_overrides_to_config(values, config)
                 return config, None
             except (HydraException, OmegaConfBaseException):
                 pass
     return real_compose(root, folders, overrides)
+
+
+@cache
+def _pickled(root: str, folders: tuple[Path, ...], choices: tuple[tuple[str, str], ...]) -> bytes | None:
+    """What `_composed` returns; reading it takes a quarter of the time of a copy."""
+    composed = _composed(root, folders, choices)
+    return None if composed is None else pickle.dumps(composed)
 
 
 @cache

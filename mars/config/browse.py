@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +94,13 @@ def settings(chosen: Named) -> list[Setting]:
     """All settings, in the order of docs/config.md."""
     defaults = compose_files(chosen.root, SCHEMAS[chosen.root], [], []).config
     assert defaults is not None  # the shipped files
-    found = []
-    for key, field in leaves(SCHEMAS[chosen.root]).items():
+    known = leaves(SCHEMAS[chosen.root])
+    found, written = [], written_defaults(defaults, known)
+    for key, field in known.items():
         value = chosen.values.get(key, NOT_SET)
         shown, source = (None, None) if value == NOT_SET else (on_one_line(value), chosen.sources.get(key))
-        meaning, default = " ".join((field.description or "").split()), written_default(defaults, key)
-        found.append(Setting(key, meaning, expected(field), default, shown, source))
+        meaning = " ".join((field.description or "").split())
+        found.append(Setting(key, meaning, expected(field), written[key], shown, source))
     return found
 
 
@@ -161,15 +164,14 @@ def undescribed(chosen: Named) -> str:
     return yaml.safe_dump(nested, sort_keys=False, allow_unicode=True)
 
 
-def written_default(config: DictConfig, key: str) -> str | None:
-    """A default as it is written in its file, with unresolved interpolations; None if there is none.
+def written_defaults(config: DictConfig, keys: Iterable[str]) -> dict[str, str | None]:
+    """The default of each of these dotted keys as it is written in its file, with unresolved interpolations.
 
-    config: composed without overrides.
+    None for a key without a default. config: composed without overrides.
     """
-    value: Any = OmegaConf.to_container(config, resolve=False)
-    for name in key.split("."):
-        value = value[name]
-    return None if value == NOT_SET else on_one_line(value)
+    content: Any = OmegaConf.to_container(config, resolve=False)
+    values = {key: reduce(getitem, key.split("."), content) for key in keys}
+    return {key: None if value == NOT_SET else on_one_line(value) for key, value in values.items()}
 
 
 def on_one_line(value: Any) -> str:

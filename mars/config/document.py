@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from mars.config.browse import written_default
+from mars.config.browse import written_defaults
 from mars.config.compose import compose_files
 from mars.config.folders import shipped_folder
 from mars.config.keys import expected, leaves, sections_of
@@ -44,12 +44,12 @@ def _program(root: RootName, program: str) -> str:
     groups = composition.known.groups
     lines = [f"## {program}", "", "| group | choices |", "|---|---|"]
     lines += [f"| {group} | {', '.join(f'`{choice}`' for choice in choices)} |" for group, choices in groups.items()]
-    section = None
+    section, written = None, written_defaults(composition.config, leaves(schema))
     for key, field in leaves(schema).items():
         if section != [*sections_of(key), key][0]:
             section = [*sections_of(key), key][0]
             lines += ["", f"### {section}", "", "| key | type | default | description |", "|---|---|---|---|"]
-        default = f"`{text}`" if (text := written_default(composition.config, key)) is not None else "required"
+        default = f"`{text}`" if (text := written[key]) is not None else "required"
         lines.append(f"| `{key}` | {expected(field)} | {default} | {field.description} |")
     return "\n".join([*lines, ""])
 

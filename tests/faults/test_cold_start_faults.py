@@ -14,7 +14,7 @@ from tests.integration import cold_start_job
 from tests.integration.cold_start_job import build_files
 from tests.integration.forked import RUN
 from tests.integration.workshop import run, start
-from tests.unit.test_docs_metrics import undocumented
+from tests.shipped.test_docs_metrics import undocumented
 
 JOB = cold_start_job.__file__
 

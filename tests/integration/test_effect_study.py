@@ -17,7 +17,7 @@ from recipe.effect.stages import Stages
 from recipe.effect.study import load_study
 from recipe.effect.tables import read_results
 from tests.integration.workshop import LOCAL, Workshop
-from tests.unit.recipes.effect_study import GRPO, MARS, ROOT, content
+from tests.shipped.recipes.effect_study import GRPO, MARS, ROOT, content
 
 pytestmark = pytest.mark.slow
 OF_THE_RUNNER = ("model.path", "data.train_files", "data.eval_files", "run.num_steps")

@@ -1,5 +1,7 @@
-"""examples/notebooks/quickstart.ipynb: all its cells run, and do what its text says. tests/unit/test_notebooks.py has
-what needs no model."""
+"""examples/notebooks/quickstart.ipynb: all its cells run, and do what its text says.
+
+tests/shipped/test_notebooks.py has what needs no model.
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from mars.config.load import load_config
-from tests.unit.test_docs import block_after
+from tests.shipped.test_docs import block_after
 
 
 def test_the_rows_of_the_readme_are_usable(tiny, tmp_path):

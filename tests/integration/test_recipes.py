@@ -142,7 +142,7 @@ def has_rule(experiment: Path) -> bool:
     return bool(yaml.safe_load(experiment.read_text()).get("recipe", {}).get("tokens"))
 
 
-# With anchors too where they meet a rule in the trainer; tests/unit/recipes takes two steps of all with anchors.
+# With anchors too where they meet a rule in the trainer; tests/shipped/recipes takes two steps of all with anchors.
 CASES = [(path, None) for path in METHODS]
 CASES += [(path, "mono") for path in METHODS if has_rule(path) and has_sources(path)]
 

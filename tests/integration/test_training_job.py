@@ -10,7 +10,7 @@ import pytest
 from mars.run_dir.activity import read_activity
 from mars.run_dir.attempt import recorded_processes
 from tests.integration.workshop import LOCAL, Job, Workshop, run
-from tests.unit.test_docs_metrics import undocumented
+from tests.shipped.test_docs_metrics import undocumented
 
 TIMINGS = ("timing_s/", "perf/")
 

@@ -16,8 +16,8 @@ from mars.data.prompts.processor import PromptProcessor
 from mars.image_transform import TransformCall, transform_seed, transformed_image
 from mars.types import ImageRef
 from mars.weights.object_store import in_memory
+from tests.shipped.recipes.recipe_files import module_of
 from tests.tiny_world import distance, gradients
-from tests.unit.recipes.recipe_files import module_of
 
 PAPO, VPPO = module_of("papo"), module_of("vppo")
 STEP, SEED = 3, 0

@@ -16,8 +16,8 @@ from mars.types import ImageRef
 from mars.weights.object_store import in_memory
 from tests.builders import make_prompt
 from tests.hook_builders import step_facts
+from tests.shipped.recipes.recipe_files import module_of
 from tests.tiny_world import distance, gradients
-from tests.unit.recipes.recipe_files import module_of
 
 VOGUE = module_of("vogue")
 STEP, SEED = 3, 0

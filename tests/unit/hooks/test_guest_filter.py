@@ -74,9 +74,9 @@ def test_views_of_several_images_and_of_all():
 def test_long_texts_take_no_time():
     started = time.monotonic()
     for piece in ("image 1 and ", "[1, 2, ", "first ", "both of the ", "[[[[", "image  ", "(1.1.1.1"):
-        refers_alike(piece * 20_000, BOTH[1:], BOTH)
-        check()(*one(piece * 20_000))
-    assert time.monotonic() - started < 20
+        refers_alike(piece * 5_000, BOTH[1:], BOTH)
+        check()(*one(piece * 5_000))
+    assert time.monotonic() - started < 5
 
 
 def check(own=None, **sizes):

@@ -25,8 +25,8 @@ from mars.step_async import Overlap, train_step_async
 from tests.builders import make_prompt, train_config
 from tests.fakes.step import IMAGE, Rounds, one_step, parts
 from tests.hook_builders import loaded_hooks, step_hooks
+from tests.shipped.recipes.token_facts import facts_of
 from tests.unit.hooks.test_step_hooks import FILE
-from tests.unit.recipes.token_facts import facts_of
 from tests.unit.test_step import make_table
 
 

@@ -18,8 +18,8 @@ from mars.hooks.load import load_sampler
 from mars.hooks.of_workers import image_transforms, token_rule
 from tests.builders import make_prompt
 from tests.hook_builders import loaded_hooks
+from tests.shipped.recipes.token_facts import facts_of
 from tests.unit.hooks.test_load import recipe
-from tests.unit.recipes.token_facts import facts_of
 
 FILE = """
 from dataclasses import dataclass

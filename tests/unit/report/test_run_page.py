@@ -20,6 +20,7 @@ from mars.report.run_page import write_report
 from mars.tracking.rollouts import RolloutFiles
 from mars.types import ImageRef, RewardResult
 from tests.builders import make_prompt, make_rollouts
+from tests.examples import some
 
 HOSTILE = (
     "</pre><script>alert(1)</script><img src=x onerror=alert(1)> \"'`{{7*7}} \x1b[31m \u202e \x00 \ud800 $a$ &amp;"
@@ -301,18 +302,19 @@ def test_any_source_name_can_be_drawn() -> None:
     assert _label("🧠$") == r"\U0001f9e0\$"
 
 
-def test_figures_of_many_sources_with_long_names_are_legible() -> None:
+@pytest.mark.parametrize(
+    ("number", "name"),
+    some([(300, "source_{}"), (12, "{}" + "a" * 300), (12, "{}" + "漢" * 300), (1, "{}" + "$" * 300)], 1),
+)
+def test_figures_of_many_sources_with_long_names_are_legible(number: int, name: str) -> None:
     """A legend of hundreds of lines would leave no room for the axes, and matplotlib would warn of it."""
-    for number, name in ((300, "source_{}"), (12, "{}" + "a" * 300), (12, "{}" + "漢" * 300), (1, "{}" + "$" * 300)):
-        sources = [name.format(i) for i in range(number)]
-        rows = [
-            {key: value for source in sources for key, value in metric_rows(3, source)[i].items()} for i in range(3)
-        ]
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            figures = draw_figures(rows)
-        assert all(len(figure.svg) < 400_000 for figure in figures)
-        assert ("289 more lines are not drawn" in figures[0].caption) == (number == 300)
+    sources = [name.format(i) for i in range(number)]
+    rows = [{key: value for source in sources for key, value in metric_rows(3, source)[i].items()} for i in range(3)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figures = draw_figures(rows)
+    assert all(len(figure.svg) < 400_000 for figure in figures)
+    assert ("289 more lines are not drawn" in figures[0].caption) == (number == 300)
 
 
 NO_AXIS = [float("nan"), float("inf"), -float("inf"), 1e308, -1.7e308, 1e300, 10**400]
@@ -327,7 +329,7 @@ def test_values_that_no_axis_can_hold_are_left_out() -> None:
         assert len(draw_figures(rows)) == 4
 
 
-@pytest.mark.parametrize("value", NO_AXIS)
+@pytest.mark.parametrize("value", some(NO_AXIS, 3))
 def test_a_line_of_values_that_no_axis_can_hold_is_left_out(value: float) -> None:
     rows = [{"step": i, "response_length/max": value, "response_length/mean": 5.0} for i in range(60)]
     with warnings.catch_warnings():

@@ -106,7 +106,7 @@ def drip(handler: Handler) -> None:
 def drip_headers(handler: Handler) -> None:
     """As `drip`, before the answer yes."""
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
-    for _ in range(400):
+    for _ in range(100):
         handler.server.ended.wait(0.005)
         handler.wfile.write(b"a")
     handler.wfile.write(b"\r\n")

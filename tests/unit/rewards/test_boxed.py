@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mars.errors import DataError
 from mars.rewards.boxed import boxed, boxed_accuracy, has_blocks_and_box
-from tests.unit.recipes.recipe_files import item
+from tests.shipped.recipes.recipe_files import item
 
 
 @given(st.text("ab{}\\", max_size=12))

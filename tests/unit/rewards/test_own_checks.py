@@ -16,7 +16,7 @@ from mars.rewards.functions import RewardsBySet, check_truth, truth_check
 from mars.rewards.local import LocalScorer
 from mars.rewards.trial import run_trials
 from tests.builders import make_prompt
-from tests.unit.recipes.recipe_files import item
+from tests.shipped.recipes.recipe_files import item
 
 FILE = """
 from mars.errors import DataError

@@ -19,8 +19,8 @@ from mars.errors import ConfigError, DataError
 from mars.rewards.grounding import read_truth
 from mars.types import ImageRef, Message, Prompt, Source
 from tests.examples import examples
+from tests.shipped.recipes.recipe_files import module_of
 from tests.unit.data.build.coloured import SIZE, build, make_rows, plane
-from tests.unit.recipes.recipe_files import module_of
 
 
 def painted(size, box) -> Image.Image:
