@@ -13,7 +13,7 @@ import pytest
 __all__ = ["commands_read_once", "quick_composition", "quick_yaml"]
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def quick_composition():
     """Configurations come from few compositions; tests/shipped/config/test_quick_composition.py compares both ways."""
     from mars.config import compose
@@ -24,9 +24,19 @@ def quick_composition():
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def quick_yaml():
     """OmegaConf reads YAML with a parser in Python, which takes 5 ms for a file; libyaml's takes 0.5 ms."""
+    from omegaconf import _utils
+
+    loader = _quick_loader()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_utils, "get_yaml_loader", lambda: loader)
+        yield
+
+
+@cache
+def _quick_loader():
     from omegaconf import _utils
     from yaml.constructor import SafeConstructor
     from yaml.cyaml import CParser
@@ -38,19 +48,24 @@ def quick_yaml():
             SafeConstructor.__init__(self)
             Resolver.__init__(self)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_utils, "get_yaml_loader", lambda: QuickLoader)
-        yield
+    return QuickLoader
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def commands_read_once():
     """Typer reads the annotations of all commands for every call of one, which takes 30 ms."""
     import typer.main
     import typer.testing
 
-    once = cache(typer.main.get_command)
+    once = _command_reader()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(typer.main, "get_command", once)
         patch.setattr(typer.testing, "_get_command", once)
         yield
+
+
+@cache
+def _command_reader():
+    import typer.main
+
+    return cache(typer.main.get_command)
