@@ -1,4 +1,6 @@
-"""Read rows that a sampler adds to the training set during a run, with the checks of the rows given at its start."""
+"""Read the rows that a sampler adds to the training set during a run. They are checked like the rows given at the
+start of the run.
+"""
 
 from __future__ import annotations
 

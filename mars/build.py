@@ -169,7 +169,7 @@ def workers(
 
 
 def shared_files(config: TrainConfig | SftConfig, prompts: Iterable[Prompt]) -> SharedFiles:
-    """The files that every node with a worker must have: models and images."""
+    """The files that every node with a worker must have: models, and images unless `data.transport=object_store`."""
     models = [config.model.path]
     if isinstance(config, TrainConfig) and config.algorithm.loads_reference and config.algorithm.kl_reference:
         models.append(config.algorithm.kl_reference)

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class ImageTransform(Protocol):
-    """image: 8-bit RGB, as decoded and resized. rng: gives the same numbers for the same reference, in every process.
+    """image: 8-bit RGB, as decoded and resized. rng: from the seed of the `TransformCall`, the same in every process.
 
-    strength: the strength in the reference; from 0 to 1 for the transforms of mars/data/pixels/transforms.py.
+    strength: that of the `TransformCall`; from 0 to 1 for the transforms of mars/data/pixels/transforms.py.
     """
 
     def __call__(self, image: Image.Image, rng: np.random.Generator, strength: float) -> Image.Image: ...

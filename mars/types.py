@@ -221,7 +221,7 @@ class RolloutGroup:
 
     @property
     def is_copy(self) -> bool:
-        """Whether the rollouts are also in an anchor group. Metrics of the cost count them there only."""
+        """Whether the rollouts are also in an anchor group. Metrics of sampling count them only there."""
         return self.request.extra is not None and self.request.extra.of_anchor
 
 

@@ -27,7 +27,8 @@ _REDUCED = {
 class RuleInputs:
     """What a rule gets for one forward besides the objective's own tensors.
 
-    extra: name of a pass -> its log-probs, [T]. totals: of the update. settings: the step's values of `ramps`, by key.
+    extra: name of a pass -> its log-probs, [T]. settings: the step's values of `ramps`, by key.
+    totals: the results of the rule's `measure`, combined over the forwards of the update on all ranks.
     """
 
     rule: TokenRule

@@ -115,7 +115,7 @@ def _local(weight: Tensor, adapter: _Adapter | None) -> Tensor:
 
 
 def _merged(weight: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Tensor:
-    """As `merged`, but on the device of the mesh: on the CPU, where offloaded weights are, float64 is slower."""
+    """As `merged`, but computed on the mesh's device: float64 is slower on the CPU, where offloaded weights are."""
     return merged(_on_mesh(weight), _on_mesh(lora_a), _on_mesh(lora_b), scale)
 
 

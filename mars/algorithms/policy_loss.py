@@ -39,7 +39,7 @@ class PolicyLoss:
     """Token losses and the sums that metrics are computed from. All sums are scalars over this micro-batch: add them up
     over micro-batches and ranks, then divide by the total `num_tokens`.
 
-    token_losses: the layout's shape, 0 outside the mask; the only field with a gradient.
+    token_losses: shape of the `TokenLayout`, 0 outside its mask; the only field with a gradient.
     num_tokens: tokens in the mask that were sampled with their own prompt (not `off_policy`), in this step or before.
     num_clipped: of these tokens, those whose loss comes from the bounded ratio (actor/pg_clipfrac).
     num_dual_clipped: of these tokens, those whose loss comes from dual_clip (actor/pg_clipfrac_lower).

@@ -41,9 +41,10 @@ class Answer:
 
     prompt_id: hash of data set and row, see `Prompt`. number: position of the question among those of the file.
     row: "file:row" of the question. view: None for the multi view, ("infrared",) for a mono view.
-    sample: index of this answer among the answers to the same view, from 0.
-    extra: for an answer to a recipe's extra request, the request's name. `truth` is then what the extra request was
-        scored against. None for an answer to a view.
+    sample: index of this answer among the answers to the same view, or to the same extra request, from 0.
+    extra: for an answer to a recipe's extra request, the request's name; for an anchor whose start was given,
+        "forced_source" (`anchor.kind`); None for any other answer. With a name of an extra request, `truth` is what
+        the answer was scored against.
     about: for an answer to an extra request about another answer (to the same view), the `sample` of that answer.
     truth_size, response_size: (width, height) that the coordinates of the boxes in truth and response refer to, as in
         `RewardInput`; both None where unknown.

@@ -77,7 +77,7 @@ def read_shape(config: Mapping[str, Any], folder: Path) -> ModelShape:
 
 
 def activation_bytes(hidden: int, queries: int, keys: int, intermediate: int) -> int:
-    """Bytes that a layer keeps of each token for its backward, in 16 bits; attention scores are not kept.
+    """Bytes that a layer keeps of each token for its backward if it computes in 16 bits. Attention scores are not kept.
 
     Arguments: the widths of the layer, of all its queries, of all its keys, and of its gated MLP. Kept are
     - for each of two RMS norms 8 x hidden: input and output in 16 bits, and the input in 32 bits;

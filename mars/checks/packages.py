@@ -48,7 +48,7 @@ def check_packages(config: TrainConfig | SftConfig) -> None:
 
 
 def _check_gpu(config: TrainConfig | SftConfig) -> None:
-    """Raises SetupError if the workers need a GPU and run on this machine, which surely has none."""
+    """Raises SetupError if the workers need a GPU and run on this machine, and it is certain that it has none."""
     if config.cluster.device != "cuda" or config.cluster.address is not None or may_have_gpu(os.environ):
         return
     on_cpu = "cluster=local cluster.device=cpu"

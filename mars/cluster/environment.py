@@ -22,7 +22,7 @@ _TRIM_THRESHOLD_BYTES = 2**32
 def worker_environment(threads: int, device: str) -> Mapping[str, str]:
     """Environment variables of a worker process.
 
-    Set them before the process starts: glibc reads its variables at start-up, and torch reads them when imported.
+    Set them before the process starts: glibc reads its variables at start-up, and torch its own when it is imported.
     """
     environment = {
         "OMP_NUM_THREADS": str(threads),

@@ -1,4 +1,4 @@
-"""The trainer's section: the optimizer, what is trained, and how the work is cut."""
+"""The sections `actor` and `sft`: the optimizer, what is trained, and how it is divided over ranks and forwards."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ _FILE = "path/to/file.py:name"
 
 
 class RecipeConfig(Section):
-    """Every name is "path/to/file.py:name". A relative path starts at the current folder, else at mars' own recipes."""
+    """Every hook is written as "path/to/file.py:name". A relative path starts at the current folder. If it begins
+    with recipe/ and does not exist there, the file of mars' own recipe/ is used."""
 
     sampler: str | None = Field(description=f"Which prompts a step samples: {_FILE}; null: the order of section data.")
     shaping: list[str] = Field(description=f"Amounts added to scores, each {_FILE}, in this order; []: none.")

@@ -187,9 +187,10 @@ def library(key: str) -> str:
 
 
 def translation(key: str, known: Collection[str]) -> str | None:
-    """The entry of `key`, which is a name of verl, EasyR1 or TRL, or the end of such a name ("rollout.n").
+    """The entry of NAMES for `key`: a name of verl, EasyR1 or TRL, or the end of such a name ("rollout.n").
 
-    None if there is no such name, if several names with different entries end so, or if `known` lacks mars' key.
+    None if there is no such name, if several names with different entries end so, or if the key of mars that the entry
+    begins with is not in `known`.
     """
     ends = {entry for name, entry in NAMES.items() if name.endswith("." + key)}
     entry = NAMES.get(key) or (ends.pop() if len(ends) == 1 else None)

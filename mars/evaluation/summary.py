@@ -63,11 +63,12 @@ def summarize(
 
     Several answers to one view of one prompt are averaged first; the prompt is the unit of all intervals.
     threshold: mean IoU above which a multi answer is a hit; None: "share_over_threshold" is None.
-    Values that differ by SCORE_TOLERANCE or less count as equal: for conflicts, for intervals and for the threshold.
+    Values that differ by SCORE_TOLERANCE or less count as equal: in conflicts, at the threshold, and where
+    `mean_interval` chooses the kind of interval.
 
     Returns a mapping with
     - "name", "step", "model", and the "metric" of the records ("accuracy, mean IoU" if there are both);
-    - the numbers "n" (prompts), "answers", "failed" and "unparseable" (records);
+    - the numbers "n" (of prompts), "answers" (of all records), "failed" and "unparseable" (of such records);
     - the quantities "multi", "mono": {source: ..}, "union", "information_gain", "conflict_rate" and
       "share_over_threshold" (of prompts with a mean IoU). Each is {"mean", "low", "high", "n"}, or None if no prompt
       has it; "share_over_threshold" also has "threshold";

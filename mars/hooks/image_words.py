@@ -1,6 +1,6 @@
 """Words with which texts refer to images by number, order or count: English, German, French and Spanish.
 
-All are in small letters and without accents, as `folded` makes them.
+All are in small letters and without accents. Words of a text are looked up here after `folded` and `lower`.
 """
 
 from __future__ import annotations

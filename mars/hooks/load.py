@@ -239,8 +239,8 @@ def make_hook(
 
     recipe: as `resolved` returns it. key: the setting that has `spec`, such as "recipe.advantage".
     members: what the hook must have: method -> number of its arguments, attribute -> None.
-    ramps: of the run. The settings that the hook is called with do not follow them. So if a ramp changes one of these
-        settings, the hook gets a ConfigError when it reads that setting from there (`read_once`).
+    ramps: of the run. The file's settings that are passed here do not follow them. If a ramp changes one of them,
+        reading it from these settings raises ConfigError (`read_once`).
     Raises ConfigError if a member is missing.
     """
     name = settings_name(spec)

@@ -1,4 +1,4 @@
-"""Call the hooks of a step, in the order in which the section `recipe` names them."""
+"""Call the hooks of a step. Several shapings or advantage rules are called in the order of their list in `recipe`."""
 
 from __future__ import annotations
 

@@ -255,10 +255,10 @@ class RewardPool:
                 self._lost(worker, batch, self._timed_out, timed_out=True)
 
     def _lost(self, worker: WorkerProcess, batch: Batch, reason: str, *, timed_out: bool = False) -> None:
-        """Ends a worker that died or hangs and starts another.
+        """Ends a worker that died or hangs, and starts another unless this one was still loading the reward's file.
 
-        The answer it was scoring fails, or is tried once more; its other answers are queued again. If it was scoring
-        several, each is tried once more, alone, because any may be the cause.
+        The `Call` that it ran fails, or is tried once more; the other calls that it was sent are queued again. If it
+        ran several, each is tried once more, alone, because any of them may be the cause.
         """
         status = self._end(worker)
         if not worker.ready:

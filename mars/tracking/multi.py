@@ -30,7 +30,7 @@ QUEUE_SIZE = 256
 
 @runtime_checkable
 class RemoteTracker(Protocol):
-    """Makes a tracker that waits for other processes, such as a server.
+    """A callable object that builds a tracker. The tracker waits for other processes, such as a server.
 
     start_timeout_s, call_timeout_s: how long building the tracker and each of its calls may take.
     """

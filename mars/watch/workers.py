@@ -64,7 +64,8 @@ def _state(name: str, process: ProcessId, told: str | None, age: str) -> WorkerS
 
 
 def _told(attempt: str, events: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Worker -> its problem by the events: "lost: its reason". A worker that was replaced has no problem."""
+    """Worker -> its problem according to the events of this attempt, such as "lost: <reason>". A worker that was
+    replaced has no problem."""
     begun = [place for place, entry in enumerate(events) if entry["details"].get("attempt") == attempt]
     told: dict[str, str] = {}
     for entry in events[begun[-1] :] if begun else ():

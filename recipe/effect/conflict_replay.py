@@ -1,4 +1,4 @@
-"""Conflict replay: a prompt that only an anchor got right is drawn again, until a multi response is right.
+"""Conflict replay: a prompt is drawn again if, when last sampled, an anchor was right and no multi response was.
 
 recipe.sampler: recipe/effect/conflict_replay.py:ConflictReplay
 """

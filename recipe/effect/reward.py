@@ -63,7 +63,7 @@ def _is_box(numbers: tuple[int, ...]) -> bool:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """The numbers in a text of ASCII digits and blanks; () for any other text."""
+    """The numbers in a text of ASCII digits and blanks, at most MAX_CHARS characters; () for any other text."""
     words = text.split(" ") if len(text) <= MAX_CHARS else []
     words = [word for word in words if word]
     if not all(word.isascii() and word.isdigit() for word in words):

@@ -56,7 +56,7 @@ def score(item: RewardInput) -> RewardResult:
 def share_right(item: RewardInput) -> float:
     """The share of right answers to a checklist (`item.truth`, a JSON list), line by line.
 
-    A missing line is wrong. Empty lines, and lines after the last question's, are ignored.
+    A missing line is wrong. Empty lines, and lines beyond the number of questions, are ignored.
     """
     truths = json.loads(item.truth)
     lines = [line for line in (parse_response(item.response).answer or "").splitlines() if has_visible(line)]

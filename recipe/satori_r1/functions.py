@@ -60,7 +60,7 @@ def has_form(response: str, has_boxes: bool) -> bool:
 
 
 def caption_overlap(caption: str, reference: str) -> float:
-    """The mean of BLEU-4 and the F1 of ROUGE-L, in [0, 1], in small letters. Punctuation counts as words only in BLEU.
+    """The mean of BLEU-4 and the F1 of ROUGE-L, in [0, 1], ignoring case. Punctuation counts as words only in BLEU.
 
     >>> caption_overlap("One person on a road.", "one person on a road.")
     1.0

@@ -126,7 +126,7 @@ def messages(prompt: Prompt, caption: str) -> tuple[Message, ...]:
 
 
 class CaptionAlone:
-    """For each response, asks its question with its caption instead of the images.
+    """For each response that has a caption, asks the prompt's question with this caption instead of the images.
 
     Each request has one sample, with the sampling settings of multi responses.
     """

@@ -103,9 +103,10 @@ class DifficultyWeight:
 
 
 class LengthOfWrong:
-    """Up to half a point less for a wrong response whose length differs from the mean of the right ones of its group.
+    """Up to half a point less for a wrong response whose length differs from the mean length of the right ones.
 
-    If the group has no right one, the length is compared with the settings' lengths, and up to a quarter is lost.
+    The right ones are those among the prompt's multi responses and guests. If there are none, the length is compared
+    with the settings' lengths, and up to a quarter is lost.
     """
 
     ramps = ("target_tokens", "limit_tokens")

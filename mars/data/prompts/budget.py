@@ -162,7 +162,7 @@ def warn_of_smaller_images(settings: Mapping[str, Any], max_pixels: int, file: s
 
 
 def _limit(settings: Mapping[str, Any], name: str, edge: str) -> tuple[int, str]:
-    """(limit of the model's own file in pixels, the limit as the file writes it); (0, "") if there is none.
+    """(limit in pixels, "key=value" as the file of the model's image processor has it); (0, "") if it has no limit.
 
     name: the limit's key, at the top level or, in files of 2024, in `size`. edge: its key in `size` in newer files.
     InternVL's limits are numbers of tiles. A minimum of one tile counts as no limit: every image has at least one.
@@ -220,8 +220,8 @@ def num_image_tokens(size: tuple[int, int], budget: ImageBudget) -> int:
 def source_budgets(source_pixels: SourcePixels, budget: ImageBudget) -> dict[str, ImageBudget]:
     """Source name -> budget with the limits of that source and the patch sizes of `budget`.
 
-    Raises ConfigError for a model that cuts every image into tiles by one limit: its image processor would resize the
-    images again. Also raises it for an image processor with another filter than bicubic.
+    If there are limits, raises ConfigError for a model that cuts images into tiles (InternVL), because its image
+    processor would resize the images again, and for an image processor with another filter than bicubic.
     """
     if source_pixels and not budget.sizing.takes_resized:
         raise ConfigError(

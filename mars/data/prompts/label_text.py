@@ -224,7 +224,7 @@ def _unclosed(label: str) -> str:
 
 
 def _colon_label(body: str, names: _Names) -> int | None:
-    """Start of the label that ends with the colon of `body`. None for a sentence."""
+    """Index at which the label at the end of `body` starts; None for a sentence. body: ends with a colon or "="."""
     ends = [found.end() for found in _SENTENCE_END.finditer(body, 0, len(body) - 1)]
     start = ends[-1] if ends else 0
     comma = body.rfind(",", start)

@@ -36,8 +36,8 @@ class PromptTemplate:
 
     def __init__(self, file: Path, include_folder: Path, *, box_space: str, model_type: str) -> None:
         """include_folder: the folder of mars' own templates, in which {% include %} looks too. The attribute `name` is
-        the file's name, without its ending for a template of this folder ("vqa"), else with it ("mine.jinja"). Raises
-        ConfigError for a file that is no template."""
+        the file's name: without ending ("vqa") if the file is in `include_folder`, else with ending ("mine.jinja").
+        Raises ConfigError for a file that is no template."""
         from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 

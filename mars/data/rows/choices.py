@@ -70,7 +70,7 @@ def options_of(text: str, truth: str) -> list[str] | None:
     """The options that a row's text lists, for a row without a field of choices; None if it lists none.
 
     If the text has no letters beside the options, they are returned only if the truth is a letter. With another truth
-    the model is to answer with the text of an option, and needs no letters.
+    the model is to answer with the text of an option, so the row needs no choices.
     """
     found = choices_in_text(text, truth)
     return found.options if found and (found.lettered or is_letter(truth)) else None

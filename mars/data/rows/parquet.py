@@ -79,9 +79,9 @@ def known_columns(schema: pyarrow.Schema, wanted: Sequence[str]) -> list[str]:
 
 
 def _other_media(schema: pyarrow.Schema) -> list[str]:
-    """The columns with names like those of media. If the file has a column of images, only those that hold texts.
+    """The columns for which `is_other_media` holds. If the file has a column of images, only those of them with texts.
 
-    Columns of texts are small, and a row whose column of images is empty may name its images there.
+    Such columns are small, and a row whose column of images is empty may name its images in one of them.
     """
     has_images = any(name in schema.names for name in IMAGE_COLUMNS)
     named = [name for name in schema.names if is_other_media(name) and schema.names.count(name) == 1]
