@@ -48,7 +48,7 @@ def prepared_step(config: TrainConfig) -> Iterator[PreparedStep]:
     """Check rows, settings and model as a run does, and start rewards, engine and trainer. All end with the block.
 
     The engine has the trainer's weights, so step 1 gives the same as step 1 of a run with these settings.
-    Raises ConfigError unless engine and trainer are in this process (`cluster=local`), and the errors of a run.
+    Raises the errors of a run, and ConfigError unless engine and trainer are in this process (`cluster=local`).
     """
     if config.cluster.kind != "local":
         raise ConfigError(

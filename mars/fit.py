@@ -172,9 +172,9 @@ def drawn(stream: PromptRounds, state: SamplingState) -> int:
 def is_finished(run: TrainRunConfig, stream: PromptRounds, step: int, state: SamplingState) -> bool:
     """Whether no step is left to train after `step`, whose state is `state`.
 
-    With num_epochs a run ends when it has drawn N = num_epochs * len(stream) prompts: before the step `last_step` if
-    steps draw several rounds, after it if the sampler's rounds have fewer than `prompts_per_step` prompts. Even if it
-    has drawn fewer than N prompts, it ends after N steps, or after `last_step` if `state.surplus` is 0.
+    With num_epochs a run ends when it has drawn N = num_epochs * len(stream) prompts. This is earlier than `last_step`
+    if steps draw several rounds, and later if the sampler's rounds have fewer than `prompts_per_step` prompts. A run
+    that never draws N prompts ends too: after step `last_step` if `state.surplus` is 0, else after step N.
     """
     if run.num_steps is not None or run.num_epochs is None:
         return step >= last_step(run, stream)

@@ -9,8 +9,8 @@
 A prompt about several images ("sources") of one scene is sampled G times with all images (the multi view), and a few
 times with each image alone (the mono views; these responses are the anchors). Its advantages are normalised over the
 rewards of all these responses together, so a multi-source response is rewarded for beating what single sources achieve.
-By default, only multi responses are trained on. docs/step.md explains every line. Recipes add hooks to the first half
-(docs/extend.md).
+By default, only multi responses are trained on. docs/step.md explains every line. Recipes add hooks to `sample()`, and
+token rules to the trainer's loss (docs/extend.md).
 
 This module does not know which engine generates, which trainer trains or on how many machines. They are behind the
 interfaces of mars/rollout/engine.py, mars/actor/trainer.py and mars/rewards/contract.py, and mars/build.py chooses.

@@ -11,9 +11,10 @@ t + 1 are sampled with the weights before update t. They are one version older t
 which importance weights correct for (`algorithm.importance_cap`, docs/method.md). Step 1 samples its own responses,
 with the weights that train on them. The last step samples nothing ahead.
 
-During the overlap the main thread uses the trainer, and a second thread uses the engine and the reward processes. The
-signals of shapings need the trainer. For the responses of step t + 1 they are computed in the second thread, after
-update t has ended. docs/step.md explains the code; `rollout.max_staleness` chooses between the two kinds of step.
+During the overlap the main thread uses the trainer, and a second thread uses the engine and the reward processes. A
+shaping may need numbers that only the trainer can compute. For the responses of step t + 1 these numbers are
+computed in the second thread, after update t has ended. docs/step.md explains the code; `rollout.max_staleness` chooses
+between the two kinds of step.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
                         └ to_trainer                      └ to_engine
 
 Every call of the engine or the trainer first takes the turn that it needs. So evaluations, dynamic sampling, a KL term
-in the reward, saving the policy and a rebuilt trainer need no code for turns. The engine's weights are read from host
-memory, so that a new engine gets them while the other engines generate. A checkpoint needs no turn, because it can be
-read from host memory.
+in the reward, saving the policy and a rebuilt trainer need no code for turns. An engine gets its weights from the
+trainer's copies in host memory, so a new engine can get them while the other engines generate. A checkpoint needs no
+turn, because it can be read from host memory.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class ColocatedEngine:
 
 
 class ColocatedTrainer:
-    """A `PolicyTrainer` that waits for its turn. `turns`: the turns that the engine and `trainer` take."""
+    """A `PolicyTrainer` whose calls first take the turn that they need. `turns`: of `trainer` and its engine."""
 
     def __init__(self, trainer: PolicyTrainer, turns: SharedMemory) -> None:
         self._trainer, self.turns = trainer, turns

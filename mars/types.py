@@ -54,7 +54,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Message:
-    """One chat turn. `text` has one "<image>" marker per image, in the order of the sources."""
+    """One chat turn. The "<image>" markers of all turns together are one per image, in the order of the sources."""
 
     role: str
     text: str
@@ -128,7 +128,7 @@ class RolloutRequest:
 
 @dataclass(frozen=True)
 class Completion:
-    """One sampled response. logprobs: one per token, by the engine's distribution. version: of the engine's weights."""
+    """One sampled response. logprobs: one per token, by the distribution it was drawn from. version: of the weights."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -288,7 +288,7 @@ class WeightUpdate:
 class TokenRules:
     """Special ids. blocked_ids (media tokens, ids beyond the tokenizer) get probability 0 in engine and trainer.
 
-    image_id: once for each image in a prompt; once for each token of the image in the expanded prompt.
+    image_id: stands once per image in a prompt, and once per token of the image in the expanded prompt.
     image_start, image_end: tokens added before and after the tokens of an image; () if the chat template has them.
     """
 

@@ -74,7 +74,7 @@ def _matches(pattern: str) -> list[str]:
 
 
 def pages_of(nav: Any) -> Iterator[str]:
-    """The pages that an expanded navigation names, in its order."""
+    """The pages that a navigation without patterns (`expanded`) names, in its order."""
     if isinstance(nav, str):
         yield nav
     for entry in nav.values() if isinstance(nav, dict) else nav if isinstance(nav, list) else ():

@@ -266,7 +266,7 @@ class FsdpTrainer:
 
     @torch.no_grad()
     def _old_scores(self, batch: TrainBatch, plans: Sequence[UpdatePlan], prompts: ReadPrompts) -> Scores:
-        """Log-probs and entropies of this rank's rows, by the update's micro-batches, so that rounding is identical."""
+        """Log-probs and entropies of this rank's rows, in the same micro-batches as in the updates: rounded alike."""
         micros = [micro for plan in plans for micro in plan.ranks[self._rank]]
         return {micro: self._policy(self._forward_of(batch, micro, prompts)) for micro in micros}
 

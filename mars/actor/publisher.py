@@ -13,7 +13,7 @@ from mars.weights.transfer import WeightTransfer
 class WeightPublisher:
     """Sends the weights of `policy` in `dtype`. All calls except `changed` and `version` are collective.
 
-    readable: a function that replaces each tensor which was moved to host memory by the copy there.
+    readable: a function that replaces the tensors of an offloaded trainer by their copies in host memory.
     """
 
     def __init__(self, policy: PolicyModel, dtype: str, transfer: WeightTransfer, readable: Readable) -> None:

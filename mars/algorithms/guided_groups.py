@@ -59,7 +59,7 @@ def with_candidates(items: Sequence[PromptRollouts]) -> list[PromptRollouts]:
 
 def with_guests(items: Sequence[PromptRollouts], is_allowed: GuestFilter) -> Guided:
     """Keep as guests the candidates that `is_allowed` accepts and whose reward is more than SCORE_TOLERANCE above the
-    mean of the valid multi rewards. No anchor stays in the pool. Without a valid multi reward there is no guest.
+    mean of the valid multi rewards. The other anchors leave the pool. Without a valid multi reward there is no guest.
 
     Example: multi rewards 0, 0, 0, 1 (mean 0.25), anchors 1 and 0: the first is a guest. U = 0, 0, 0, 1, 1.
     """

@@ -88,7 +88,7 @@ class ImportanceSettings:
 class ImportanceWeights:
     """The weights of a micro-batch's tokens, and the sums that metrics are computed from.
 
-    weights: the layout's shape; 0 outside the mask and where a token is masked. No gradient.
+    weights: the layout's shape; 0 outside the layout's mask and where `masked` is True. No gradient.
     masked: bool, the layout's shape; True for tokens in the layout's mask that `mode` "mask" rejects.
     sum: of the weights of what is trained on, after truncation. num_kept: the number of these weights.
     num_capped: how many of these weights were cut to `cap`. num_masked: how many weights were rejected.

@@ -22,7 +22,7 @@ class ScoringSpec:
     model: "policy" with its current weights, or "reference", which must be loaded.
     transform: of the images, a name of `recipe.transforms`; None: the images as they are. Its random numbers depend on
         `TrainBatch.step`. strength: of the transform.
-    Raises ConfigError for another value.
+    Raises ConfigError for a field with any other value.
     """
 
     name: str

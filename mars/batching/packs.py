@@ -34,7 +34,7 @@ def split_responses(prompt_tokens: int, response_tokens: Sequence[int], budget: 
 
 
 def at_least(number: int, parts: Sequence[Rows], cost: Callable[[Rows], int]) -> list[Rows]:
-    """Halve the most expensive part of several rows until there are `number` parts or every part is a single row.
+    """Halve the most expensive part that has several rows, until there are `number` parts or every part has one row.
 
     Example: 3 parts from ["abc", "d"] at the cost of their length -> ["a", "bc", "d"].
     """
@@ -52,7 +52,7 @@ def at_least(number: int, parts: Sequence[Rows], cost: Callable[[Rows], int]) ->
 def first_fit(costs: Sequence[int], opening_costs: Sequence[int], budget: int) -> list[list[int]]:
     """First-fit bin packing: each item goes to the first pack with room for its cost, or opens a new one.
 
-    The first item of a pack also costs its opening cost. An item that exceeds the budget alone gets a pack of its
+    A pack also costs the opening cost of its first item. An item that exceeds the budget alone gets a pack of its
     own. With descending costs and no opening costs at most 11/9 OPT + 6/9 packs are used, where OPT is the fewest
     possible (Dosa 2007).
 
@@ -104,7 +104,8 @@ class _FirstWithRoom:
 def spread(costs: Sequence[int], opening_costs: Sequence[int], num_packs: int) -> list[list[int]]:
     """Distribute items over `num_packs` packs of similar cost.
 
-    Each item goes to the pack whose cost is lowest after the item is added.
+    Each item goes to the pack whose cost is lowest after the item is added. A pack also costs the opening cost of its
+    first item.
 
     With descending costs and no opening costs the largest pack is at most 4/3 of the best possible (Graham 1969).
 

@@ -1,9 +1,8 @@
-"""Compare a checkpoint with the architecture of its config.json, and try what saving the policy will do.
+"""Compare a checkpoint with the architecture of its config.json, and try whether a trained policy can be saved.
 
 Slow to import: it needs transformers' model classes. `python -m mars.checks.architecture PATH KEY TRUST` prints the
-error as JSON. mars/checks/model.py runs this module in another process, so that a driver that needs no model class does
-not
-import them.
+error as JSON. mars/checks/model.py runs this module in another process, so that a driver that does
+not need the model classes does not import them.
 """
 
 from __future__ import annotations

@@ -145,8 +145,8 @@ def opening_lines(encoder: PromptEncoder) -> list[str]:
 def sample_lines(config: TrainConfig, inputs: Inputs, warn: Callable[[str], None] = logger.warning) -> list[str]:
     """Some rows taken all the way: decoded, processed, counted, and scored on a perfect and an empty answer.
 
-    Raises DataError if the model's processor makes a different number of prompt tokens than mars counted, and as
-    `try_rewards` does. warn: gets the warnings of `try_rewards`.
+    Raises DataError if the model's processor makes a different number of prompt tokens than mars counted, and
+    ConfigError as `try_rewards` does. warn: gets the warnings of `try_rewards`.
     """
     from mars.build import build_scorer
 

@@ -27,7 +27,8 @@ _STORED_BUCKET_BYTES = 256 * 2**20  # ObjectStoreTransfer.bucket_bytes
 class Demand:
     """Bytes on one GPU, by purpose.
 
-    when: the part of a step in which they must be on the GPU, such as "update"; or the kind of GPU that must hold them.
+    when: the part of a step in which they must be on the GPU, such as "update", or "at all times". If the trainer and
+        the engines have separate GPUs: which of these, such as "a GPU of an engine".
     limit: share of the GPU that may be taken.
     """
 

@@ -41,9 +41,9 @@ _TIMEOUT_S = 300.0  # long enough to import from a slow disk
 class ModelCheck:
     """A context that checks the policy, and the reference model of the KL term, while the `with` block does other work.
 
-    Entering makes the quick checks and starts a process for the slow ones, which need transformers' model classes.
-    `finish` waits for that process. In two cases no process is started, and `finish` makes the slow checks itself:
-    with `in_process` (for jobs that import the model classes anyway), or if the model classes are already imported.
+    Entering makes the quick checks. For the slow ones, which need transformers' model classes, it starts a process for
+    each model. `finish` waits for these processes. In two cases none is started, and `finish` makes the slow checks
+    itself: with `in_process` (for jobs that import the model classes anyway), or if these are already imported.
     Entering and `finish` raise SetupError for a broken model, ConfigError for a setting that does not fit the model.
     """
 

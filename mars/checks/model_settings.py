@@ -209,7 +209,7 @@ def _head_dim(settings: Any) -> int:
 
 
 def _rotated(settings: Any, rope: Mapping[str, Any]) -> int:
-    """How many numbers of a head RoPE rotates: all, or the share partial_rotary_factor."""
+    """The number of dimensions of a head that RoPE rotates: all, or the share partial_rotary_factor."""
     factor = rope.get("partial_rotary_factor", 1)
     return int(_head_dim(settings) * factor) if _is_number(factor, above_zero=True) else _head_dim(settings)
 

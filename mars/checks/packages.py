@@ -78,7 +78,7 @@ def machine_lines(config: TrainConfig | SftConfig) -> list[str]:
 def check_kernels(config: TrainConfig | SftConfig, family: Family) -> None:
     """Raises SetupError if a package for linear attention is installed that cannot compute what the settings say.
 
-    Like `check_packages`, it checks nothing with cluster.address.
+    If cluster.address is set, nothing is checked, as in `check_packages`.
     """
     if config.cluster.address is not None or not family.parts.linear_attention:
         return

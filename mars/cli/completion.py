@@ -133,7 +133,7 @@ def _config_dirs(words: Sequence[str]) -> Iterator[Path]:
 
 
 def _words(context: typer.Context) -> list[str]:
-    """The words that parameters with several values have taken so far; then "=", if bash asks for what follows one."""
+    """The words taken so far by parameters with several values; then "=", if bash asks for what follows a "="."""
     words = [str(word) for value in context.params.values() if isinstance(value, list | tuple) for word in value]
     return [*words, _SIGN] if _is_behind_sign() else words
 

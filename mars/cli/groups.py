@@ -22,6 +22,6 @@ class _Group(TyperGroup):
 
 
 def group(help: str, **settings: Any) -> typer.Typer:
-    """A new group, to which the caller adds commands. help: text about the group; the list of commands that the group
-    above it prints has its first sentence."""
+    """A new group, to which the caller adds commands. help: text about the group; its first sentence
+    also appears in the command list of the parent group."""
     return typer.Typer(cls=_Group, help=help, no_args_is_help=True, rich_markup_mode=None, **settings)

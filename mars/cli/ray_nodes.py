@@ -1,4 +1,4 @@
-"""`mars ray head`, `worker` and `stop`: check the machine, start the node, and print the next command."""
+"""`mars ray head` and `worker`: check the machine, start a node, and print what to do next. `stop`: stop nodes."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _services(first: int, names: Sequence[str]) -> dict[str, int]:
 
 
 def _check_ports(services: Mapping[str, int], of_workers: tuple[int, int]) -> None:
-    """Raises ConfigError if the node's services and workers need the same port, or a port that does not exist."""
+    """Raises ConfigError if two services, or a service and a worker, share a port, or if a service's is above 65535."""
     names = {port: name for name, port in services.items()}
     above = [port for port in names if port >= 2**16]
     if above:

@@ -10,7 +10,10 @@ MAX_DEPTH = 4
 
 
 def run_dirs(folder: Path, depth: int = 0) -> Iterable[Path]:
-    """The run directories in `folder`, including itself, in the order of their names. Links are not followed."""
+    """`folder` if it is a run directory, else those at most MAX_DEPTH - `depth` levels below it, in the order of names.
+
+    Links are not followed. Folders inside a run directory are not searched.
+    """
     from mars.report.run_record import CONFIG_FILE
     from mars.run_dir.events import EVENTS_FILE
     from mars.tracking.jsonl import METRICS_FILE

@@ -114,7 +114,8 @@ def _parent(pid: int) -> int | None:
 def _belongs_to_ray(pid: int, parents: Mapping[int, int], driver: int, folder: Path) -> bool:
     """Whether a process with the mark was started by Ray, not by the run itself.
 
-    A child of the driver was started by Ray if its arguments name the folder. Then Ray started its descendants too.
+    A child of the driver is Ray's if its arguments name the folder, and then its descendants are Ray's too. A process
+    that does not descend from the driver is always Ray's.
     """
     top = pid
     while parents.get(top, 0) not in (0, 1, driver):

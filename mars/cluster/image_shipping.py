@@ -141,8 +141,8 @@ class ImageStore(Worker):
     async def bring(self, places: Sequence[Place], ahead: bool) -> list[bytes | BadImage]:
         """Get those images that this node does not have. Returns for each place its SHA-256, or why it is unreadable.
 
-        ahead: whether the images are for later. Calls with ahead=True run one at a time. Calls with ahead=False can run
-            at the same time as one of them.
+        ahead: whether the images are for later. At the same time run at most one call with ahead=True and two with
+            ahead=False; further calls wait.
         """
         faults.point("images.bring")
         async with self._slots[ahead]:

@@ -171,8 +171,8 @@ def _record(node: Node, process: ProcessId, log: str) -> RunningNode:
 def running_nodes(folder: Path) -> list[RunningNode]:
     """Running nodes that were started on this machine with this --temp-dir, the newest first.
 
-    Raises SetupError if other users might have written to this folder: `stop` ends the processes that its records name,
-    and the token goes to the server that they name.
+    Raises SetupError if other users might have written to this folder, because its records are trusted: `stop` ends the
+    processes that are named there, and the token is sent to the server that is named there.
     """
     problem = private_folder_problem(folder) if os.path.lexists(folder) else None
     if problem is not None:

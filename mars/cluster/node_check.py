@@ -65,9 +65,11 @@ class NodeCheck:
             raise SetupError(message(name_of_this_node(), found))
 
     def agrees(self, node: Node, runs_vllm: bool) -> bool:
-        """Whether a node agrees with the driver. A node that has agreed before is not asked again.
+        """Whether a node agrees with the driver, asked before a lost worker starts there.
 
-        False if it does not answer, because this node may be lost, as the worker's first node is.
+        A node that has agreed before is not asked again.
+
+        False if it does not answer, because this node may be lost too.
 
         Raises SetupError as `finish`, if it answers and does not agree.
         """

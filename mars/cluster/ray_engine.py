@@ -159,8 +159,8 @@ class RayEngine:
     def load_weights(self, update: WeightUpdate) -> None:
         """update: its payload is a `WeightOffer`.
 
-        An engine that fails is replaced. An engine that lacks weights only because another process failed gets them
-        again. Absent engines that are built again get the weights with the others."""
+        An engine that fails is replaced. An engine that lacks weights only because another process failed is
+        sent them once more. Absent engines that are built again get the weights with the others."""
         self._weights = update
         if not self._is_asleep:
             self._take_in(join=True)

@@ -86,7 +86,7 @@ def first_running(
 ) -> int | None:
     """The index of the first successor that runs; None if none runs at `until` (time.monotonic()).
 
-    look: called while waiting. Raises WorkerError as `Successor.is_running`, and the errors of `look`.
+    look: called while waiting. Raises the errors of `Successor.is_running` and of `look`.
     """
     while True:
         look()

@@ -150,7 +150,10 @@ class RankSender:
         self.forget()
 
     def forget(self) -> None:
-        """Forget the calls of earlier sends, and their group (`Meeting`). Called when the ranks are started again."""
+        """Forget the calls of earlier sends, so that the next send uses a new `Meeting.group`.
+
+        Called when the ranks are started again.
+        """
         self._members: object = None
         self._sending: list[Any] = []
 

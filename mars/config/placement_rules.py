@@ -1,4 +1,4 @@
-"""Rules between settings of where engine and trainer run."""
+"""Rules between the settings that say where engine and trainer run."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Ramp(Section):
 
 
 def ramped_settings(file: str, ramps: Sequence[Ramp]) -> dict[str, Ramp]:
-    """Name of a setting of a file -> its ramp. file: the file's name in `recipe.settings`."""
+    """Name of a setting of a hook file -> its ramp. file: the hook file's name in `recipe.settings`."""
     prefix = f"{SETTINGS}{file}."
     return {ramp.key.removeprefix(prefix): ramp for ramp in ramps if ramp.key.startswith(prefix)}
 

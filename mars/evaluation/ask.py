@@ -125,9 +125,9 @@ def infer(
 ) -> list[Path]:
     """Ask all requests without answers in `paths` in one engine call, and write the files in the public format.
 
-    Returns all files. The answers to a request are appended as soon as all of them are there. If all requests have
-    answers already, no engine is started. A question that cannot be read is left out with all its views, and named in
-    the manifest; the next call asks it again.
+    Returns the file of all answers and the files in the public format. The answers to a request are appended as soon as
+    all of them are there. If all requests have answers already, no engine is started. A question that cannot be read is
+    left out with all its views, and named in the manifest; the next call asks it again.
 
     Raises
     - DataError if `paths` holds damaged answers or answers of another identity, if no question has a view of `views`,

@@ -144,7 +144,10 @@ def _check_rewards(first: EvaluatedRun, other: EvaluatedRun, files: Sequence[Sco
 
 
 def _identity(function: str) -> str:
-    """The name by which rewards of two runs are compared: for a user's file without its folder, which may differ."""
+    """The name that tells whether two runs used the same reward function.
+
+    A function of a user's file is named without the file's folder, because the folder may differ between the runs.
+    """
     return function if is_built_in(function) else os.path.basename(function)
 
 

@@ -91,7 +91,8 @@ def evaluation_table(results: Sequence[Mapping[str, Any]], title: str = "Evaluat
 
 
 def print_table(table: Table) -> None:
-    """Print to stdout without shortening a cell: a file has lines as long as needed, a terminal wraps them."""
+    """Print to stdout without shortening a cell. In a file, lines are as long as needed. In a terminal, cells wrap
+    between words; lines that are still too long for the terminal wrap too."""
     console = VisibleConsole()
     unlimited = console.options.update(max_width=sys.maxsize)
     needed = Measurement.get(console, unlimited, table)

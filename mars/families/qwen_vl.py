@@ -95,7 +95,7 @@ def read_sizing(
 
 
 class MropeForward:
-    """Positions in three axes, features as a list with one tensor per image."""
+    """Positions in three axes, image features as a tuple with one tensor per image."""
 
     def positions(self, model: Any, input_ids: Tensor, image_id: int, grids: Sequence[Grid]) -> Tensor:
         import torch

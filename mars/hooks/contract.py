@@ -145,8 +145,9 @@ class PromptSampler(Protocol):
         ...
 
     def observe(self, rollouts: Sequence[PromptRollouts], step: int) -> Mapping[str, float]:
-        """Learn from the probes of a step, if it has any, and from all prompts that it sampled, kept or not. Returns
-        metrics, which are logged as `sampler/<name>`."""
+        """Learn from rollouts of a step. If the step has probes, this is called first with the rollouts of the probes.
+        At the end of the step's sampling it is called with those of all prompts sampled, kept or not. Returns
+        metrics; those of the last call are logged as `sampler/<name>`."""
         ...
 
     def state(self) -> Mapping[str, Any]:

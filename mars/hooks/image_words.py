@@ -22,7 +22,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 def _numbered(*lists: str) -> dict[str, int]:
-    """The words of each list, numbered from 1; several forms of a word are joined by "/"."""
+    """Word -> its number in its list, from 1. In a list, "/" joins forms of one word, which share its number."""
     return {form: n for text in lists for n, forms in enumerate(text.split(), 1) for form in forms.split("/")}
 
 

@@ -28,7 +28,9 @@ def image_transforms(recipe: RecipeConfig, ramps: Sequence[Ramp]) -> dict[str, I
 
 
 def token_rule(recipe: RecipeConfig, *, with_reference: bool, ramps: Sequence[Ramp]) -> TokenRule | None:
-    """The token rule; None without one. recipe: `resolved`. with_reference: whether a reference model is loaded.
+    """The token rule; None without one. with_reference: whether a reference model is loaded.
+
+    recipe: as `resolved` of mars/hooks/load.py returns it.
     ramps: of the run. To get the settings that they change, the rule calls `TokenFacts.now`.
 
     Raises ConfigError for two passes of one name, for a transform that is not in `recipe.transforms`, and for a pass of

@@ -39,7 +39,7 @@ NO_SIGNALS = SignalValues({}, {})
 
 
 def signals_of(shaping: GroupShaping) -> tuple[Signal, ...]:
-    """The signals that a shaping asks for; () if it does not have this attribute."""
+    """The attribute `signals` of a shaping: the signals that it asks for; () if it does not have this attribute."""
     return getattr(shaping, "signals", ())
 
 
@@ -88,9 +88,9 @@ class TokenSpans:
         self._opening: str | None = None
 
     def of(self, text: str, token_ids: Sequence[int], tag: str) -> Span:
-        """The tokens of the text in the last block <tag>...</tag> of a response; (0, 0) without text. A token with
-        characters of the text and of a tag counts. If a character of the text has several tokens, all of them count.
-        text: of all `token_ids`.
+        """The tokens inside the last block <tag>...</tag> of a response, as (start, end) of a slice; (0, 0) if there is
+        no block or it is empty. A token that is partly inside and partly of a tag counts. If a character inside has
+        several tokens, all of them count. text: the whole response, as `decode` returns it for all `token_ids`.
 
         Example: tokens "so <", "answer", ">", "4", " km</", "answer", ">" and the tag "answer": tokens 3 and 4, (3, 5).
         """

@@ -28,8 +28,8 @@ def special_kind(mode: int) -> str | None:
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:
-    """Raises OSError, with the reason in `strerror`, if it is not a file. Opening a named pipe would wait for a
-    writer."""
+    """Raises OSError, with the reason in `strerror`, if `path` is not a regular file. Opening a named pipe would wait
+    for a writer."""
     special = special_kind(os.stat(path).st_mode)
     if special is not None:
         raise OSError(errno.EINVAL, f"it is {special}, not a file", os.fspath(path))

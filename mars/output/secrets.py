@@ -17,7 +17,8 @@ _MIN_CHARS = 8
 
 
 def secret_values(environment: Mapping[str, str]) -> dict[str, str]:
-    """Value -> name, for each variable whose name looks like a secret's: WANDB_API_KEY, HF_TOKEN, DB_PASSWORD."""
+    """Value -> name, for each variable whose name looks like a secret's (WANDB_API_KEY, HF_TOKEN, DB_PASSWORD), and
+    whose value has at least 8 characters."""
     return {
         value: name
         for name, value in environment.items()

@@ -42,7 +42,7 @@ def _is_hidden(character: str) -> bool:
 
 
 def _is_seen(character: str) -> bool:
-    """Whether it is a visible character outside ASCII; False for ""."""
+    """Whether `character` is visible and not ASCII; False for ""."""
     return bool(character) and not character.isascii() and not character.isspace() and not _is_hidden(character)
 
 

@@ -1,4 +1,4 @@
-"""Choose a few of many items, evenly spread and always the same ones, so that a page with only these is typical."""
+"""Choose a few of many items for a page: evenly spread, so that they are typical of all, and always the same ones."""
 
 from __future__ import annotations
 

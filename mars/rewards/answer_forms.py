@@ -211,7 +211,8 @@ def _is_number_of_things(text: str, accepted: set[str]) -> bool:
 
 
 def _are_things(text: str, one: bool) -> bool:
-    """Whether words after a number only name what it counts: a unit; or up to two adjectives, a noun, and a place."""
+    """Whether words after a number only name what it counts: a unit; or a noun, with up to two adjectives before it and
+    perhaps a place after it."""
     if text in UNITS:
         return "‰" not in text and "‱" not in text
     words = text.split()

@@ -50,8 +50,9 @@ _NUMBER_TEXT = re.compile(r"\s*-?(?:[0-9]{1,12}(?:\.[0-9]{0,12})?|\.[0-9]{1,12})
 def read_boxes(response: ParsedResponse, limit: int) -> list[Box | str]:
     """The boxes of an answer, in order. For an entry that is not a valid box, a text says what is wrong with it.
 
-    Raises ValueError if there is no answer, no list, more than one list, or more than `limit` entries. An empty list is
-    an answer: there is nothing.
+    An empty list is an answer: there is nothing. A sentence that says so counts as an empty list. Raises ValueError if
+    there is no answer, no list, more than one list, more than `limit` entries, or if the text around the list makes it
+    doubtful (`check_prose`).
 
     >>> from mars.rewards.parsing import parse_response
     >>> read_boxes(parse_response("<answer>I see one: [{'bbox': ['0', 0, 4, 2]}, [1, 2, 3],]</answer>"), limit=10)

@@ -1,4 +1,4 @@
-"""For evaluations: the compat score of an answer that a built-in reward scores, and whether it is readable."""
+"""For evaluations: the compat score of an answer, and whether the answer is readable. Only for built-in rewards."""
 
 from __future__ import annotations
 

@@ -26,9 +26,10 @@ def load_check(spec: str) -> CheckTruth | None:
 
     The function checks the truths of rows. Several threads may call it; this process runs only one check at a time.
     The text that the function returns says what is wrong with a truth, and so does the text of a DataError that it
-    raises. A file that never gives the name a value, and has no `import *`, is not run.
-    Raises ConfigError if the file cannot be loaded, or if this name is not a plain function. The result of `load_check`
-    raises ConfigError if the function raises another exception, or returns anything but a text or None.
+    raises. The file is run only if its code defines `check_NAME`, or has an `import *`, which may define it.
+    Raises ConfigError if running the file fails, or if `check_NAME` is not a plain function. Returns None for a file
+    that cannot be read or has a syntax error: loading the reward itself reports this. The result of `load_check` raises
+    ConfigError if the function raises another exception, or returns anything but a text or None.
     """
     path, _, name = spec.rpartition(":")
     own = f"{path}:check_{name}"

@@ -35,8 +35,9 @@ class ParsedResponse:
     fence: the text of the answer's only ```json fence.
     boxes_text: the text of the boxes.
         If the answer has a ```json fence: `fence`.
-        If it has only one fence, of another kind: the fence's text, if its language is left out or is "JSON" or "Json".
-        None for another language, and for several such fences, because the scorer must not choose one of them.
+        If it has one fence of another kind: the fence's text if its language is left out or is "JSON" or "Json", else
+        None.
+        If it has several fences of other kinds: None, because the scorer must not choose one of them.
         If it has no fence: the whole answer.
     fenced: whether boxes_text stood in a fence.
     """

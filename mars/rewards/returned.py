@@ -13,13 +13,13 @@ from mars.types import MAX_SCORE, RewardResult
 
 
 def as_result(value: Any) -> RewardResult:
-    """The result for what a user's function returned for one answer: one of the following, with finite numbers and a
-    score within -MAX_SCORE to MAX_SCORE. Anything else gives `failed` with the reason.
+    """The result for `value`, which a user's function returned for one answer. `value` must be one of the following,
+    with finite numbers and a score within -MAX_SCORE to MAX_SCORE. Anything else gives `failed` with the reason.
 
     - a number (int, float, NumPy's, an array or tensor without dimensions): the score; accuracy is the score clipped
       to [0, 1];
     - a mapping with "score": "score" is the score. "accuracy" or, if that is missing, "acc" is the accuracy; without
-      both it is the clipped score. Other numbers are parts, and everything else is ignored;
+      both it is the clipped score. All numbers but the score are parts, the accuracy too. The rest is ignored;
     - a RewardResult: itself, if its numbers are finite and its accuracy is in [0, 1].
 
     An accuracy and a part may be True or False, which count 1 and 0. A score that is Python's True or False is refused,
@@ -58,7 +58,8 @@ def as_result(value: Any) -> RewardResult:
 
 
 def as_results(values: Any, count: int) -> list[RewardResult]:
-    """What a user's function returned for `count` answers: a list, a tuple, or an array or tensor of one dimension."""
+    """The results for `values`, which a user's function returned for `count` answers. `values` must be a list, a tuple,
+    or an array or tensor of one dimension, with `count` entries. Otherwise each answer gets a failed result."""
     shape = _shape(values)
     if shape is not None and len(shape) == 1:
         values = list(values)

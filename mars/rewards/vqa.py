@@ -41,8 +41,8 @@ def score_vqa(item: RewardInput) -> RewardResult:
       text, or both ("B. Travel"). The truth may be a letter, a text or both, with alternatives ("B or D").
     An empty answer is wrong. An answer of more than `MAX_CHARS` characters is wrong unless the truth is yes or no.
 
-    This function is both the strict and the compat scorer. Only one thing is known about the public code's comparison:
-    it has a bug that gives an empty answer full marks. This function does not reproduce that bug.
+    This function is both the strict and the compat scorer. It does not reproduce a bug of the paper's public
+    code, which gives full marks to an empty answer, to "e" for yes and to "unknown" for no.
     """
     right = _judge(item.truth, item.extra_info)
     response = parse_response(item.response)

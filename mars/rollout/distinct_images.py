@@ -36,7 +36,7 @@ class DistinctImages:
     def encoded_once(self, forward: ModelForward, model: Any) -> Iterator[None]:
         """During the block, a forward of `model` computes the features of each distinct image once, for all its rows.
 
-        Give the forward the `pixel_values` of this object. The features are repeated for the rows that show the image.
+        Give `model` the `pixel_values` of this object. The features are repeated for the rows that show the image.
 
         model: `backbone.model`, a model without its head.
         """

@@ -28,7 +28,8 @@ class HfEngine:
 
     Every sample has its own seeded noise, so a response depends only on its request, not on the rest of the batch.
 
-    process: turns prompt ids and images into tensors. fetch: turns a weight update's payload into (name, tensor) pairs.
+    process: turns a prompt's token ids and images into tensors.
+    fetch: turns a weight update's payload into (name, tensor) pairs.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""An iterator over weights for an engine. It just ends if one does not arrive, so that no error interrupts loading."""
+"""An iterator over weights for an engine. If a weight does not arrive, it just ends, so no error interrupts loading."""
 
 from __future__ import annotations
 

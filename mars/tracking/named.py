@@ -1,4 +1,4 @@
-"""The trackers in `tracking.to`. They are checked before a run starts, and made in their threads.
+"""The trackers in `tracking.to`. They are checked before a run starts. Each is then built in a thread of its own.
 
 "wandb", "path/to/file.py:Class" ──> `checked` ──> `factories` ──> the copies of `MultiTracker`
 """

@@ -14,7 +14,9 @@ _CURVES = {
 
 
 def source_curves(metrics: Mapping[str, float]) -> dict[str, float]:
-    """sources/<chart>/multi and sources/<chart>/<source>, for each chart for which `metrics` has values of sources.
+    """Values of `metrics` under the names sources/<chart>/multi and sources/<chart>/<source>.
+
+    A chart is left out if `metrics` has no value of a single source for it.
 
     >>> source_curves({"critic/score/mean": 0.5, "mars/anchor/depth/mean": 0.25, "eval/multi/mean": 0.75})
     {'sources/score/multi': 0.5, 'sources/score/depth': 0.25}

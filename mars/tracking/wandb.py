@@ -1,4 +1,7 @@
-"""Copy a run's metrics to Weights & Biases. One of the `copies` of `MultiTracker`: its failures do not stop a run."""
+"""Copy a run's metrics and sampled rollouts to Weights & Biases.
+
+One of the `copies` of `MultiTracker`: its failures do not stop a run.
+"""
 
 from __future__ import annotations
 

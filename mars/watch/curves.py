@@ -35,7 +35,9 @@ _RANGE_CHARACTERS = 19  # of "-0.0123 to -0.00456"
 
 
 def curve_table(rows: Rows, width: int, levels: str, *, tall: bool) -> Table | None:
-    """A line for each metric that has values: its name, last value, chart and range. None without such a metric.
+    """A row for each metric that has values: its name, last value and chart, and the range if `width` is at least 60.
+
+    None without such a metric.
 
     A column of a chart is the mean of its steps. The range is that of the columns. levels: as for `curve`. tall:
     whether the charts of reward, gain and loss are three lines high.

@@ -1,4 +1,4 @@
-"""`SharedBytes` on a GPU: CUDA's handles of memory, as torch.multiprocessing passes tensors between processes.
+"""`SharedBytes` on a GPU: a process opens the memory of another by CUDA's handles, as torch.multiprocessing does.
 
 Not run on a GPU yet.
 """

@@ -89,7 +89,7 @@ def _stage(folder: Path, command: Sequence[str]) -> None:
 
 
 def _refuse_others(record: Path, commands: dict[str, list[str]]) -> None:
-    """Write the commands to `record`. Ends the process if the folder was made with other commands."""
+    """Write the commands to the file `record`. Ends the process if the file exists and has other commands."""
     wanted = {name: command[1:] for name, command in commands.items()}  # whatever Python runs them
     if record.exists() and json.loads(record.read_text()) != wanted:
         raise SystemExit(f"{record}: made with other settings; give another --out, or delete the folder")

@@ -49,7 +49,7 @@ def check_decided(study: Study, out: Path) -> None:
 
 
 def keep_study(file: Path, study: Study, out: Path) -> None:
-    """Copy the file of a study into its folder, for the report. If no run has ended yet, keep `decided` there too.
+    """Copy the file of a study into its folder, for the report. Until a run has ended, also write `decided(study)`.
 
     Raises ConfigError as `check_decided` does.
     """

@@ -78,7 +78,7 @@ def _ask(policy: Path, questions: Path, out: Path, arguments: Sequence[str]) -> 
 
 
 def write_questions(folder: Path, seed: int, number: int) -> None:
-    """If night.parquet exists, do nothing. Else write `number` held-out rows, and those at night also to this file."""
+    """Write `number` held-out rows to test.parquet, and those at night also to night.parquet, unless that exists."""
     import pyarrow as pa
     from pyarrow import parquet
 

@@ -24,7 +24,7 @@ _ROUNDING = 1e-9  # the mean of equal confidences may differ from them by so muc
 @dataclass(frozen=True)
 class Settings:
     """weight: of the bonus. min_accuracy: only more accurate responses can get one. max_confidence: upper limit of a
-    confidence. margin: how far below the mean a confidence may be."""
+    confidence. margin: how far a confidence may be below the mean confidence of the accurate responses."""
 
     weight: float
     min_accuracy: float

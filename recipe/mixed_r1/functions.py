@@ -94,9 +94,9 @@ def true_number(truth: str) -> float:
 
 
 def bmas(answer: np.ndarray, truth: np.ndarray) -> float:
-    """Bidirectional max-average similarity of rows of norm 1: ((mean_i max_j + mean_j max_i) cosine) / 2, in [0, 1].
+    """Bidirectional max-average similarity of two texts: (mean_i max_j cosine + mean_j max_i cosine) / 2, in [0, 1].
 
-    answer: [i, size]. truth: [j, size]. A negative result becomes 0. The result is 0 for a text without tokens.
+    answer: [i, size], truth: [j, size]: one row of norm 1 per token. A negative result becomes 0. 0 without tokens.
 
     >>> bmas(np.eye(2), np.eye(2)[:1])  # (mean(1, 0) + 1) / 2
     0.75

@@ -44,7 +44,7 @@ def predicted(coefficients: np.ndarray, mixtures: np.ndarray) -> np.ndarray:
 
 
 def to_simplex(points: np.ndarray) -> np.ndarray:
-    """The mixture that is nearest to each of the points [n, m]: no weight below 0, sum 1 (Duchi et al., 2008).
+    """For each of the points [n, m] the nearest mixture, [n, m]: no weight below 0, sum 1 (Duchi et al., 2008).
 
     >>> to_simplex(np.array([[1.0, 0.5, -2.0]])).tolist()
     [[0.75, 0.25, 0.0]]

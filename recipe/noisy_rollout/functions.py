@@ -58,7 +58,7 @@ class NoisyRollouts:
 
 
 def noisy_images(prompt: Prompt, facts: StepFacts) -> tuple[ImageRef, ...]:
-    """The images with noise that differs in each step; unchanged if the strength leaves no diffusion step."""
+    """The images with noise, which is new in each training step; unchanged if int(steps x strength) is 0."""
     images, settings = tuple(source.image for source in prompt.sources), facts.settings
     if int(settings.steps * settings.strength) == 0:
         return images

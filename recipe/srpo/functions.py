@@ -18,10 +18,10 @@ TAGS = ("think", "answer", "reflection", "think", "answer")
 
 @dataclass(frozen=True)
 class Settings:
-    """Rewards for the accuracies of (first, second) answer, weights of the parts, and bounds of the length.
+    """Rewards for the accuracies of (first, second) answer, weights of the parts, and lengths.
 
     kept: both right. corrected: only the second right. lost: only the first right. single: one answer, which is right.
-    target, limit: lengths of the response, as multiples of the first attempt's.
+    target, limit: T and T_max of `length_reward`, as multiples of the first attempt's length.
     """
 
     kept: float

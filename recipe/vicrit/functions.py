@@ -37,7 +37,8 @@ def check_span(truth: str, extra_info: object = None, truth_size: object = None)
 
 
 def answer_text(answer: str | None) -> str:
-    """The text in \\boxed{} if the answer has one box, else the answer. "" if it has more than 300 characters.
+    """The text in \\boxed{} if the answer has one box, else the answer. "" without an answer, or if the answer
+    has more than 300 characters.
 
     >>> answer_text("It is \\\\boxed{red}."), answer_text("red")
     ('red', 'red')

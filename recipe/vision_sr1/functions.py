@@ -50,7 +50,7 @@ def has_form(text: str) -> bool:
 
 
 def description_of(text: str) -> str | None:
-    """The only description in a response; None without one that can be read."""
+    """The description in a response; None if there is none or an empty one, or if there are several."""
     found = read_each(text, "description")
     return found[0].strip() if len(found) == 1 and has_visible(found[0]) else None
 

@@ -1,4 +1,5 @@
-"""VL-Cogito: advantages weighted by a prompt's difficulty, in three stages, and longer reasoning if answers are wrong.
+"""VL-Cogito: advantages weighted by a prompt's difficulty, in three stages. In the last one, wrong responses
+that are too short or too long lose score.
 
 reward.function:  recipe/vl_cogito/functions.py:score             stages 1 and 2
 reward.function:  recipe/vl_cogito/functions.py:score_last_stage  stage 3: less for wrong answers that repeat themselves

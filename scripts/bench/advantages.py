@@ -94,7 +94,7 @@ def flat_tensors(prompts: Prompts) -> tuple[torch.Tensor, torch.Tensor, torch.Te
 
 
 def plain_advantages(prompts: Prompts) -> list[float]:
-    """The formula of the paper, prompt by prompt."""
+    """The advantages by the formula of the MARS paper, with anchors, in a Python loop over the prompts."""
     advantages = []
     for multi, anchors in prompts:
         pool = multi + anchors

@@ -118,7 +118,7 @@ def _loop(once: Callable[[], Any]) -> float:
 
 
 def watchers_seconds() -> dict[str, float]:
-    """Processor time of each watching thread of this process since its start."""
+    """Name -> processor seconds since the thread's start, for each thread of this process that WATCHERS names."""
     watching = [thread for thread in threading.enumerate() if thread.name in WATCHERS and thread.ident is not None]
     return {
         thread.name: time.clock_gettime(time.pthread_getcpuclockid(thread.ident))

@@ -1,4 +1,4 @@
-"""Paths in the options of the benchmarks. "~" is the home folder, also after "=", as in the other commands."""
+"""Paths in the options of the benchmarks. "~" is the home folder, also in --json=~/a.json, where shells leave it."""
 
 from __future__ import annotations
 

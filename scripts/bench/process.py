@@ -67,7 +67,8 @@ def run_process(
 
 
 def _end(process: subprocess.Popen[bytes], seconds: float) -> None:
-    """Terminate the process, and kill it if it has not ended in time. It may first have to end Ray's processes."""
+    """Terminate the process and give it `seconds` to end, as it may have to end Ray's processes first. If it
+    still runs then, kill it. 0 seconds: kill it at once."""
     if seconds:
         process.terminate()
     try:

@@ -148,7 +148,8 @@ def update_work(backbone: nn.Module, shape: StepShape) -> Work:
 
 
 def cache_reads(shape: StepShape) -> int:
-    """Number of reads of one token's keys and values in decoding. Each forward reads a prompt's once for all samples.
+    """How many times decoding reads the keys and values of a token, summed over all tokens. A forward reads those of a
+    prompt's tokens once for all samples.
 
     Example: prompt 5, 2 samples of 3 tokens, of which 2 are fed, so 2 forwards: 2 * 5 + 2 * (1 + 2) = 16.
     """

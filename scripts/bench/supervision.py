@@ -98,7 +98,7 @@ def paired(steps: Sequence[Mapping[str, Any]], clock: str) -> list[tuple[float, 
 
 
 def differences(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """standard_error: that of the mean. A cost below it cannot be seen in this way."""
+    """standard_error: that of the mean. Steps with and without the supervision cannot show a cost below it."""
     found = [1e3 * (one - other) for one, other in pairs]
     return {
         "pairs": len(found),

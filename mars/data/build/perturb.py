@@ -30,8 +30,8 @@ class Perturb:
 
     change: what is done to the chosen images of a row. All are changed alike:
         rotation: rotated by the same angle;
-        distractor: joined with an image of the same other row, on the same side;
-        mixup: mixed with an image of the same other row, with the same share.
+        distractor: joined with an image of another row: the same row and the same side for all;
+        mixup: mixed with an image of another row: the same row and the same share for all.
     sources: which images are chosen, see `chosen`; the others stay as they are.
     side: of the distractor; "random" is drawn. size: sides of a mixture in pixels (256 in the paper's code); None: the
     image keeps its size, and the image of the other row is fitted into it. right_angles: rotate only by 90, 180 or 270

@@ -66,9 +66,9 @@ def _rules(name: str, depth: str, responses: bool) -> SetRules:
 
 
 def sources(paths: Sequence[str]) -> tuple[str, ...]:
-    """Source names from the paths: visible and infrared, or rgb and depth (folders X and X_d); else view_1, view_2 …
+    """Source names of two paths by their folders: visible and infrared, or rgb and depth (`depth_places`).
 
-    A single image is called "image", as in rows without source names.
+    Other paths are view_1, view_2 …; a single image is "image", as in rows without source names.
     """
     if len(paths) == 1:
         return ("image",)

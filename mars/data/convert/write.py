@@ -215,7 +215,7 @@ class _Converter:
         return row
 
     def _identity(self, declared: str | None, default: str, row: dict[str, Any]) -> str | None:
-        """The declared or default id, with ".2" and so on if another row has it; None if the row is a duplicate."""
+        """The declared or default id, with ".2" and so on if another row has it; None for a duplicate to leave out."""
         key = (declared, hashlib.sha256(json.dumps(row, sort_keys=True).encode()).digest())
         if key in self._seen and not self._public.keep_repeated:
             return None

@@ -29,8 +29,8 @@ class PromptMixture(PromptStream):
     """An endless sequence of batches in which set i has the share weights[i] / sum(weights).
 
     Shares are rounded to whole prompts so that the running total never drifts. Each set has its own epochs. No prompt
-    comes twice in a batch. Within a batch the sets alternate, so that every update of the step gets prompts of each
-    set.
+    comes twice in a batch. Within a batch each set's prompts are spread evenly, so that the updates of the step get
+    similar shares of each set.
     One epoch of the mixture is as many prompts as all sets have together (`len`).
 
     If weights change from batch to batch, each weights[i] / sum(weights) is first rounded to a millionth.
@@ -114,7 +114,10 @@ def _constant_shares(weights: Sequence[float]) -> _Shares:
 
 
 def _changing_shares(weights: ChangingWeights) -> _Shares:
-    """The shares of weights that change. `largest`: each set's share if its weight is highest, the others' lowest."""
+    """The shares of weights that change.
+
+    `largest`: each set's share with its own weight at its highest value, and all other weights at their lowest.
+    """
     total = sum(weights.lowest)
     bounds = zip(weights.lowest, weights.highest, strict=True)
     largest = [math.ceil(_MILLION * high / (total - low + high)) for low, high in bounds]

@@ -24,7 +24,7 @@ class MountedRoot:
     root: str
 
     def __call__(self, place: Place) -> str | bytes:
-        """The image of `place`, read at the path that it has on this node. A path outside `driver_root` must be the
+        """As `stored_image`, at the path that the image has on this node. A path outside `driver_root` must be the
         same on all nodes.
 
         Raises BadImage for a path that leads out of `root` here, by a link for example.

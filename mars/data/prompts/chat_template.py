@@ -97,7 +97,7 @@ def without_opening(response: str, opening: str) -> str | None:
 
 
 def check_texts(tokenizer: Any, rendered: str, turns: Sequence[Mapping[str, Any]]) -> None:
-    """Raises TemplateFailure if a text of the turns is not in `rendered`, their conversation.
+    """Raises TemplateFailure if a text of the turns is not in `rendered`, the text rendered from them.
 
     White space around a text may be missing, and so may the thought of an earlier response.
     """

@@ -129,7 +129,7 @@ def prepare_files(files: Mapping[str, Sequence[str]], settings: RowSettings) -> 
 
 
 def prepare_rows(files: Sequence[str], settings: RowSettings, probe: Probe = probe_size) -> PreparedRows:
-    """Read, check, limit, render and measure all rows of `files`.
+    """Read, check, render and measure all rows of `files`, and limit the size of their images.
 
     A bad row does not raise; the result lists all problems of all rows. A check is skipped if an earlier problem makes
     it meaningless: a row with a missing image has no length, so it cannot be overlong.

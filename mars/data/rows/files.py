@@ -267,7 +267,7 @@ def _too_long(line: bytes, lines: BinaryIO) -> RowError:
 
 
 def _parse_line(line: bytes) -> dict[str, Any] | None:
-    """The line's JSON object; {} for a blank line, None for anything else."""
+    """The line's JSON object; {} for a blank line, None for anything else and for an object without keys."""
     if not line.strip():
         return {}
     try:

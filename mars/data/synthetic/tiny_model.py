@@ -78,12 +78,12 @@ def build_tokenizer(vocabulary: Vocabulary, seed: int, family: Family = "qwen2_5
     """A byte-level BPE tokenizer trained on a small corpus: same text, same ids, on every machine.
 
     decode(encode(text)) == text for any text without special tokens; for Qwen3.5, the result is in Unicode NFC.
-    vocabulary: "tiny": trained on `tiny_corpus.txt`. The integers 0 to 112, the words of the instructions and the fixed
-        text around the boxes of a grounding answer are single tokens. "real": as "tiny", then filled up to 151,936 ids
-        with merges drawn from `seed`; the others do not depend on the seed. "benchmark": trained on
-        `benchmark_corpus.txt`. The integers 0 to 16 are single tokens, also after a space.
+    vocabulary: "tiny": trained on `tiny_corpus.txt`. The integers 0 to 112, each sentence of the instructions (or its
+        part between two tags) and the fixed text around the boxes of a grounding answer are single tokens.
+        "benchmark": trained on `benchmark_corpus.txt`. The integers 0 to 16 are single tokens, also after a space.
+        "real": as "tiny", then filled up to 151,936 ids with merges drawn from `seed`. Only "real" depends on the seed.
     family: for InternVL, its own special tokens are added. For Qwen3.5, text is split as in the real model, which
-        transformers does whatever the tokenizer's file says; numbers and sentences are then several tokens.
+        transformers does whatever the tokenizer's file says: then each digit is a token, and a sentence has several.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
