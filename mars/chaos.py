@@ -47,7 +47,8 @@ class Strike:
 
 @dataclass(frozen=True)
 class Kill:
-    """A process that was killed. time: seconds since 1970. step: the last row of metrics.jsonl at that time, else 0."""
+    """A process that was killed. time: seconds since 1970. step: in the last row
+    of metrics.jsonl at that time; 0 if it has no row."""
 
     time: float
     target: Target

@@ -169,7 +169,7 @@ def _anchor_and_mono_views(anchor_kind: AnchorKind, prompt: Prompt) -> tuple[Vie
 def prompt_processor(
     config: TrainConfig | SftConfig, rules: TokenRules, cached_images: int, decode: DecodeImage = decode_image
 ) -> PromptProcessor:
-    """Build the PromptProcessor, which turns prompts into the model's tensors and caches `cached_images` images."""
+    """Build the PromptProcessor, with a cache for `cached_images` images of the largest size in `image_budget`."""
     budget = image_budget(config)
     return PromptProcessor(
         config.model.path,

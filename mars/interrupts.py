@@ -162,7 +162,7 @@ def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:
 
 @contextmanager
 def handled(report: Callable[[MarsError], None]) -> Iterator[None]:
-    """Handle the signals inside the block, in the main thread. Signals that are ignored stay ignored (nohup).
+    """Handle SIGTERM, SIGHUP and Ctrl-C in the block. Only for the main thread. Ignored signals stay ignored (nohup).
 
     report: prints why the process ends. It is called only if a thread other than the main thread ends the process.
     """

@@ -21,8 +21,8 @@ _ROUNDING = 1e-9  # 0.29 * 100 is a little less than 29
 
 @dataclass(frozen=True)
 class BadPrompt:
-    """number: its place among the prompts that the run has tried, from 1. reason: why it is bad, with the image's
-    name."""
+    """number: its place among the prompts that the run has tried, from 1; for a prompt of `Quarantine.with_lost`, how
+    many the run had tried when it was found. reason: why it is bad, with the image's name."""
 
     prompt_id: str
     number: int

@@ -43,7 +43,7 @@ def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: i
     """Sample rounds of fresh prompts until `prompts_per_step` prompts are kept, the carried ones included.
 
     The step ends with fewer prompts if it reaches `max_rounds`, or if no prompt of the stream is left for a round. A
-    round leaves out prompts that the step has sampled or carried already, and prompts that cannot be read.
+    round leaves out carried prompts, prompts that the step has sampled already, and prompts that cannot be read.
     Raises DataError if too many prompts cannot be read (`BadSamples.tried`).
     """
     quarantine = _probed(parts, stream, state, step, timer)

@@ -36,7 +36,8 @@ def measured(
     decode: Decode,
     stage: Callable[[], AbstractContextManager[Any]],
 ) -> SignalValues:
-    """Let the trainer compute every signal of all valid rollouts, in one pass for each signal.
+    """Let the trainer compute each `Signal` of `asked` in one call, for the valid rollouts of the groups that it is
+    asked for.
 
     decode: response ids to text. stage: a context that is entered if there is something to compute.
     """

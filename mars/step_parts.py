@@ -29,11 +29,11 @@ class StepParts:
     part_weights: part of the reward -> its weight in the advantage; empty: advantages are computed from the score.
     mask_truncated: whether responses cut at the token limit get weight 0. Their rewards count in the statistics.
     overlong: penalty of long responses, None for none.
-    kl_in_reward: units of reward subtracted per nat of KL to the reference model; 0: no KL is computed.
+    kl_in_reward: units of reward subtracted per nat of KL to the reference model; 0: none.
     max_rounds: rounds of prompts that a step may sample. anchor_use: uses of anchors besides the pool.
     decode: response ids to text. frames: (prompt, view) -> the sizes to which truth and response boxes refer.
     prompt_length: number of tokens in a request's prompt, images expanded.
-    collate: prompts to train on -> the trainer's batch. scoring_batch: rollouts -> a batch that is only scored.
+    collate: prompts to train on -> the trainer's batch. scoring_batch: rollouts -> a batch for `score_responses`.
     by_prompt: whether all responses to a prompt are scored together (`reward.by_prompt`).
     reward_counts: what reward functions have counted so far, by name of the metric.
     bad_samples: handles prompts that cannot be read. hooks: those of the section `recipe` that a step calls.

@@ -39,7 +39,7 @@ class TrainResponse:
 class TrainPrompt:
     """A prompt with its responses. num_prompt_tokens: including image tokens.
 
-    temperature: with which its responses were sampled and are scored; > 0.
+    temperature: with which its responses were sampled and their log-probs are computed; > 0.
     carried: was beyond the quota of an earlier step, so this step trains on it first.
     """
 

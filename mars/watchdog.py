@@ -43,7 +43,7 @@ class Activity:
 
 
 class Watchdog:
-    """Knows the time of the last progress, and the stages. Any thread may use it. clock: seconds, monotonic.
+    """Knows the time of the last progress, and the open stages. Any thread may use it. clock: seconds, monotonic.
 
     >>> now = 0.0
     >>> watchdog = Watchdog(limit_s=10.0, clock=lambda: now)

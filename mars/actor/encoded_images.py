@@ -1,4 +1,4 @@
-"""Give a Hugging Face model image features that are computed already, in every supported version of transformers."""
+"""Pass image features that are computed already to a Hugging Face model, in every supported version of transformers."""
 
 from __future__ import annotations
 

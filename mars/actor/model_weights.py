@@ -134,8 +134,8 @@ def _refuse_integers(tensor: StoredTensor, place: Tensor, where: str) -> None:
 
 
 def _refuse_another(first: StoredTensor, second: StoredTensor, where: str) -> None:
-    """Raises SetupError if one weight is stored as two tensors with different values. They have an old and a new name,
-    or the same name in two files. The engine might use one of them, and the trainer the other."""
+    """Raises SetupError if one weight is stored twice with different values: under an old and a new name, or under the
+    same name in two files. The engine might use one of the two tensors, and the trainer the other."""
     if not _equal(first, second):
         raise SetupError(
             f"{where}: one weight is stored twice with different values: {first.name} in {Path(first.file).name}, "

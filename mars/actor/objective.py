@@ -69,14 +69,14 @@ class Objective:
         return self._denominator(*loss_counts(lengths))
 
     def kept_scale(self, sums: Mapping[str, float], denominator: float) -> float | None:
-        """The factor by which the gradient of an update must be multiplied, because some of its tokens are masked.
+        """The factor for the gradient of an update in which importance_mode mask rejects (masks) some tokens.
 
         The denominator must not count masked tokens, but which tokens are masked is known only after the forwards of
         all ranks. So `loss` divides by the denominator of all tokens, and the factor is this denominator / the
         denominator of the kept tokens.
 
         sums: over all micro-batches and ranks.
-        Returns None if every token is masked, and 1 with importance_mode truncate.
+        Returns None if every token is masked, and 1 with importance_mode truncate or without importance weights.
         Example: token_mean with 10 tokens, 2 of them masked: 10 / 8.
         """
         if self._importance is None or self._importance.mode == "truncate":

@@ -47,7 +47,7 @@ class Offloading:
             yield from self._of_model(self._reference)
 
     def _of_model(self, model: nn.Module) -> Iterator[Tensor]:
-        """Shards of the parameters, and the buffers. Frees the whole parameters that FSDP gathered for a forward."""
+        """The buffers and, unless `on_cpu`, the parameters' shards. Frees whole parameters gathered for a forward."""
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()

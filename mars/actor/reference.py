@@ -80,7 +80,7 @@ class ReferenceUpdate:
 def reference_update(
     algorithm: AlgorithmConfig, policy: PolicyModel, reference: PolicyModel | BaseModel | None
 ) -> ReferenceUpdate | None:
-    """By `algorithm.reference_every`; None if the reference stays as it is."""
+    """The update that `algorithm.reference_every` asks for; None if the reference stays as it is."""
     if algorithm.reference_every is None or not isinstance(reference, PolicyModel):
         return None
     return ReferenceUpdate(policy, reference, algorithm.reference_decay or 0.0, algorithm.reference_every)

@@ -54,7 +54,7 @@ class TokenTargets:
     """The rows of one micro-batch token by token; every field has shape [T].
 
     trained: tokens of rows with a weight above 0. on_policy: trained tokens that were sampled from their own prompt, in
-    this step or an earlier one. fresh: on-policy tokens that were sampled in this step. unbounded: bool, tokens of
+    this step or an earlier one. fresh: on-policy tokens of prompts that are not carried. unbounded: bool, tokens of
     off-policy rows whose ratio is not bounded. guests: bool, trained tokens of guests of `anchor.guide`.
     with_images: bool, tokens of rows whose prompt has an image.
     weights: the weight of the token's row, which multiplies the token's loss. advantages: that of the token's row.

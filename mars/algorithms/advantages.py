@@ -1,4 +1,5 @@
-"""Group-relative advantages with statistics over multi and anchor rewards together, for all prompts at once."""
+"""Group-relative advantages, computed for many prompts at once. Each prompt has its own statistics, by default over
+its multi and anchor rewards together."""
 
 from __future__ import annotations
 
@@ -185,7 +186,10 @@ def _within_bounds(rewards: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Group:
-    """Rewards grouped by prompt, with the size and mean of each group; all float64. An empty group's mean is NaN."""
+    """Rewards grouped by prompt, with the size and mean of each group: float64. An empty group's mean is NaN.
+
+    index: int64, the prompt of each reward.
+    """
 
     rewards: Tensor
     index: Tensor

@@ -15,7 +15,7 @@ from mars.types import PromptRollouts
 
 @dataclass(frozen=True)
 class AnchorCounts:
-    """refused: `Guided.refused`. unshuffled: `Shuffled.unshuffled`. Of one round, or added up over those of a step."""
+    """`Guided.refused` and `Shuffled.unshuffled` of one round, or their sums over the rounds of a step."""
 
     refused: int = 0
     unshuffled: int = 0
@@ -42,9 +42,9 @@ class AnchorUse:
     def applied(
         self, rollouts: list[PromptRollouts], run_seed: int, step: int, round: int
     ) -> tuple[list[PromptRollouts], AnchorCounts]:
-        """Shuffle the anchors of a round, and choose its guests (guided groups), each if it is set.
+        """If `shuffle` is on, shuffle the anchors of a round. Then, if `guided`, choose its guests (guided groups).
 
-        rollouts: if `guided`, from `with_candidates`: with the anchors that may become guests.
+        rollouts: of the round. If `guided`, they include the anchors that may become guests (`with_candidates`).
         """
         refused, unshuffled = 0, 0
         if self.shuffle != "off":

@@ -17,12 +17,12 @@ def method_metrics(rewards: PooledRewards, views: AnchorViews, advantages: Advan
     Rewards and means are equal if they differ by SCORE_TOLERANCE or less. Guests that are not in the pool, and guests
     of `anchor.guide`, count only in critic/advantages, mars/frac_zero_signal and mars/frac_undefined.
 
-    critic/rewards/mean|min|max       the rewards from which the multi rollouts' advantages are computed
+    critic/rewards/mean|min|max       the rewards of the multi rollouts and of the guests in the pool
     critic/advantages/mean|min|max    over responses of weight 1; in one prompt the mean is (1 - lambda) gain / std
     reward/frac_zero_std              share of prompts whose multi rewards are all equal
-    mars/frac_zero_signal             share of prompts without any advantage that is not 0
+    mars/frac_zero_signal             share of prompts whose advantages are all 0, or that have none
     mars/frac_undefined               share of prompts without an advantage: too few valid rewards, or no multi response
-                                      of weight above 0
+                                      or guest of weight above 0
     and over the prompts that have both multi and anchor rewards:
     mars/lambda                       mean share of the multi rewards in the pool, G / (G + M); with `anchor.guide` M is
                                       the number of guests

@@ -53,7 +53,7 @@ def engine_kl(old_logprobs: Tensor, rollout_logprobs: Tensor, layout: TokenLayou
 
 @dataclass(frozen=True)
 class ImportanceSettings:
-    """level: what has one weight.
+    """level: whether each token or each response has a weight, and how it is computed.
 
         token          each token: exp(d), with d = old_logprobs - rollout_logprobs
         sequence       each response: exp(sum of d over its tokens), the product of the tokens' weights

@@ -67,8 +67,8 @@ def with_kl_penalty(
     """The same rollouts, with -coefficient * KL added to every valid score and recorded as a reward part.
 
     kl: for each group that has a valid rollout, the KL of each of its valid rollouts, in nats, summed over the tokens.
-    Groups and rollouts are in order. A rollout whose KL is not finite becomes a failed one (`add_to_scores`). Raises
-    NumericalError if no KL is finite.
+    They are in the order of the prompts, of their `groups` and of the groups' rollouts. A rollout whose KL is not
+    finite becomes a failed one (`add_to_scores`). Raises NumericalError if no KL is finite.
     """
     if any(kl) and not any(isfinite(value) for group in kl for value in group):
         raise NumericalError(

@@ -32,7 +32,7 @@ def is_unsolved(item: PromptRollouts, right_from: float) -> bool:
 def is_in_conflict(item: PromptRollouts, right_from: float) -> bool:
     """Whether an anchor is right and no multi response is.
 
-    With `anchor.kind=mono`, one source alone is then enough, but all sources together are not.
+    With `anchor.kind=mono`: the model found a right answer from one source alone, but none from all sources together.
     """
     anchors = (rollout for group in item.anchors for rollout in group.rollouts)
     return is_unsolved(item, right_from) and any(is_right(rollout, right_from) for rollout in anchors)

@@ -119,7 +119,9 @@ class Measured:
 
 @dataclass(frozen=True)
 class TokenTerms:
-    """What a rule changes in the loss of one forward; None: nothing. Each term is [T]; the mask applies to it.
+    """What a rule changes in the loss of one forward; None: nothing.
+
+    The first three are [T]; their values at tokens that are not trained on are ignored.
 
     advantages: replace those of the policy loss. No gradient flows through them.
     pg_weights: multiply the policy loss of each token, after ratio and clipping. Denominators still count all tokens.
@@ -141,8 +143,9 @@ class TokenRule(Protocol):
     costs two such forwards and a backward. measures: whether `measure` is called. If so, the first update of a step
     needs a separate forward for the old log-probs. Otherwise it takes them from its own forward.
 
-    Results of both methods depend only on the arguments, and have the same names in every call. A rule may have an
-    attribute `ramps`: the names of settings that may change during a run. Both methods read them with `TokenFacts.now`.
+    The results of `measure` and `apply` must depend only on their arguments, and have the same names in every call. A
+    rule may have an attribute `ramps`: the names of settings that may change during a run. Both methods read them with
+    `TokenFacts.now`.
     """
 
     @property

@@ -169,9 +169,9 @@ def _overlap(prompts: Sequence[Prompt], held_out: set[str]) -> list[RowProblem]:
 
 
 class _ImageIdentity:
-    """Gives files with equal bytes the same key, and table cells with equal bytes too, but not a file and a cell.
+    """Gives files with equal bytes the same key, and table cells with equal bytes too.
 
-    A file is read only if another file has the same length.
+    A file is read only if another file has the same length. So a file and a cell with equal bytes may differ in key.
     """
 
     def __init__(self, images: Sequence[ImageRef]) -> None:

@@ -136,8 +136,8 @@ def _linear_attention(shape: ModelShape, tokens: int, num_layers: int | None) ->
 
     The kernel in torch works in float32. For each token and value head, with keys of K numbers, values of V numbers and
     chunks of C = 64 tokens, it keeps 8 K + 3 V + 5 C + K V / C numbers for backward. While backward computes a layer's
-    gradients, it needs 15 K + 7 V + 8 C numbers for that layer. tests/integration/checks/test_linear_memory.py measures
-    both.
+    gradients, that layer has 15 K + 7 V + 8 C numbers in all, the kept ones included.
+    tests/integration/checks/test_linear_memory.py measures both.
     The kernel pads each sequence to whole chunks. The estimate leaves this padding out, because it is small for long
     sequences.
     """

@@ -191,7 +191,7 @@ def try_(
     by_prompt: Annotated[bool, typer.Option(help="As reward.by_prompt: the function takes a list.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object per line.")] = False,
 ) -> None:
-    """Show how a reward parses and scores a response. Think, answer, boxes, parts, score, accuracy and time."""
+    """Show what a reward reads in a response (think text, answer, boxes), and the parts, score, accuracy and time."""
     from mars.cli.reward import fields_of_options, try_reward
 
     fields = fields_of_options(truth, choice, truth_size, response_size, data_source, extra_info)

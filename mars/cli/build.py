@@ -191,7 +191,7 @@ def perturb(
     jpeg: Jpeg = None,
     on_bad_sample: OnBadSample = "drop",
 ) -> None:
-    """The same questions and truths with changed images. Boxes are moved with the first image."""
+    """The same questions with changed images. Truths stay too, but their boxes follow the change of the first image."""
     from mars.data.build.perturb import Perturb
     from mars.errors import ConfigError
 

@@ -226,7 +226,7 @@ def eval_json(
     on_bad_sample: OnBadSample = "drop",
     licence: Licence = None,
 ) -> None:
-    """The paper's evaluation files of its four sets."""
+    """The MARS paper's evaluation files of LLVIP, SpatialQA, nuScenes and OCR-VQA."""
     from mars.cli.convert import run_conversion
     from mars.data.convert.eval_json import eval_json_set
 

@@ -36,7 +36,7 @@ def report_runs(run_dirs: Sequence[Path], out: Path) -> None:
 
 def follow_runs(run_dirs: Sequence[Path], out: Path, every: int, wait: Callable[[float], object] = time.sleep) -> None:
     """Write the page, and write it anew whenever the files of a run have changed, until no run is running. Then print
-    as `report_runs` does. Ctrl-C ends the following; the runs go on.
+    as `report_runs` does. Ctrl-C ends this loop, not the runs.
 
     every: seconds between two looks at the runs, and between two reloads of the page. Raises as `report_runs` does.
     """

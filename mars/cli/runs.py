@@ -78,8 +78,8 @@ def show(
 
 @runs.command(epilog=example("mars runs diff runs/mars runs/other"))
 def diff(run_dirs: RunDirs, as_json: AsJson = False) -> None:
-    """Show in what runs differ. Settings, versions and code, last metrics, evaluations. Evaluations are compared with
-    those of the first run, question by question."""
+    """Show how runs differ: in settings, versions and code, last metrics, and evaluations. Evaluations are compared
+    with those of the first run, question by question."""
     from mars.cli.compared_runs import as_text, compared, to_json
 
     found = compared(run_dirs)

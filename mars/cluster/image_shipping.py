@@ -43,8 +43,8 @@ class Shipped:
     """What a reader has done since it was started. Counts only grow.
 
     start: differs between readers. A reader that takes the place of another counts from 0.
-    asked: images that workers have asked for, once for each call of a worker. contents: images that were sent to a node
-    because the node did not have them. num_bytes: encoded bytes of the sent images.
+    asked: images that workers have asked for; an image counts again in each call that asks for it. contents: images
+    that were sent to a node because the node did not have them. num_bytes: encoded bytes of the sent images.
     """
 
     asked: int = 0

@@ -280,8 +280,8 @@ class RayEngine:
     def _take_in(self, join: bool) -> None:
         """Make progress with the absent engines. join: whether engines that are built take part again.
 
-        An engine whose process was lost is started again, a few times. An engine that cannot be built is left alone.
-        Waits only for engines that an earlier call was bringing back when it was stopped, or for one if none works."""
+        An engine whose starts end with WorkerErrors is started up to 3 times (`absent_engines.MAX_TRIES`). Then, or
+        after another error, it is left alone. Waits only for the engines in `_lost`, or for one if none works."""
         self._bring_back_lost()
         for index, successor in self._absent.to_take_in():
             try:

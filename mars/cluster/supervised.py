@@ -64,7 +64,7 @@ class SupervisedWorker(RankWorker):
 
 
 class RaySupervised(RayRanks):
-    """Makes each call on every rank and returns the result of rank 0."""
+    """Makes each call on every rank and returns the result of rank 0; `update` adds the metrics of the sent images."""
 
     def __init__(self, group: WorkerGroup, images: ImageAccess, report: WorkerReport) -> None:
         super().__init__(group, report)

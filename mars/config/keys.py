@@ -69,7 +69,7 @@ def expected(field: FieldInfo) -> str:
 
 
 def few_values(field: FieldInfo) -> list[str]:
-    """The values of a key that takes one of a few, as they are written on a command line; [] for another key.
+    """All values of a key that has only a few, as they are written on a command line; [] for any other key.
 
     >>> from mars.config.run_sections import TrackerConfig
     >>> few_values(TrackerConfig.model_fields["project"])

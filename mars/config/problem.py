@@ -31,7 +31,7 @@ class Problem:
 
 
 def shown(value: Any) -> str:
-    """A value as it is written in YAML, on one line, cut after 120 characters."""
+    """null, true or false; any other value as Python's repr, cut after 120 characters."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = repr(value)

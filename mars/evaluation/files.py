@@ -31,7 +31,7 @@ class ResultPaths:
 
     manifest: what was asked. lock: held while the results are written. logs: run.dir of the job, for its workers' logs.
     questions: folder for the rows converted from one of the paper's evaluation files.
-    prefix: start of the names of public files; None if the results have a folder of their own.
+    prefix: start of the names of files in the public format; None if the results have a folder of their own.
     """
 
     answers: Path

@@ -116,8 +116,8 @@ def mean_interval(values: Sequence[float], lowest: float, highest: float) -> dic
 
     If every value is `lowest` or `highest`, the mean is a proportion and gets Wilson's score interval (Wilson 1927).
     Other values get Student's t interval over the prompts, cut to the range. If all values are equal, Student's t would
-    give an interval of width 0. Instead, the lower end is the mean if a share z^2 / (n + z^2) of the population
-    (Wilson's bound for 0 of n) is `lowest` and the rest equals the values; the upper end is the same with `highest`.
+    give an interval of width 0. Instead, the lower end is the mean of a population in which a share z^2 / (n + z^2)
+    (Wilson's bound for 0 of n) is `lowest`, and the rest equals the values; the upper end is the same with `highest`.
 
     Example: 5 of 10 right is 0.5 [0.237, 0.763].
     """

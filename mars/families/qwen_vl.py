@@ -28,8 +28,9 @@ class SmartResize:
     takes_resized: bool = True
 
     def size(self, size: Size, limits: ImageLimits) -> Size:
-        """Both sides become the nearest multiple of patch_size * merge_size. If the area is then outside the limits,
-        both sides are scaled by the same factor and rounded to multiples that are inside.
+        """Both sides become the nearest multiple of patch_size * merge_size. If their area is outside the limits, the
+        original sides are instead scaled by one factor to the limit, and rounded to multiples: up if the area was too
+        small; down, but to at least one multiple, if it was too large.
 
         Example: 1280x1024 with patches of 14, merge 2 and at most 1280 * 28 * 28 pixels -> (1120, 896), 1280 tokens.
         """

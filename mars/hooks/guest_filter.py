@@ -83,7 +83,10 @@ def refers_alike(text: str, shown: Sequence[ImageRef], whole: Sequence[ImageRef]
 
 
 def load_filter(spec: str | None) -> UserFunction | None:
-    """The function of a resolved `anchor.guide_filter`. Raises ConfigError for one that takes other arguments."""
+    """The function that `spec` names: `anchor.guide_filter` with the absolute path of its file. None if `spec` is None.
+
+    Raises ConfigError for a function that cannot be loaded or does not take (response, view, prompt).
+    """
     if spec is None:
         return None
     function = load(FILTER, spec, FILTER_WANTED)

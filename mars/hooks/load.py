@@ -96,7 +96,7 @@ def _found(hook: str, spec: str) -> str:
 
 
 def specs(recipe: RecipeConfig) -> dict[str, list[str]]:
-    """Key of the section `recipe` -> the hooks that it names, as `mars.plugin.record` takes them."""
+    """{"recipe.<key>": the hooks that this key names}, as `mars.plugin.record` takes them."""
     several = {"shaping": recipe.shaping, "advantage": recipe.advantage, "transforms": [*recipe.transforms.values()]}
     listed = {hook: [] if spec is None else [spec] for hook, spec in _single(recipe).items()} | several
     return {f"recipe.{hook}": found for hook, found in listed.items()}

@@ -21,9 +21,9 @@ CONSTANT = "NEEDS"
 
 
 def check_needs(module: ModuleType, config: TrainConfig) -> None:
-    """Raises ConfigError, with one line for each setting of `config` that has another value than the file needs.
+    """Raises ConfigError, with one line for each setting of `config` that has another value than `module` needs.
 
-    It is also raised for a key that mars does not have, and for a value that the key cannot have.
+    It is also raised if `NEEDS` has a key that mars does not have, or a value that the key cannot have.
     """
     needs, where = getattr(module, CONSTANT, {}), f"{module.__file__}: {CONSTANT}"
     if not isinstance(needs, Mapping):

@@ -49,7 +49,7 @@ def read_settings(key: str, module: ModuleType, values: Mapping[str, Any] | None
 
 
 def _fields(settings: Any, where: str) -> dict[str, str]:
-    """Name -> type, as the file writes it."""
+    """Name -> type of each field of the dataclass `settings`, the type as the file writes it. Raises ConfigError."""
     if not (inspect.isclass(settings) and dataclasses.is_dataclass(settings)):
         raise ConfigError(f"{where} is no dataclass; write @dataclass(frozen=True) above it")
     if not settings.__dataclass_params__.frozen:  # type: ignore[attr-defined]

@@ -27,7 +27,10 @@ _NOTHING = '{"sampler": {}, "advantage": {}}'
 
 @dataclass(frozen=True)
 class Named(Generic[Hook]):
-    """name: for messages and in checkpoints, such as "vl_cogito:DifficultyWeight". settings: of the hook's file."""
+    """name: for messages and in checkpoints, such as "vl_cogito:DifficultyWeight".
+
+    settings: an instance of the class `Settings` of the hook's file; None if the file declares none.
+    """
 
     name: str
     hook: Hook

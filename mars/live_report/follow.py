@@ -50,7 +50,7 @@ def follow(
 def standing(run_dir: Path, reload_s: int | None = None) -> Standing | None:
     """How the run stands; None if the folder has no record of a run.
 
-    reload_s: the `Standing.reload_s` of a run that is running; otherwise that is None.
+    reload_s: becomes `Standing.reload_s` if the run is running. If it is not, `Standing.reload_s` is None.
     """
     events, writer = read_events(run_dir), held_by(run_dir)
     if writer is None and not events:

@@ -73,7 +73,7 @@ class ReportProcess:
         return cls(process, errors)
 
     def close(self, timeout_s: float) -> None:
-        """Let the process write the last page, and wait for it. It is not killed, because it ends within seconds."""
+        """Let the process write the last page and end, and wait for this at most `timeout_s`. It is never killed."""
         assert self._process.stdin is not None
         with suppress(OSError):  # it has ended
             # Closing is not enough: a forked process may keep the pipe open.

@@ -48,7 +48,7 @@ class _Outliving(io.FileIO):
     def _has_lost_reader(self, error: OSError) -> bool:
         """Whether the error means a pipe whose reader has ended (`| head`), or a closed terminal.
 
-        On a disk, EIO is a failure that must be raised.
+        A closed terminal gives EIO. On a disk, EIO is a failure that must be raised.
         """
         is_device = stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
         return error.errno == errno.EPIPE or (error.errno == errno.EIO and is_device)

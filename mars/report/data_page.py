@@ -23,7 +23,7 @@ _ENTRIES = 50  # shown entries of a row's extra_info
 def write_sheet(
     file: Path, out: Path, image_root: Path | None, num_rows: int, first: int = 0, last: int | None = None
 ) -> None:
-    """Write a page with `num_rows` usable rows, spread evenly over the file, and with the problems of the other rows.
+    """Write a page with `num_rows` of the usable rows, evenly spread, and with the problems of the unusable rows.
 
     first, last: numbers of the first and last row that may be shown, counted from 0. last None: the file's last row.
     The page has at most 10 MB. If the rows do not fit, it says so and shows fewer, again spread over all of them.
@@ -31,7 +31,8 @@ def write_sheet(
     The page shows each source as the model gets it (depth in its encoding), with the boxes of the truth. Below are the
     question, the truth and the rest of the row. Text is escaped.
 
-    Raises DataError if the file cannot be read or has none of these rows, SetupError if `out` cannot be written, and
+    Raises DataError if the file cannot be read or has no usable row from `first` to `last` (without `first` and `last`
+    the page then has only problems), SetupError if `out` cannot be written, and
     ConfigError if its name does not end with .html.
     """
     check_page(out, "OUT")

@@ -38,8 +38,10 @@ def choose_examples(answers: Sequence[Answer], count: int) -> tuple[list[list[An
 
 def is_conflict(answers: Sequence[Answer]) -> bool | None:
     """Whether the best single source has a higher mean accuracy than all images together; None if one of the two
-    has no scored answer. answers: all answers to one question. Failed rewards count as wrong. Answers to extra requests
-    do not count."""
+    has no answer with a reward. A failed reward counts as accuracy 0. Answers to extra requests are left out.
+
+    answers: all answers to one question.
+    """
     multi, mono = _means(answers)
     return None if multi is None or mono is None else multi < mono - SCORE_TOLERANCE
 

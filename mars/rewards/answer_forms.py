@@ -164,7 +164,7 @@ def letter_and_text(text: str) -> list[tuple[str, str, bool]]:
     """(letter, the other words, whether the letter surely names an option), for a letter at the start of the text, and
     for a letter at its end that is in brackets or behind the word "option".
 
-    "A" before a blank and a small letter may be an article: "A dog", but not "A Travel".
+    An "a" before a blank may be an article, an "A" only if a small letter follows the blank: "A dog", not "A Travel".
 
     >>> letter_and_text("[B] Travel"), letter_and_text("B Travel"), letter_and_text("Travel (B)")
     ([('b', 'Travel', True)], [('b', 'Travel', True)], [('b', 'Travel', True)])

@@ -102,7 +102,7 @@ def normalise(text: str) -> str:
     - replace other punctuation by blanks, except decimal points, minus signs and marks that are part of a word ("C#",
       "A-", "1/2", "5‰");
     - drop articles (a, an, the) before another word, and collapse blanks.
-    Currency and mathematical signs are kept. A text that is only punctuation is not changed.
+    Currency and mathematical signs are kept. A text that is only punctuation keeps it.
 
     >>> normalise("  The Dunkin’ Donuts, at 1,200.5 m. ")
     'dunkin donuts at 1200.5 m'
@@ -210,7 +210,7 @@ def with_decimal_point(text: str) -> str:
 
 
 def _is_invisible(char: str) -> bool:
-    """Whether a character is a joiner, a direction mark, a selector of a character's form, or a control character.
+    """Whether a character is a joiner, a direction mark, a variation selector, or a control character.
 
     Whitespace, such as a line feed, does not count as a control character.
     """

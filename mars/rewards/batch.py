@@ -62,7 +62,7 @@ class Batch:
             self.pending.append(call.number)
 
     def charge(self, number: int) -> bool:
-        """Counts that a worker died or hung during this call. True if the call must not be tried again."""
+        """Counts that a worker died or hung during the call `number`. True if it must not be tried again."""
         self.suspects.add(number)
         self._deaths[number] += 1
         return self._deaths[number] >= _ATTEMPTS

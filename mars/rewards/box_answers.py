@@ -157,7 +157,8 @@ def _as_numbers(value: Any) -> Any:
 
 
 def _rewritten(text: str, why: ValueError) -> list[Any]:
-    """The entries of a text that is almost JSON. Raises `why`, the JSON error, if the text cannot be corrected."""
+    """The entries of a text that is almost JSON. Raises `why`, the JSON error, if the text cannot be corrected, and
+    another ValueError if the corrected text is no list of boxes, or more than one list."""
     if not 0 < sum(map(text.count, "[{(")) <= _MAX_BRACKETS:
         raise why
     repaired = _replaced(_with_double_quotes(_replaced(text, _CURLY), why), _ROUND)
@@ -233,7 +234,10 @@ def _in_lines(text: str, why: ValueError) -> list[Any]:
 
 
 def _tagged(text: str) -> list[Any] | None:
-    """The entries of `<box>…</box>`; None without any. Raises ValueError for bad JSON, and as `check_prose` does."""
+    """The entries of all blocks `<box>…</box>`; None if there are no blocks, or more than `_MAX_BRACKETS`.
+
+    Raises ValueError for bad JSON, for brackets outside the blocks, and as `check_prose` does.
+    """
     for tag, plain in _QWEN_TAGS.items():
         text = text.replace(tag, plain)
     inside = _TAGGED.findall(text)

@@ -34,7 +34,10 @@ def boxed_accuracy(item: RewardInput) -> float:
 
 
 def has_blocks_and_box(text: str, *tags: str) -> bool:
-    r"""Whether a text is one block of each tag, in this order, and then a box; nothing stands before the first block.
+    r"""Whether a text has exactly one block of each tag, in the order of `tags`, and behind them one or more boxes.
+
+    No box may stand before or in a block, and the last box must be closed. Only whitespace may stand before the
+    first block; other text may stand anywhere else.
 
     >>> has_blocks_and_box("<think>2 + 2</think> It is \\boxed{4}.", "think")
     True

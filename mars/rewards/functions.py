@@ -91,7 +91,7 @@ def user_functions(spec: RewardSpec) -> tuple[str, ...]:
 
 
 def users_folders(names: Iterable[str]) -> list[str]:
-    """The folders of the rewards that come from users' files, as absolute paths. Looks for no file."""
+    """The folders of the rewards that come from users' files, as absolute paths. The files need not exist."""
     files = (name.rpartition(":")[0] for name in names if not is_built_in(name))
     return sorted({str(Path(os.path.expanduser(file)).absolute().parent) for file in files})
 

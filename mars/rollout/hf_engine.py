@@ -236,7 +236,8 @@ class _Sampler:
     """A logits processor with which greedy decoding gives random samples: it adds Gumbel noise to the log-probs.
 
     The token with the largest sum of log-prob and Gumbel noise is an exact sample of the distribution (Gumbel 1954; the
-    Gumbel-max trick). Keeps the log-prob of each sampled token in that distribution. noise: None for greedy decoding.
+    Gumbel-max trick). Keeps the log-prob of each sampled token in that distribution. noise: None at temperature 0; the
+    most probable token is then chosen.
     """
 
     def __init__(

@@ -23,9 +23,10 @@ def sample_prompts(rollouts: Sequence[PromptRollouts], count: int, step: int) ->
 
 
 class RolloutFiles:
-    """A tracker that writes all responses to the given prompts to <folder>/step_<step>.jsonl.
+    """A tracker that writes the rollouts that `log_rollouts` gets to <folder>/step_<step>.jsonl.
 
-    Each file is written atomically. If a step is repeated after a resume, its file is replaced. Raises SetupError.
+    Each file is written atomically. If a step is repeated after a resume, its file is replaced. Raises SetupError if a
+    file cannot be written.
     """
 
     def __init__(self, folder: Path, frames: BoxFrames, prompt_length: PromptLength) -> None:

@@ -42,8 +42,8 @@ class WandbTracker:
 
     mode: "offline" writes to the run's folder, and `wandb sync` uploads it later. "online" falls back to offline, with
         a warning, if the server cannot be reached or the login fails.
-    run: its timeout_s limits each of login, start and finish. If wandb lacks the rows up to its resumed_step, they are
-        logged again from <folder>/metrics.jsonl. Offline it always lacks them: each start makes its own record, and
+    run: its timeout_s limits each of login, start and finish. If wandb lacks the rows up to run.resumed_step, they
+        are logged again from <folder>/metrics.jsonl. Offline it always lacks them: each start makes its own record, and
         `wandb sync` replaces the earlier records of a run id by the last one.
     pictures: None draws no rollouts.
 

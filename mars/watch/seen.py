@@ -56,8 +56,8 @@ class Seen:
 
     @property
     def seconds_left(self) -> float | None:
-        """The number of steps left times the mean duration of the last 20 steps, without evaluations. None if
-        unknown."""
+        """The number of steps left times the mean duration of the last 20 steps; the time of evaluations is not
+        counted. None if unknown."""
         timed = [row["timing_s/step"] for row in self.rows if isinstance(row.get("timing_s/step"), int | float)]
         if self.state != "running" or self.last_step is None or not timed:
             return None

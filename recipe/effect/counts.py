@@ -63,7 +63,7 @@ class RolloutCount:
     def problem(self, wanted: Wanted) -> str | None:
         """Why the run did not generate `wanted.budget` rollouts per prompt; None if it did.
 
-        The number must be right in every step, and for each prompt whose rollouts were written.
+        The number must be right in every step and, unless `wanted.uneven`, for each prompt whose rollouts were written.
         """
         if self.probes:
             return f"{_WHAT}: a sampler has added probes in {self.probes} steps; want {wanted.budget} and no more"

@@ -45,7 +45,7 @@ class StudyRunner:
         self._study, self._out = stages.study, stages.out
 
     def missing(self, runs: Sequence[StudyRun]) -> list[StudyRun]:
-        """The runs that are not finished, in order. Refused runs are not started again.
+        """The runs that are neither finished nor refused, in order.
 
         Raises ConfigError if a run was started with other settings than its arm has now.
         """

@@ -101,7 +101,7 @@ def holm(p_values: Sequence[float | None], family: int) -> list[float | None]:
     The k-th smallest p, k from 0, is multiplied by family - k and limited to 1. If the result is smaller than the one
     for the next smaller p, it is raised to that one.
 
-    Example: 0.01, 0.04, 0.03 of a family of 3 become 0.03, 0.06, 0.06, and of a family of 4 0.04, 0.09, 0.09.
+    Example: 0.01, 0.04, 0.03 become 0.03, 0.06, 0.06 if family is 3, and 0.04, 0.09, 0.09 if it is 4.
     """
     order = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)

@@ -75,7 +75,7 @@ def bonuses(accuracies: Sequence[float], logprobs: Sequence[float], settings: Se
 
 
 class Consistency:
-    """The `bonuses` of the valid multi responses of a prompt."""
+    """The `bonuses` of the valid multi responses and guests of a prompt; 0 for invalid ones."""
 
     ramps = ("weight", "min_accuracy", "max_confidence", "margin")
     part, on, signals = "consistency", "multi", (CONFIDENCE,)

@@ -92,7 +92,7 @@ check_connections = check_patches
 
 
 def _scored(item: RewardInput, numbers: list[int] | None, right: list[int], share: dict[str, float]) -> RewardResult:
-    """accuracy: 1 if all pieces are right, else 0. parts: the share, and format (0 or 1).
+    """accuracy: 1 if all pieces are right, else 0. parts: `share`, whose key names the part, and format (0 or 1).
 
     format: 1 for a think and an answer, each with a visible character, if `read_numbers` finds numbers in the answer.
     """

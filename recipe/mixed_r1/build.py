@@ -2,8 +2,8 @@
 
     python recipe/mixed_r1/build.py /models/Qwen2.5-VL-3B-Instruct runs/mixed_r1_embeddings
 
-Writes tokenizer.json, and embeddings.npy: float16, each row divided by its length. Processes share embeddings.npy in
-memory.
+Writes tokenizer.json, and embeddings.npy: float16, each row divided by its length. The processes of a run that read
+embeddings.npy share one copy in memory.
 """
 
 from __future__ import annotations

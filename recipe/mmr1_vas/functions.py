@@ -113,7 +113,7 @@ class VarianceAware:
         return [self._table.prompts[i] for i in interleaved(drawn, walked)]
 
     def probes(self, step: int) -> Sequence[Prompt]:
-        """Every `probe_every` steps, beginning with step 1, the next `probe_prompts` prompts of the random order."""
+        """Every `probe_every` steps, from step 1: `probe_prompts` prompts after the last probes in the random order."""
         every, size = self._settings.probe_every, len(self._order)
         if every == 0 or (step - 1) % every:
             return ()

@@ -37,7 +37,7 @@ class Settings:
 
 
 def noise(settings: Settings) -> ImageTransform:
-    """The image after int(steps x strength) steps of Gaussian diffusion; strength: that of the transform."""
+    """The image after int(steps x strength) steps of Gaussian diffusion. strength: as given to `transformed`."""
     return gaussian_diffusion(settings.steps)
 
 

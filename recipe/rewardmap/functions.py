@@ -40,7 +40,7 @@ class Leg:
 
 @dataclass(frozen=True)
 class Route:
-    """A planning question. Names of lines are in the form of `line_name`, names of stations in the form of `plain`."""
+    """A row of kind planning. Lines are named in the form of `line_name`, stations in the form of `plain`."""
 
     lines: Mapping[str, tuple[str, ...]]
     start: str

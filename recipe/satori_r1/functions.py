@@ -71,15 +71,15 @@ def caption_overlap(caption: str, reference: str) -> float:
 
 
 def covered(ours: list[Box] | None, true: list[Box]) -> float:
-    """The IoU of both areas; 0 for None. For a row without boxes: 1 for an empty list, else 0."""
+    """IoU of the area of all `ours` and that of all `true`; 0 for None. Without true boxes: 1 for [], else 0."""
     if ours is None or not true:
         return float(ours == true)
     return union_iou(ours, true)
 
 
 def answered_boxes(item: RewardInput, text: str, true_boxes: int) -> list[Box] | None:
-    """The well-formed boxes of a text, in the frame of the truth. None if `read_boxes` refuses the text (no list, more
-    than one, or more than 100 boxes beyond `true_boxes`), or if its list has only malformed boxes."""
+    """The well-formed boxes of a text, in the frame of the truth. None if `read_boxes` refuses the text, with a limit
+    of 100 boxes beyond `true_boxes`, or if its list has only malformed boxes."""
     scale_x, scale_y = frame_scale(item)
     try:
         found = read_boxes(parse_response(f"<answer>{text}</answer>"), true_boxes + MAX_EXTRA_BOXES)

@@ -50,7 +50,7 @@ def score_as_in_verl(item: RewardInput) -> RewardResult:
 
 
 def scored(item: RewardInput, settings: Settings) -> RewardResult:
-    """The weighted sum of the parts reflection (of both answers), format and length. accuracy: of the last answer."""
+    """Weighted sum of the parts reflection (`reflection_reward`), format and length. accuracy: of the last answer."""
     answer_accuracy(item, None)  # a malformed truth is an error, with answers or without
     right = [bool(answer_accuracy(item, answer)) for answer in read_each(item.response, "answer")]
     blocks = read_blocks(item.response, TAGS) or ()

@@ -127,8 +127,8 @@ class AdvantageFilter:
 def filtered(values: torch.Tensor, counted: torch.Tensor, settings: Settings) -> torch.Tensor:
     """z = (values - c) / sqrt(mean((values - c)^2)); 0 where |z| is above `deviations`. All 0 if the root is 0.
 
-    c: the mean if `subtract_mean`, so that the root is the standard deviation; else 0. (With c = 0 and the standard
-    deviation as divisor, z could be of any size.) Both means are over the counted values.
+    c: the mean if `subtract_mean`, so that the root is the standard deviation; else 0, so that it is the root
+    mean square. Both means are over the counted values.
 
     >>> filtered(torch.tensor([0.0, 0.0, 0.0, 8.0]), torch.tensor([True] * 4), Settings(1.5, subtract_mean=False))
     tensor([0., 0., 0., 0.])

@@ -23,10 +23,11 @@ MAX_EXTRA = 100  # an answer with more changes than this beyond the truth is not
 
 @dataclass(frozen=True)
 class Settings:
-    """Credit for stated changes.
+    """Amounts for a stated change: whole, if all three fields are right; attribute, if only object and attribute are;
+    object, if only the object is.
 
-    whole: all is right. attribute: object and attribute are right. object: only the object is right. extra: for each
-    change beyond the number of true ones. silent: if no change is stated. form: for think and answer, and nothing else.
+    extra: for each stated change beyond the number of true ones. silent: if no change is stated. form: for think and
+    answer, and nothing else.
     """
 
     whole: float

@@ -49,7 +49,7 @@ class Settings:
 
 
 class GrowingSet:
-    """In each round, up to `share` of the prompts are random new rows; the others come next in the training files."""
+    """Up to `share` of a round's prompts are random new rows; the others are the next ones of the training files."""
 
     def __init__(self, setup: SamplerSetup, settings: Settings) -> None:
         self.setup, self.settings = setup, settings

@@ -11,8 +11,8 @@ from mars.types import RewardInput, RewardResult
 
 
 def score(item: RewardInput) -> RewardResult:
-    """score = format * accuracy, 0 or 1. format: a think and an answer, each with text, and nothing else. Without both
-    blocks there is no answer.
+    """score = format * accuracy, 0 or 1. format: a think and an answer, each with text, and nothing else. A response
+    that is not just these two blocks has accuracy 0.
 
     Raises DataError for a malformed truth.
     """

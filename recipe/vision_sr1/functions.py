@@ -43,7 +43,7 @@ check_score = check_truth
 
 
 def has_form(text: str) -> bool:
-    """Whether a text is a description and a think, with only blanks between them, and then a box at the end."""
+    """Whether a text is a description, a think and a box, in this order, with only blanks between them."""
     blocks, end, last = text.rpartition("</think>")
     has_box = last.strip().startswith(BOX) and last.strip().endswith("}")
     return has_box and read_blocks(blocks + end, ("description", "think")) is not None

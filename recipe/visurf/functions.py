@@ -66,7 +66,7 @@ def worth(prompt: Prompt) -> float:
 
 
 class TrueAnswer:
-    """Adds the true answer to a prompt, unless a response to the prompt has a score as high."""
+    """Adds the true answer to a prompt, unless a multi response has a score as high, or none is valid."""
 
     def before(self, prompt: Prompt, facts: StepFacts) -> Sequence[Injected]:
         return ()

@@ -57,7 +57,7 @@ def score(item: RewardInput) -> RewardResult:
 
 
 def score_last_stage(item: RewardInput) -> RewardResult:
-    """`score`; for a wrong answer minus half the share of its repeated 20-grams of words (`repetition`)."""
+    """`score`; if the answer is wrong, minus half the share of repeated 20-grams of words in the response."""
     plain = score(item)
     words = item.response.lower().split()
     part = 0.0 if plain.accuracy else -0.5 * repetition(words, NGRAM)

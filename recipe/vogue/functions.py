@@ -58,7 +58,7 @@ def noise(settings: Settings) -> ImageTransform:
 
 
 class NoisyBranch:
-    """Samples a prompt also with noise on its images, if this step trains its noisy branch. The responses are
+    """Also samples a prompt with noise on its images, if `is_noisy` chooses the prompt in this step. The responses are
     guests."""
 
     ramps = ("noisy_share",)
@@ -76,7 +76,7 @@ class NoisyBranch:
 
 
 def is_noisy(prompt_id: str, facts: StepFacts) -> bool:
-    """Whether the step trains the noisy branch of the prompt, with probability `noisy_share`."""
+    """Whether the step trains the prompt on responses to noisy images: yes with probability `noisy_share`."""
     return transform_seed("branch", facts.seed, facts.step, prompt_id) / 2**64 < facts.settings.noisy_share
 
 

@@ -57,7 +57,7 @@ class Settings:
 
 
 def score(item: RewardInput) -> RewardResult:
-    """The accuracy of the last box, 0 or 1. Raises DataError for a malformed truth."""
+    """The accuracy of the answer in the last \\boxed{}, 0 or 1. Raises DataError for a malformed truth."""
     accuracy = boxed_accuracy(item)
     return RewardResult(accuracy, accuracy, {"accuracy": accuracy})
 
@@ -105,7 +105,7 @@ class SeeingTokens:
     mean dependency (`response_weights`). Adds -(setting `entropy`) x log-prob to the loss.
 
     The dependency is min(exp(m - old) - (m - old) - 1, cap), with m the token's log-prob for the masked image. A
-    response to a prompt without an image keeps its tokens and advantages, and does not count in the totals.
+    response to a prompt without an image keeps its tokens and advantages, and is not in `response_weights`' totals.
     """
 
     measures = True

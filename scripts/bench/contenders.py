@@ -38,7 +38,7 @@ class Plan:
 
 
 def overrides(contender: str, plan: Plan, run_dir: Path) -> list[str]:
-    """The overrides of one of our contenders: the experiment, the contender's own, and the paths of its files."""
+    """The overrides of one of our contenders, as `job_overrides` lists them."""
     return job_overrides(_job(contender, plan, run_dir))
 
 

@@ -3,10 +3,11 @@
     python scripts/bench.py driver > bench_driver.json
     python scripts/bench.py driver --prompts 1000 --profile profile.txt > /dev/null
 
-A real step (mars/step.py) with the real tokenizer, plan, advantages, metrics, batch and plan of forwards, rollout file
-and state of a checkpoint. Engine, trainer and rewards are fakes whose time is not counted. With --reward-processes the
-rewards run in the real pool, and its work in the driver is counted. Each number of prompts is measured in a process of
-its own, in the second of two steps. JSON goes to stdout. docs/performance.md explains the figures.
+The step (mars/step.py) is real, and so are its tokenizer, requests, advantages, metrics, batch (divided into updates,
+ranks and forwards), rollout file and state of a checkpoint. Engine, trainer and rewards are fakes whose time is not
+counted. With --reward-processes the rewards run in the real pool, and its work in the driver is counted. Each number of
+prompts is measured in a process of its own, in the second of two steps. JSON goes to stdout. docs/performance.md
+explains the figures.
 """
 
 from __future__ import annotations

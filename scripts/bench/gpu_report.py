@@ -58,7 +58,8 @@ class NotTheWork(Exception):
 def step_of(case: Case, config: TrainConfig, model: Any, rows: Rows) -> Step:
     """Derive the work from the settings, the model's configuration and the lengths in metrics.jsonl.
 
-    Raises NotTheWork if prompts or responses differ in length, because FLOPs are counted for equal lengths only.
+    Raises NotTheWork if prompts differ in length or a response does not have `rollout.max_response_tokens` tokens,
+    because FLOPs are counted for these lengths only.
     """
     response = config.rollout.max_response_tokens
     lengths = {row[f"response_length/{kind}"] for row in rows for kind in ("min", "max")}

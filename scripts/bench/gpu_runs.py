@@ -200,7 +200,8 @@ def _model(folder: Path) -> Any:
 
 
 def run_overrides(case: Case, variant: Variant, packing: str, options: argparse.Namespace) -> tuple[str, ...]:
-    """The overrides of one run. A step has two updates, so that the pass for old log-probs is also timed."""
+    """The overrides of one run. A step has two updates: without a second one, no old log-probs would be computed
+    and timed."""
     config = load_config("train", [f"experiment={EXPERIMENT}", "data.train_files=[none]"], [str(BENCH)])
     prompts = min(options.prompts, variant.most_prompts or options.prompts)
     tokens = min(options.response_tokens, variant.most_response_tokens or options.response_tokens)

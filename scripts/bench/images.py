@@ -95,9 +95,9 @@ def two_nodes(folder: Path) -> Iterator[tuple[str, str]]:
 def read(folder: Path, node: str, number: int, side: int) -> dict[str, Any]:
     """Seconds per image to read and decode it on `node`, on which the driver does not run.
 
-    first_file, file: as a file, the first time and later. sent: the first time, sent by the reader on the driver's
-    node. kept: later, from the node's own store. file and kept: medians of `PAIRS` readings. kept/file: their ratio.
-    file_cpu, kept_cpu: processor time of the process that decodes.
+    first_file: from a file, the first time. file: from a file, later. sent: the first time, when the reader on the
+    driver's node sends the image. kept: later, from the store of `node`. file and kept: medians of `PAIRS` readings.
+    kept/file: their ratio. file_cpu, kept_cpu: processor time of the process that decodes.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

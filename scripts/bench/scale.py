@@ -218,7 +218,8 @@ class Runner:
 
 
 def point_report(point: Point, done: Done, memories: Memories, driver: Sequence[float], warm_up: int) -> dict[str, Any]:
-    """Median times after the warm-up, and median and peak memory of each process.
+    """Median times after the warm-up, mean processor time of the driver per step after it, and median and peak memory
+    of each process.
 
     driver: the driver's processor seconds since its start, after each step.
     """

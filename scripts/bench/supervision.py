@@ -1,6 +1,7 @@
 """What supervision costs a training step. docs/performance.md says what counts as supervision.
 
-Measured in a run with Ray and vLLM, in which each process records its own costs in a file, its ledger (ledger.py).
+Measured in a run with Ray and vLLM. Driver, engines and trainer ranks each record their costs in a file of their own,
+a ledger (ledger.py).
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def calls_per_step(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def paired(steps: Sequence[Mapping[str, Any]], clock: str) -> list[tuple[float, float]]:
-    """Pairs of seconds: of each step with hooks, and of the step without hooks to compare it with."""
+    """(seconds of the step with supervision, seconds of the step with stubs in its place) of each pair of steps."""
     found = {kind: [step[clock] for step in steps if step["kind"] == kind] for kind in ("with", "without")}
     return list(zip(found["with"], found["without"], strict=False))  # the run may end within a pair
 

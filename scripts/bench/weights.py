@@ -147,7 +147,8 @@ def settings(model: Path, options: argparse.Namespace) -> TrainConfig:
 
 
 def measure(config: TrainConfig, rounds: int, log_dir: Path) -> dict[str, list[float]]:
-    """Seconds of each update. A first update by each way is not counted."""
+    """Way -> seconds in each round from publishing new weights until all engines have loaded them. Under `LOADING`:
+    seconds to load weights from the engines' own memory. A first round is not counted."""
     from mars.cluster.restarts import no_report
     from mars.data.prompts.chat import PromptEncoder
 
@@ -187,5 +188,5 @@ def _with_way(config: TrainConfig, way: str) -> TrainConfig:
 
 
 def _prompt_length(request: RolloutRequest) -> int:
-    """Length of a prompt without images. Engines share out requests by it, but here nothing is generated."""
+    """Length of a prompt without images. Requests are shared out among engines by it, but here nothing is generated."""
     return len(request.prompt_token_ids)

@@ -157,9 +157,10 @@ class _Partner:
 
     @classmethod
     def of(cls, scene: Scene, second: Source) -> _Partner:
-        """The scene with its image of the source `second`, from which the second image for "yes" comes too.
+        """The scene with its image whose source has the same name as `second`.
 
-        With an image of another source for "no", the kind of sensor alone would give away the answer.
+        The second image for "yes" is of the source `second`. If the one for "no" were of another source, the kind of
+        sensor alone would give away the answer.
 
         Raises RowError if there is no such image, or if it is too small or cannot be read.
         """

@@ -108,7 +108,10 @@ def beside(image: Image.Image, other: Image.Image, *, left: bool) -> tuple[Image
 
 
 def mixed(image: Image.Image, other: Image.Image, share: float, size: int | None) -> tuple[Image.Image, Move]:
-    """share x image + (1 - share) x other, both fitted into a square of `size` pixels, or into the image's size."""
+    """share x image + (1 - share) x other, both fitted into `size` x `size` pixels.
+
+    If `size` is None, they are fitted into the size of `image`.
+    """
     from PIL import Image
 
     frame = image.size if size is None else (size, size)

@@ -61,11 +61,12 @@ def read_question(record: Any, number: int, metadata: Mapping[str, Any]) -> Ques
     """Question `number` (from 0) of a record in any of these forms. Raises RowError.
 
     - {id or sample_id, image, conversations: [{from: human, value}, {from: gpt, value}, …]}: LLaVA, SpatialQA,
-      M4-Instruct, ShareGPT. Question k comes with the turns before it, answers included.
-    - {messages: [{role, content}, …], images}: LLaMA-Factory, OpenAI. The text of a key `system`
-      becomes the first turn, of role system.
-      If a conversation has as many image tags as images, question k has only the images of the tags up to it.
+      M4-Instruct, ShareGPT.
+    - {messages: [{role, content}, …], images}: LLaMA-Factory, OpenAI.
     - {instruction, input?, output, history?, images}: Alpaca.
+      In these three forms: the text of a key `system` becomes the first turn, of role system. Question k comes with the
+      turns before it, answers included. If there are as many image tags as images, it has only the images of the tags
+      up to it.
     - {sample_id, task_instruction_id, task_instance: {context, images_path, choice_list?}, response}: DEMON, with
       metadata {task_instruction: [...]}.
     - {role, content: [{type: image, image}, …, {type: text, text}], ground_truth, extra_info?}: evaluation files.

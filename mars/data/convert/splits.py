@@ -30,7 +30,7 @@ def split_of(record: Any, file: RecordFile, name: str) -> str:
     """The split of a record. name: the split of its file.
 
     The split is `name`, unless the record's own metadata (M4-Instruct) says "train" for a file that counts as "test",
-    or the reverse. Then it is that split if `name` is "train" or "test", else `<name>_<split of the metadata>`.
+    or the reverse. Then it is the metadata's split if `name` is "train" or "test", else `<name>_<metadata's split>`.
     """
     declared = _declared(_metadata(record).get("split"))
     if declared is None or declared == _train_or_test(file):

@@ -15,9 +15,9 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Annotation:
-    """The values of an annotation file, unchanged.
+    """The values of an annotation file; boxes as they are written there (see `pixel_box`).
 
-    size: (width, height), None if missing, empty or 0. objects: (label, (xmin, ymin, xmax, ymax)).
+    size: (width, height), rounded; None if missing, empty or not above 0. objects: (label, (xmin, ymin, xmax, ymax)).
     """
 
     size: tuple[int, int] | None

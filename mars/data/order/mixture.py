@@ -95,9 +95,9 @@ class PromptMixture(PromptStream):
 
 @dataclass(frozen=True)
 class _Shares:
-    """of: number of a batch -> each set's share of it, in 1 / unit.
+    """of: number of a batch -> each set's share of it, times `unit`.
 
-    largest: an upper bound of each set's shares over all batches. weights: those from which `largest` was computed.
+    largest: an upper bound of each set's shares over all batches, times `unit`. weights: each set's highest weight.
     """
 
     unit: int

@@ -63,7 +63,7 @@ def decode_image(ref: ImageRef, read: ReadImage = stored_image) -> Image.Image:
 
 
 def decoded_size(ref: ImageRef) -> tuple[int, int]:
-    """(width, height) of what decode_image returns: the stored size, or `resized` if the source has a budget."""
+    """(width, height) of what decode_image returns: the stored size, or `resized` if that is set."""
     return ref.size if ref.resized is None else ref.resized
 
 

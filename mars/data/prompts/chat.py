@@ -181,8 +181,9 @@ def _warn_of_two_templates(model_path: str) -> None:
 
 
 def expand(prompt_token_ids: Sequence[int], tokens_per_image: Sequence[int], rules: TokenRules) -> tuple[int, ...]:
-    """Prompt ids with placeholder i repeated tokens_per_image[i] times, between the tokens that start and end an image.
+    """Prompt ids with placeholder i repeated tokens_per_image[i] times.
 
+    `rules.image_start` and `rules.image_end` are added around each image; they are () if the chat template writes them.
     The result is what the model's forward sees. Raises DataError if placeholders and images differ in number.
     Example: ([5, 9, 6, 9], [2, 3]) with image_id 9 -> (5, 9, 9, 6, 9, 9, 9).
     """

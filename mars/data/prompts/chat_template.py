@@ -127,7 +127,7 @@ def failure_of(error: Exception) -> str:
 
 
 def template_path(model_path: str) -> str:
-    """The file that holds the template, as transformers looks for it."""
+    """The path of the file that holds the template, for messages. A hub name always gets tokenizer_config.json."""
     for name in ("chat_template.jinja", "chat_template.json"):
         if (Path(model_path) / name).is_file():
             return f"{model_path}/{name}"

@@ -85,8 +85,8 @@ class PromptSet:
 class PreparedRows:
     """All rows of some files, prepared.
 
-    rendered: the prompts in file order, with images limited and templates applied. A row with problems is included if
-        its question and images could be read and its template could be applied.
+    rendered: the prompts in file order, with images limited and `data.template` applied. A row with problems is
+        included if its question and images could be read and its template could be applied.
     problems: all problems of all rows, in file order.
     lengths: row -> tokens of its longest view, images expanded. Rows that cannot be measured are missing.
     tried: the rows that the chat template was tried on, for `refuse_chat_template`.
@@ -264,9 +264,9 @@ def _view_messages(
 
 
 def _render(prompt: Prompt, row: RowReading, template_of: TemplateOf) -> tuple[Prompt | None, RowProblem | None]:
-    """Apply the template. Returns (prompt, None) or (None, problem).
+    """Apply data.template. Returns (prompt, None), or (None, problem) if the rendered text cannot be used.
 
-    If the template fails on a row that has problems already, the result is (None, None).
+    If the template itself fails, raises ConfigError; for a row that has problems already, returns (None, None).
     """
     template = template_of(prompt)
     try:

@@ -27,7 +27,7 @@ def token_rules(
 ) -> TokenRules:
     """The special token ids of a model. config, generation: the contents of config.json and generation_config.json.
 
-    Raises SetupError with the file and key of an id that is missing or wrong.
+    Raises SetupError if an id or the vocabulary's size is missing or wrong, or if the model's family is not supported.
     """
     (vocab_size, key_of_size), media = _vocab_size(model_path, config), _media_ids(model_path, config)
     family = family_of(config.get("model_type"), f"model.path: {model_path}/config.json")

@@ -120,8 +120,8 @@ def plain_choices(given: Any) -> list[str] | None:
 def with_plain_choices(extra_info: Mapping[str, Any]) -> dict[str, Any]:
     """`extra_info` with its `choices` as templates and rewards expect them: texts in order of letter, without letters.
 
-    Choices in an unknown form are not changed. `check_choices` refuses a row in which they are neither a list nor a
-    mapping. The vqa reward refuses the others; a user's reward function may read them.
+    Choices in an unknown form are not changed. `check_choices` refuses the row if they are neither a list nor a
+    mapping. Lists and mappings in an unknown form are refused by the vqa reward; a user's function may read them.
 
     >>> with_plain_choices({"choices": {"B": "Law", "A": "Travel"}})
     {'choices': ['Travel', 'Law']}

@@ -82,7 +82,7 @@ class Item:
     infrared: np.ndarray
 
     def seen_in(self, source: str) -> str:
-        """The answer to what the image of `source` shows: `answer` or `decoy`."""
+        """The answer that is right for the image of `source` alone: `decoy` if this image misleads, else `answer`."""
         return self.decoy if self.decoy is not None and source == MISLEADING[self.light] else self.answer
 
 
