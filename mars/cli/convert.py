@@ -1,4 +1,4 @@
-"""`mars data convert SET SRC OUT`: run a converter, and check each truth with its reward."""
+"""`mars data convert SET SRC OUT`: run a converter, and check that a built-in reward can score each truth."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def evaluate(parts: EvaluationParts, prompts: Sequence[Prompt], *, name: str, st
 
 @dataclass(frozen=True)
 class Questions:
-    """What `infer` asks. requests: all views of all prompts, also those that this call does not ask.
+    """What `infer` can ask. requests: those for all views of all prompts. A call of `infer` may ask only some of them.
 
     identity: name -> value of everything that the answers depend on (model, questions, settings). Answers of different
         identities are not mixed in one file.

@@ -17,9 +17,9 @@ from mars.types import Prompt, PromptRollouts
 class SampledRounds:
     """A `PromptRounds` whose prompts a user's sampler chooses. `len()`: the different prompts of the training files.
 
-    The sampler chooses a round when its prompts are first asked for. That may be during the update of the previous
-    step, to read images ahead. So the sampler knows the rollouts of all steps sampled by then, but not the probes of
-    the step for which it chooses.
+    The sampler chooses a round when its prompts are first asked for. It may have to choose the first round of a step
+    before that step begins, so that images can be read ahead. So for a first round it knows the rollouts of all steps
+    sampled by then, but never the probes of the round's own step. For later rounds of the step it knows these too.
 
     known: its method `read` is the sampler's `setup.read_rows`. None: the sampler reads no rows.
     """

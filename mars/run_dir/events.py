@@ -45,7 +45,8 @@ class EventLog:
         self._record = None if path is None else OptionalRecord(path)
 
     def log(self, event: EventName, step: int | None, **details: Any) -> None:
-        """step: the last finished step, or the step in which the event happened; None if the event belongs to no step.
+        """step: the step in which the event happened; the last finished step for an event that the caller cannot place
+        in a step, such as a lost worker. None if no step is finished yet.
 
         details: values for JSON; other values are written as text.
         """

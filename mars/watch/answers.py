@@ -19,7 +19,8 @@ _CHARACTERS = 1000  # of an answer: more than the widest terminal shows
 
 
 def answer_table(questions: Sequence[Sequence[Answer]], width: int, lines: int) -> RenderableType | None:
-    """A heading, then the truths of questions, and answers with their views and scores. At most `lines` lines in all.
+    """A heading, then for each question its truth and below it the first answers to each view, with their scores.
+    At most `lines` lines in all.
 
     None if there are no answers. The text of an answer is at the end of its line, and is cut where the line ends.
     """

@@ -124,7 +124,8 @@ def _why(problem: RowProblem | None) -> tuple[str, str]:
 
 
 class Scenes:
-    """All scenes of SRC. seed, task: decide the random numbers of all new rows (`chance`)."""
+    """All scenes of the input of `mars data build` (SRC). seed, task: decide the random numbers of all new rows
+    (`chance`)."""
 
     def __init__(self, scenes: Sequence[Scene], seed: int, task: str) -> None:
         self.all = tuple(scenes)

@@ -1,7 +1,7 @@
 """Read the paper's evaluation files of LLVIP, SpatialQA, nuScenes and OCR-VQA.
 
-They hold [{role, content: [images, text], ground_truth, extra_info?}]. The ground truth is not changed: boxes in pixels
-of the stored image, letters, words with alternatives.
+They hold [{role, content: [images, text], ground_truth, extra_info?}]. The ground truth is not changed. It is
+boxes in pixels of the stored image, a letter, or words that may have alternatives ("three or 3").
 """
 
 from __future__ import annotations
