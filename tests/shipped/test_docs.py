@@ -93,11 +93,19 @@ def settings_exist(page):
     assert named - KEYS - SECTIONS - of_users_files == set()
 
 
+def is_metric(path: str, page: Path) -> bool:
+    """Names of metrics look like paths. Those of a recipe (`recipe/<name>`) are in its code or in the page's blocks."""
+    documented = set(re.findall(r"`(mars/\w+)", text_of(ROOT / "docs" / "metrics.md")))
+    if "/".join(path.split("/")[:2]) in documented:
+        return True
+    code = [text_of(page), *(file.read_text(encoding="utf-8") for file in page.parent.glob("*.py"))]
+    return path.startswith("recipe/") and any(f'"{path.removeprefix("recipe/")}": ' in text for text in code)
+
+
 def paths_and_tests_exist(page):
-    metrics = set(re.findall(r"`(mars/\w+)", text_of(ROOT / "docs" / "metrics.md")))  # their names look like paths
     missing = []
     for path, test in PATH.findall(code_of(page)):
-        if "/".join(path.split("/")[:2]) in metrics:
+        if is_metric(path, page):
             continue
         if not (ROOT / path).exists() or (test and f"def {test}(" not in text_of(ROOT / path)):
             missing.append(f"{path}::{test}" if test else path)
@@ -341,6 +349,7 @@ def test_the_reward_of_the_readme_scores(tmp_path, monkeypatch, capsys):
         (settings_exist, "set `rollout.samples_per_promt`"),
         (settings_exist, "```bash\npython -m mars.main data.shufle=true\n```"),
         (paths_and_tests_exist, "in `mars/data/reader.py`"),
+        (paths_and_tests_exist, "logged as `recipe/no_such_metric`"),
         (paths_and_tests_exist, "see `tests/shipped/test_docs.py::test_that_is_not_there`"),
         (commands_exist, "run `mars data verify x.parquet`"),
         (commands_exist, "```bash\nmars eval run a b --output c\n```"),
