@@ -166,8 +166,8 @@ class _Sampler:
 
 
 class _StoppableEngine:
-    """A `RolloutEngine` that can be stopped (`background.check`) at each answer of `generate`, not only while it waits
-    for an answer: answers may come so fast that it never waits."""
+    """A `RolloutEngine` that can be stopped (`background.check`) whenever `generate` yields, not only while it waits
+    for samples: samples may come so fast that it never waits."""
 
     def __init__(self, engine: RolloutEngine) -> None:
         self._engine = engine
@@ -194,7 +194,7 @@ class _BusyTrainer:
         self._call, self._is_lent = threading.Lock(), True
 
     def lend(self) -> None:
-        """Note that the update has ended: the sampling may use the trainer."""
+        """Records that the update has ended. From now on, the sampling may use the trainer."""
         self._updated.set()
 
     def take_back(self) -> None:

@@ -130,7 +130,7 @@ class SamplingState:
 
 @dataclass(frozen=True)
 class Sampled:
-    """rollouts: everything sampled in this step, kept or not. kept: the prompts to train on, carried ones first.
+    """rollouts: everything sampled for this step, kept or not. kept: the prompts to train on, carried ones first.
 
     metrics: of the rollouts, by their documented names (docs/metrics.md).
     """

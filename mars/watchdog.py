@@ -137,8 +137,8 @@ def watched(
 ) -> Iterator[None]:
     """End the process with StalledError if the block makes no progress (`beat`, `stage`) for `limit_s` seconds.
 
-    The stacks of this process go to <log_dir>/stacks.txt. report: called with the error's text before the end.
-    note: called at the begin, every few seconds and at the end, in another thread; it must not raise.
+    The stacks of this process go to <log_dir>/stacks.txt. report: called with the error's text before the process
+    ends. note: called when the block begins, every few seconds, and when it ends, in another thread; it must not raise.
     """
     global _watching
     _watching = Watchdog(limit_s)

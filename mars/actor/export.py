@@ -47,7 +47,8 @@ def export_policy(shards: str, model: ModelConfig, lora: LoraConfig, folder: str
 def export_adapter(shards: str, model: ModelConfig, lora: LoraConfig, folder: str) -> None:
     """Write the adapters alone in peft's format: adapter_config.json and adapter_model.safetensors, in float32.
 
-    Arguments and errors as for `export_policy`.
+    Arguments and errors as for `export_policy`, except that a file that cannot be written raises OSError or
+    safetensors' SafetensorError.
     """
     layers = adapted_layers(_loaded(shards, _plain(model), lora))
     tensors = {}

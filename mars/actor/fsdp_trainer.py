@@ -226,8 +226,8 @@ class FsdpTrainer:
         return UpdatePass(batch, sums, denominator, used)
 
     def _finish(self, done: UpdatePass, number: int, unreadable: Mapping[int, str]) -> UpdateOutcome:
-        """Add up the sums of all ranks, then apply or skip the update. All ranks decide alike, because the sums are
-        equal."""
+        """Add up the sums of all ranks, then apply or skip the update. All ranks decide alike, because they have the
+        same totals."""
         totals = done.sums.all_reduce()
         scale = self._objective.kept_scale(totals, done.denominator)
         if scale is None:  # every token is masked

@@ -28,7 +28,7 @@ _ADVICE = (
 def kl_reference(
     config: TrainConfig, policy: PolicyModel, scoring: ScoringSettings, mesh: DeviceMesh
 ) -> PolicyModel | BaseModel | None:
-    """The model of the KL term, sharded; None without one.
+    """The reference model, sharded; None if the settings need none (`loads_reference`).
 
     With LoRA, if `algorithm.kl_reference` is model.path, this is the policy without its adapters, so nothing is loaded.
 

@@ -20,7 +20,8 @@ _UNREADABLE = '{"files": {}, "error": "a rank could not even write why it failed
 
 @dataclass(frozen=True)
 class ShardReport:
-    """files: name -> digest of what the rank wrote. error: why it could not be written, else None."""
+    """files: name -> digest of what the rank wrote. error: why the rank could not write its shards; None if it
+    could."""
 
     files: Mapping[str, FileDigest]
     error: str | None

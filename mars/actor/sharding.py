@@ -8,9 +8,10 @@ from torch.distributed.tensor import DTensor, Shard
 
 
 def mesh_of_ranks(device: str, num_ranks: int, fsdp_size: int | None) -> DeviceMesh:
-    """FSDP2's mesh: one axis over all ranks, or two, [copies, ranks of a copy], for groups of `fsdp_size` ranks.
+    """FSDP2's mesh: one axis over all ranks; or two, [copies, ranks of a copy], if only `fsdp_size` ranks share a copy
+    of the parameters.
 
-    The ranks of a group are consecutive. So a group with as many ranks as a node has GPUs is on one node. A collective
+    The ranks of a copy are consecutive. So a copy on as many ranks as a node has GPUs is on one node. A collective
     call of all ranks.
     """
     if fsdp_size is None or fsdp_size == num_ranks:

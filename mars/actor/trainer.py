@@ -97,7 +97,7 @@ class CheckpointedTrainer(Protocol):
         ...
 
     def load_checkpoint(self, folder: str) -> None:
-        """Read the state that `start_checkpoint` wrote, on any number of ranks.
+        """Read the state that `start_checkpoint` wrote. It may have been written by another number of ranks.
 
         Raises CheckpointError for the state of another model.
         """

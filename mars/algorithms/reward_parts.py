@@ -27,11 +27,11 @@ def part_advantages(
     settings: AdvantageSettings,
     added: Sequence[str] = (),
 ) -> Advantages:
-    """Advantages of the prompts' valid multi rollouts, before `batch_normalized`.
+    """Advantages of the prompts' valid multi rollouts and guests, before `batch_normalized`.
 
         A_i = sum over the parts k of weight_k * A_ik  +  (p_i - mean(P))
 
-    A_ik: what `group_advantages` makes of part k alone, over the pool of the prompt's multi and anchor rollouts.
+    A_ik: the advantage that `PooledRewards.advantages` gives for part k alone, over the prompt's pool.
     p_i: what was added to the score (overlong and KL penalty, and the parts `added` by hooks). P: all p_i in the pool.
     p_i is centred but not divided by a standard deviation, so that it keeps the size that penalties and hooks gave it:
     1 counts as much as one standard deviation of a part of weight 1. If |A_i| is at most SCORE_TOLERANCE, A_i

@@ -172,7 +172,7 @@ def from_record(record: Any) -> Answer:
 
 
 def size_of(value: Any, key: str) -> Size | None:
-    """A record's value [width, height] in pixels, as a tuple; None for null. Raises ValueError for other values."""
+    """A record's value [width, height] as a tuple; None for null. Raises ValueError for other values."""
     if value is None:
         return None
     good = isinstance(value, list) and len(value) == 2 and all(type(side) is int for side in value)

@@ -64,7 +64,7 @@ def scoring_batch(
     groups_of: the groups of a prompt; by default all but signals. Guests are scored as responses to the prompt that
     they are trained with. All responses are scored at the temperature of the multi responses.
 
-    `PolicyTrainer.score_responses` scores all rollouts with it. Nothing is trained on it: every weight is 0.
+    The batch is for `PolicyTrainer.score_responses`. Nothing is trained on it: every weight is 0.
     """
     rows = ((item.multi.request if group.role == "guest" else group.request, group, item) for item in rollouts
             for group in groups_of(item) if group.valid)  # fmt: skip

@@ -90,13 +90,13 @@ class Catalogue:
         return Checkpoint(folder, manifest)
 
     def newest(self, read: Callable[[Checkpoint], None] = lambda checkpoint: None) -> Checkpoint | None:
-        """The newest checkpoint that can be loaded; None if there is no checkpoint.
+        """The newest checkpoint that can be loaded; None if nothing is named like a checkpoint.
 
         read: reads what the caller needs of a checkpoint. If it raises UnreadableCheckpoint, the checkpoint counts as
             one that cannot be loaded.
         Newer checkpoints that cannot be loaded are left out and logged.
 
-        Raises CheckpointError if there are checkpoints but none can be loaded.
+        Raises CheckpointError if something is named like a checkpoint, but no checkpoint can be loaded.
         """
         problems, all_damaged = [], True
         self._left_out = set(self._damaged)  # what could not be read may be readable again

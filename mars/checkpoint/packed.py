@@ -27,8 +27,8 @@ class PackedTokens:
 
 
 def pack(completions: Sequence[Completion]) -> PackedTokens:
-    """Pack responses. Log-probs get 32 bits each if that is exact for all of them, as for engines, which compute in
-    float32; otherwise 64.
+    """Pack responses. Log-probs get 32 bits each if this is exact for all of them, otherwise 64. It is exact for the
+    log-probs of engines, which compute in float32.
 
     >>> pack([Completion((1, 2), (-0.5, 0.1), "stop")]).logprob_bits
     64

@@ -79,8 +79,8 @@ class _Own:
 
 @validated(frozen=True, config=_AS_JSON)
 class _Kept:
-    """A prompt; its rollouts are in the lines of carried prompts if `carried`, else in those of prompts sampled ahead.
-    For prompts that the step ahead leaves to the step after it, they are always in the lines of the second kind."""
+    """A prompt. Its rollouts are in a line of carried prompts if `carried`, else in a line of prompts sampled ahead.
+    Even with `carried`, they are in the latter if the next step, sampled ahead, leaves the prompt to the step after."""
 
     prompt_id: str
     carried: bool

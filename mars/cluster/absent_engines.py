@@ -116,8 +116,11 @@ def place(item: FinishedSample | UnreadableRequest) -> tuple[int, int | None]:
 def unfinished(
     requests: Sequence[RolloutRequest], some: Iterable[int], given_out: Iterable[tuple[int, int | None]]
 ) -> list[int]:
-    """The numbers of the requests that still lack samples, ascending. some: numbers of the requests to look at.
-    given_out: what `place` returns for each sample, or unreadable request, that has come."""
+    """The numbers of the requests that still lack samples, ascending. Unreadable requests are not among them.
+
+    some: numbers of the requests to look at. given_out: what `place` returns for each sample and each unreadable
+    request that has come.
+    """
     given_out = set(given_out)
     numbers = Counter(request for request, sample in given_out if sample is not None)
     return [i for i in sorted(some) if numbers[i] < requests[i].num_samples and (i, None) not in given_out]

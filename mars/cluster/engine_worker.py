@@ -54,10 +54,10 @@ class EngineWorker(Worker):
     def generate(self, part: Part) -> Iterator[list[FinishedSample | UnreadableRequest] | EngineCounts]:
         """Yield lists of finished samples, one list per message.
 
-        A generation needs one call for each part. A call ends when the engine has taken the part's requests and has
-        room for one more; the call with the next part continues the generation. At least `part.message_gap_s` pass
-        between two messages, also of different calls. When all samples are finished, the call
-        with the last part yields those that still wait, however short the time since the last message, and then the
+        The requests of a generation come in parts, one call for each. A call ends when the engine has taken the part's
+        requests and has room for one more; the call with the next part continues the generation. At least
+        `part.message_gap_s` pass between two messages, also of different calls. When all samples are finished, the call
+        with the last part yields those not sent yet, however short the time since the last message, and then the
         counts of the generation. If the driver cancels a call, the generation ends at the engine's next
         answer. Its counts are not sent then, and calls with its other parts do nothing.
         Raises WorkerError if the last `load_weights` failed: the engine may have some old and some new weights.

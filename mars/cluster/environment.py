@@ -97,8 +97,9 @@ def gc_paused() -> Iterator[None]:
 
     Imports, rows and models are one to two million objects that live until the process ends, and each collection would
     scan them all. Measured in processor seconds, three runs each: one step in one process with rollout=hf takes 6.7
-    (6.0 to 7.4) instead of 7.5 (7.1 to 8.1). The start of vLLM, which collects three times itself, takes 1.1 instead
-    of 4.7. Later collections skip frozen objects too.
+    (6.0 to 7.4) instead of 7.5 (7.1 to 8.1). The start of vLLM takes 1.1 instead
+    of 4.7; this includes three calls of gc.collect by vLLM itself, which the pause does not stop. Later collections
+    skip frozen objects too.
     """
     gc.disable()
     try:

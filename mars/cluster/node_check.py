@@ -47,7 +47,10 @@ class NodeCheck:
         self._seen: set[tuple[str, bool]] = set()
 
     def start(self, node: Node, runs_vllm: bool) -> None:
-        """Ask a node, unless it was asked before. runs_vllm: whether it has engines of vLLM."""
+        """Ask a node, unless it was asked before with the same `runs_vllm`.
+
+        runs_vllm: whether the node has engines of vLLM.
+        """
         if (node.id, runs_vllm) not in self._seen:
             there = NodeAffinitySchedulingStrategy(node.id, soft=False)
             asked = self._ask.options(**self._options, scheduling_strategy=there).remote(*self._arguments, self._roots)

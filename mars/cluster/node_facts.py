@@ -113,7 +113,7 @@ def _here(image: str, roots: tuple[str, str] | None) -> Path:
 
 
 def _digest(path: Path) -> str | None:
-    """The digest of a file; None if it cannot be read."""
+    """A digest of a file's size and of the blocks that `_BLOCKS` chooses; None if the file cannot be read."""
     try:
         return sha256(blocks(path, *_BLOCKS)).hexdigest()[:16] if path.is_file() else None
     except OSError:

@@ -69,8 +69,8 @@ class Placement:
     def scheduling(self, bundle: int) -> PlacementGroupSchedulingStrategy:
         """Where Ray is to start a worker of this bundle.
 
-        If the node of the bundle is lost, its resources are first reserved on another node. If no node has room, the
-        worker starts as soon as one has.
+        If the bundle's node is lost, the bundle is first reserved on another node. If no node has room, the worker
+        starts as soon as one has.
         """
         self._move_lost()
         if bundle in self._away and bundle not in self._moved:
@@ -192,7 +192,7 @@ class Placement:
 
     def _look(self) -> tuple[list[Node], Mapping[str, Any]]:
         """The nodes, and Ray's table of placement groups, which is empty if no bundle has moved. The table is read
-        before the nodes, so that what a group in it has reserved does not still count as free there."""
+        first, so that what a group in it has reserved does not still count as free on the nodes."""
         groups = placement_group_table() if self._moved else {}
         return alive_nodes(self._on_gpus), groups
 

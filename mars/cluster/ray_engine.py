@@ -280,8 +280,8 @@ class RayEngine:
     def _take_in(self, join: bool) -> None:
         """Make progress with the absent engines. join: whether engines that are built take part again.
 
-        An engine whose starts end with WorkerErrors is started up to 3 times (`absent_engines.MAX_TRIES`). Then, or
-        after another error, it is left alone. Waits only for the engines in `_lost`, or for one if none works."""
+        An engine is left alone after 3 starts (`absent_engines.MAX_TRIES`) that ended with a WorkerError, or after one
+        error of another kind. Waits for engines in `_lost`, for any if none works, and in `Successor.is_running`."""
         self._bring_back_lost()
         for index, successor in self._absent.to_take_in():
             try:

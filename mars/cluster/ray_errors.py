@@ -39,7 +39,7 @@ def as_mars_errors(describe: Callable[[str], str], deadline: float) -> Iterator[
 
 
 def one_line(error: BaseException) -> str:
-    """Type and first line of an exception, cut to 500 characters."""
+    """Type of an exception and the first line of its message. The line is cut to 500 characters."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {shorten(lines[0], _REASON_CHARS) if lines else 'no message'}"
 

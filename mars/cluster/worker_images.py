@@ -57,9 +57,10 @@ class ImageAccess:
         return WorkerImages(_NodeFiles(self._root, here), self._names_node)
 
     def metrics(self) -> dict[str, float]:
-        """On the driver: what nodes got since the last call that the reader answered; {} with data.transport=path.
+        """On the driver: how many images and bytes were sent to nodes, and how often a node had the image already.
 
-        Also {} if the reader does not answer soon, because a missing metric must not end a run.
+        All since the last call that the reader answered. {} with data.transport=path, and if the reader does not answer
+        within 10 s, because a missing metric must not end a run.
         """
         if self._reader is None:
             return {}

@@ -153,7 +153,7 @@ def described(chosen: Named) -> str:
 
 
 def undescribed(chosen: Named) -> str:
-    """YAML of all settings, including those in the file of an older run that this version of mars does not know."""
+    """YAML of all settings, without comments. Settings of an older run that no longer exist are in it too."""
     nested: dict[str, Any] = {}
     for key, value in chosen.values.items():
         *sections, name = key.split(".")

@@ -87,7 +87,7 @@ def ramp_problems(
     ramps: Sequence[Ramp], values: Mapping[str, Any], check: Callable[[Mapping[str, Any]], Sequence[Problem]]
 ) -> Iterator[Problem]:
     """What is wrong with the ramps. values: dotted key -> value of the composed configuration. check: such values ->
-    what is wrong with them. Only `first` and `last` are checked: if both are valid, so are all numbers between them."""
+    what is wrong with them. Called for `first` and `last`: if both are valid, so are all numbers between them."""
     keys = [ramp.key for ramp in ramps]
     for ramp in ramps:
         where = f"ramps: {ramp.key}"

@@ -92,8 +92,8 @@ def comparison_table(comparison: Mapping[str, Any], threshold: float) -> Table:
 
 
 def legend(comparison: Mapping[str, Any]) -> list[str]:
-    """Lines to print below the table: for each letter its file, model and number of questions left out; then how the
-    differences were computed."""
+    """Lines to print below the table: for each file its mark in the table's header (`marks`), its name, its model and
+    how many of its questions are left out; then how the differences were computed."""
     lines = [
         f"{mark}: {file['name']}, model {file['model']}, {file['n']} questions, {file['left_out']} of them left out"
         for mark, file in zip(marks(len(comparison["files"])), comparison["files"], strict=True)

@@ -131,7 +131,7 @@ def _scored(run: EvaluatedRun, step: int) -> Scored:
 
 
 def _check_rewards(first: EvaluatedRun, other: EvaluatedRun, files: Sequence[Scored]) -> None:
-    """Raises DataError if the two runs have scored the answers to one data source with different rewards."""
+    """Raises DataError if the two runs scored the questions of some data source with different rewards."""
     assert first.rewards is not None
     assert other.rewards is not None  # `_scored` has refused those
     for name in _common_sets(files):

@@ -163,8 +163,8 @@ def prompt_values(
 
 
 def bounds(quantity: str, highest: float) -> tuple[float, float]:
-    """(least, greatest) possible value of a quantity of `prompt_values`. highest: that of the value of one answer; the
-    lowest is 0."""
+    """(least, greatest) possible value of a quantity of `prompt_values`. highest: the greatest possible value of one
+    answer; the least is 0."""
     if quantity == "information_gain":
         return -highest, highest
     return 0, 1 if quantity in ("conflict_rate", "share_over_threshold") else highest

@@ -111,7 +111,7 @@ class MropeForward:
         return positions[:, 0]
 
     def image_features(self, model: Any, pixel_values: Tensor, grids: Tensor, image_index: Sequence[int]) -> Any:
-        """Also repeats Qwen3-VL's deepstack features for an image that is in `image_index` several times.
+        """See `ModelForward`. Qwen3-VL's deepstack features are given for each item of `image_index`, too.
 
         transformers 5.17 gives these features as one tensor per layer, with all images one after the other. Newer
         versions give one tensor per layer and image.

@@ -48,8 +48,8 @@ class StepFacts:
     step: its number, from 1. progress: the share of the run's planned steps that are done: 0 in step 1, always below 1.
     settings: the `Settings` of the hook's file; None if the file declares none.
     seed: run.seed, which random numbers depend on.
-    signals: only for a shaping that asks for signals: name -> one number for each amount that the shaping gives, in the
-        same order.
+    signals: the values of the signals (`Signal`) that a shaping asks for: name -> one number for each amount that the
+        shaping gives, in the same order. {} for all other hooks.
     """
 
     step: int

@@ -87,7 +87,10 @@ class _Before:
                 break
 
     def _accepts(self, j: int, token: str) -> bool:
-        """Whether the token is a number, an order or a count; it is then recorded."""
+        """Whether the token is an ordinal, a number, or a word such as "last", "both" or "only".
+
+        Records the place or count that the token gives, unless the words around it rule that out.
+        """
         if self._tokens[j + 1] == "-" and j + 2 != self._i:  # "single-channel image"
             return False
         place = _place_of(token)

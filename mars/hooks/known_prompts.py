@@ -91,7 +91,7 @@ class KnownPrompts:
             self._keep(name, found, repeated)
 
     def restore(self, state: Sequence[Sequence[Any]]) -> None:
-        """`recall`, and count only the files of `state` as added."""
+        """`recall`, and take the files of `state`, and no others, as those that the sampler has asked for."""
         self.recall(state)
         self._added = [name for name, *_ in state]
 

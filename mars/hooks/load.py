@@ -50,8 +50,8 @@ _FUNCTIONS = "functions"  # a file of this name goes by its folder's name in rec
 
 
 def with_resolved_recipe(config: TrainConfig) -> TrainConfig:
-    """The configuration with `resolved` as its recipe, and with the absolute path of `anchor.guide_filter`. Runs the
-    files of the recipe's hooks.
+    """The configuration with the recipe that `resolved` returns, and with the absolute path of `anchor.guide_filter`.
+    Runs the files of the recipe's hooks.
 
     Raises ConfigError as `resolved` and `check_needs` do.
     """
@@ -239,8 +239,8 @@ def make_hook(
 
     recipe: as `resolved` returns it. key: the setting that has `spec`, such as "recipe.advantage".
     members: what the hook must have: method -> number of its arguments, attribute -> None.
-    ramps: of the run. The file's settings that are passed here do not follow them. If a ramp changes one of them,
-        reading it from these settings raises ConfigError (`read_once`).
+    ramps: of the run. The settings that the hook gets do not follow ramps: if it reads one that a ramp changes,
+        ConfigError is raised (`read_once`).
     Raises ConfigError if a member is missing.
     """
     name = settings_name(spec)

@@ -17,9 +17,9 @@ from mars.image_transform import ImageTransform
 
 
 def image_transforms(recipe: RecipeConfig, ramps: Sequence[Ramp]) -> dict[str, ImageTransform]:
-    """The transforms by name. ramps: those of the run; a transform cannot follow any. Raises ConfigError.
+    """The transforms by name. Raises ConfigError as `make_hook` does.
 
-    recipe: as `resolved` of mars/hooks/load.py returns it.
+    recipe: as `resolved` of mars/hooks/load.py returns it. ramps: those of the run; a transform cannot follow any.
     """
     return {
         name: make_hook(recipe, f"recipe.transforms.{name}", spec, {"__call__": 3}, [], ramps)

@@ -54,8 +54,8 @@ class SampledRounds:
         return self._decided[step]
 
     def probes(self, step: int, round: int) -> tuple[Prompt, ...]:
-        """The prompts to probe before `step`. round: the next round to be sampled. Its prompts are chosen
-        first, so that the choice is the same whether or not the run reads images ahead.
+        """The prompts to probe before `step`. round: the next round to be sampled. The sampler chooses it before the
+        probes, as it does in a run that reads images ahead, so that both kinds of run choose the same prompts.
         """
         self.batch(round)
         return self._checked(self._sampler.probes(step), f"the probes of step {step}")

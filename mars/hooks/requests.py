@@ -82,7 +82,7 @@ def without_images(prompt: Prompt, instruction: str) -> tuple[Message, ...]:
     """The messages of a prompt without its images. The last message is cut at `instruction`, if it contains this text:
     what is left is the question.
 
-    instruction: how the text begins that `data.template` adds behind the question; long enough to occur in no question.
+    instruction: the beginning of the text that `data.template` adds behind the question. No question may contain it.
     """
     plain = [replace(message, text=message.text.replace(IMAGE_MARKER, "").strip()) for message in prompt.messages]
     question, found, _ = plain[-1].text.rpartition(instruction)
@@ -99,7 +99,7 @@ def asked_alone(
     right answer.
 
     There are requests about anchors too, so that all rewards in the pool have the same terms. text_of: response -> the
-    text, None to ask nothing. messages: (prompt, text) -> what is asked, scored against the truth of the prompt.
+    text, None to ask nothing. messages: (prompt, text) -> the request; its response is scored with the prompt's truth.
     """
     return [
         Extra(name, "signal", messages(item.prompt, text), (), item.prompt.truth, 1, view=one.view, about=one.index)

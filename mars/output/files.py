@@ -71,7 +71,8 @@ def private_folder_problem(folder: Path) -> str | None:
 def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
     """A draft beside `path` for the block to write. The end of the block renames it to `path`; an exception deletes it.
 
-    A process that opens `path` finds either the old file or the complete new one, even after a crash. Makes the folder.
+    A process that opens `path` finds either the old file or the complete new one, even if the writer is killed midway.
+    Makes the folder.
     Raises OSError. shared: whether several processes may write the file at once. Then each draft has its own name, and
     stays behind if its process is killed.
 

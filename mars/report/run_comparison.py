@@ -138,7 +138,7 @@ def last_evaluations(runs: Sequence[ComparedRun]) -> list[tuple[ComparedRun, Map
 
 
 def pair_rows(comparison: Mapping[str, Any], threshold: float | None) -> list[Row]:
-    """Each quantity in percent, strict scorer: the first run's value, the other's, their difference."""
+    """Each quantity in percent, strict scorer: the first run's value, the other's, the other's minus the first's."""
     return [
         (
             quantity_label(row["quantity"], threshold),

@@ -121,10 +121,10 @@ def loosely(text: str) -> str:
 
 
 def comparable(text: str) -> str:
-    """The `normalise`d text, with one spelling for each decimal number and each unit.
+    """The `normalise`d text, with one spelling for a number at its start, and for a unit if only that follows.
 
-    Covers a number at the start, as a word or in digits ("three", ".5", "3.0"), and the unit or percent after it ("5m",
-    "5 meters", "50 percent").
+    The number may be a word or digits ("three", ".5", "3.0"), and the unit may be percent ("5m", "5 meters",
+    "50 percent").
     An "and" between words is dropped, as "&" is.
 
     >>> comparable("5m") == comparable("5 meters"), comparable("twenty-one") == comparable("21")

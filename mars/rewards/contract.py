@@ -39,7 +39,9 @@ class RewardListFn(Protocol):
 
 
 class RewardScorer(Protocol):
-    """Scores answers, in order. A failure is a `RewardResult` with `failed` set, never an exception."""
+    """Scores answers; the results are in the order of the answers.
+
+    An answer that cannot be scored raises nothing: it gets a `RewardResult` with `failed` set."""
 
     def score(self, items: Iterable[RewardInput | tuple[RewardInput, ...]]) -> list[RewardResult]:
         """items: may be a slow stream; items are scored as they arrive. Exceptions of the stream are passed on.

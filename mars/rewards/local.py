@@ -112,7 +112,8 @@ class FailureLog:
 class LocalScorer:
     """Scores one answer after another in this process, with the same results as `RewardPool` but without deadline.
 
-    If the reward hangs or exits, so does the caller. Used for tests, debugging and built-in rewards."""
+    If the reward hangs, so does the caller; if it ends the process (a crash, os._exit), the caller ends too. Used for
+    tests, debugging and built-in rewards."""
 
     def __init__(self, spec: RewardSpec, scorer: ScorerName) -> None:
         self._reward = load_reward(spec, scorer)

@@ -32,8 +32,8 @@ _PIECE_END = re.compile(r"\n+|(?<=\w\w[.!]) +")
 def score_vqa(item: RewardInput) -> RewardResult:
     """score = format (0 to 0.5) + accuracy (0 or 1). Raises DataError if the truth is malformed.
 
-    The text of the only `<answer>` is compared with the truth, in the forms that docs/rewards.md lists. The accuracy is
-    1 if
+    The text of the only `<answer>` is compared with the truth. docs/rewards.md lists the forms that an answer may have.
+    The accuracy is 1 if
     - the answer equals the truth or one of its alternatives ("three or 3"), as `normalise` and `comparable` define it,
       also in markup or after a phrase such as "the answer is"; or
     - the truth is yes or no and `yes_or_no` finds the same in the answer; or

@@ -34,11 +34,11 @@ class DistinctImages:
 
     @contextmanager
     def encoded_once(self, forward: ModelForward, model: Any) -> Iterator[None]:
-        """During the block, a forward of `model` computes the features of each distinct image once, for all its rows.
+        """In the block, the first forward of `model` with images computes the features of each distinct image once.
 
-        Give `model` the `pixel_values` of this object. The features are repeated for the rows that show the image.
+        It repeats them for the rows that show the image. Give this forward the `pixel_values` of this object.
 
-        model: `backbone.model`, a model without its head.
+        model: `.model` of the whole model, which has no head.
         """
         import torch
 

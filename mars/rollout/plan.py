@@ -82,7 +82,8 @@ class RolloutPlan:
         return PlannedRequests.joined([self.extras.asked_after(item, step) for item in rollouts])
 
     def at(self, settings: Mapping[str, float]) -> RolloutPlan:
-        """The plan of a step. settings: the step's values of `ramps`, by key; keys of other settings have no effect.
+        """The plan of a step. settings: the step's values of `ramps`, by key. Only `rollout.temperature`,
+        `rollout.samples_per_prompt` and `rollout.max_response_tokens` have an effect here.
 
         Greedy anchors (temperature 0) stay greedy."""
         plan = self

@@ -33,7 +33,7 @@ class LeftProcess:
 
 
 def left_processes(run_dirs: Iterable[Path]) -> Iterator[LeftProcess]:
-    """Processes on this machine that runs in `run_dirs` have started and that are still running after the run's end.
+    """The processes that a run in `run_dirs` started on this machine, and that still run after the end of that run.
 
     They are found by host, pid and start time in the run's record, so that no other process with the same pid is taken
     for one of them.

@@ -29,7 +29,9 @@ _TRIES, _PAUSE_S = 3, 0.02
 
 
 class RunLock:
-    """The lock of one run directory, released at the end of a `with` block. `take` and `release` may be called again.
+    """The lock of one run directory, released at the end of a `with` block.
+
+    `take` does nothing if this object has the lock, and `release` does nothing if it has not.
 
     with RunLock(run_dir) as lock:
         lock.take()

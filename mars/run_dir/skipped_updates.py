@@ -1,5 +1,7 @@
 """skipped_updates/: one JSON file for each update that was skipped because its loss or gradient was not finite.
 
+Only the newest `_KEPT` files are kept. Example:
+
     {"step": 12, "update": 0, "num_updates": 2, "loss": NaN, "grad_norm": NaN, "prompts": [{
         "prompt_id": "3f...", "view": "multi", "carried": false, "images": ["a.png"], "prompt_token_ids": [1, ...],
         "responses": [{"token_ids": [5, 9], "mask": [1, 1], "advantage": 0.7, "weight": 1.0, "off_policy": false,

@@ -32,9 +32,9 @@ def make_cold_start(
 ) -> Path:
     """Make a cold start in the folder `out` and return the folder of its policy, in float32.
 
-    dial: for a row with two images, the probability that the teacher answers what the visible one shows. names_source:
-    whether the teacher's thought names the image from which its answer comes. rows: number of the teacher's rows.
-    settings: further `key=value` settings of mars.sft.
+    dial: for a row with a visible and an infrared image, the probability that the teacher answers what the visible
+    image shows. names_source: whether the teacher's thought names the image from which its answer comes. rows: number
+    of the teacher's rows. settings: further `key=value` settings of mars.sft.
 
         policy/                          the policy; it appears when it is complete
         work/{data,random,run}/          scenes and rows, the random model, the training

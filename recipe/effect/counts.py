@@ -46,8 +46,8 @@ class RolloutCount:
     """generated: step -> rollouts of the step (None if metrics.jsonl lacks the number), and prompts sampled for the
     step.
 
-    written: step -> number of rollouts of each prompt in the step's file. probes: number of steps in which a sampler
-    has generated rollouts that neither `generated` nor `written` has.
+    written: step -> number of rollouts of each prompt in the step's file. probes: number of steps with probes,
+    whose rollouts are neither in `generated` nor in `written`.
     """
 
     generated: Mapping[int, tuple[int | None, int]]

@@ -75,7 +75,7 @@ def write_study_report(out: Path, *, again: bool = False) -> Path:
 
 
 def read_runs(study: Study, out: Path, *, again: bool = False) -> Found:
-    """All runs of the study, as they are in its folder."""
+    """The finished, missing and refused runs of the study in the folder `out`. again: see `write_study_report`."""
     rows, missing, refused = [], [], []
     for run in planned_runs(study, list(study.arms), study.dials):
         record = read_record(out / run.name)

@@ -143,8 +143,8 @@ def parse_seeds(text: str, max_seed: int, key: str) -> list[int]:
 
 
 def chosen(wanted: Sequence[str], known: Sequence[str], option: str) -> list[str]:
-    """The names in `wanted`, or all of `known` if it is empty, in the order of `known`. Raises ConfigError for
-    others."""
+    """The names in `wanted`, in the order of `known`; all of `known` if `wanted` is empty. Raises ConfigError for names
+    that are not in `known`."""
     unknown = [name for name in wanted if name not in known]
     if unknown:
         raise ConfigError(f"{option}: not in the study; got {', '.join(unknown)}; choose from {', '.join(known)}")

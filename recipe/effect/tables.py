@@ -37,7 +37,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 
 
 def write_differences(path: Path, comparisons: Sequence[Comparison]) -> None:
-    """One line for each comparison, with 95 % intervals. Columns `starts_…`: over each cold start's mean difference."""
+    """One line for each comparison, with 95 % intervals. Columns `starts_…`: over the cold starts' mean differences."""
     columns = ["metric", "kind", "dial", "arm", "minus", "n", "mean", "se", "low", "high", "p", "p_holm"]
     columns += ["starts_n", "starts_mean", "starts_low", "starts_high", "starts_p", "starts_p_holm"]
     lines = []

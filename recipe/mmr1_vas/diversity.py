@@ -25,8 +25,8 @@ def distinct_ngrams(responses: Sequence[Tokens], n: int) -> float:
 
 
 def self_bleu(responses: Sequence[Tokens]) -> float:
-    """Mean over the responses of BLEU against the others, with n-grams of 1 to 3 tokens weighted equally. Equal
-    responses give 1; fewer than two responses give 0.
+    """Mean BLEU of a response against the others, with n-grams of 1 to 3 tokens weighted equally. Equal responses of at
+    least 3 tokens give 1; fewer than two responses give 0.
 
     Smoothing method 1 of Chen and Cherry (2014): an order without a match counts 0.1 matches. A response that shares no
     token with the others has BLEU 0.

@@ -2,7 +2,8 @@
 
     python recipe/modomodo/fit.py runs/pilot_1 runs/pilot_2 …
 
-All runs must have an evaluation, `data.weights` and the same `data.train_files`. Prints the value for `data.weights`.
+All runs must have an evaluation, `data.weights` and the same `data.train_files`. Prints two overrides:
+`data.weights` of the best mixture, and `data.train_files` without the files whose share is below 5e-5.
 """
 
 from __future__ import annotations

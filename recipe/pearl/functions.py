@@ -128,7 +128,7 @@ class Checklist:
 class Gate:
     """Weight 0 for the responses to a prompt whose checklists have a mean accuracy below `threshold`.
 
-    A prompt without a checklist, or without a valid response to its checklist, is trained on too.
+    A prompt is also trained on if it has no checklist, or if no response to its checklist could be scored.
     """
 
     ramps = ("threshold",)

@@ -49,7 +49,7 @@ class Route:
 
 
 def score(item: RewardInput) -> RewardResult:
-    """score = difficulty * (10 * accuracy + 0.5 * detail). accuracy: 0 or 1. Raises DataError for a malformed row."""
+    """difficulty (1 to 2) * (10 * accuracy + 0.5 * detail). accuracy: 0 or 1. Raises DataError for a malformed row."""
     facts = facts_of(item.extra_info)
     answer, weight, detail = parse_response(item.response).answer, DIFFICULTY[facts["difficulty"]], 0.0
     if facts["kind"] == "planning":

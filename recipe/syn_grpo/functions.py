@@ -141,7 +141,7 @@ class DescriptionReward:
 
 
 def diversity(item: PromptRollouts) -> float:
-    """The variance of the accuracy over the valid multi responses to a prompt, in [0, 1/4]."""
+    """The variance of the accuracy over a prompt's multi responses that could be scored, in [0, 1/4]."""
     return pvariance([one.reward.accuracy for one in item.multi.valid])
 
 

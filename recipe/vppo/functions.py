@@ -70,7 +70,7 @@ def masked(settings: Settings) -> ImageTransform:
 
 
 def largest(values: Tensor, layout: TokenLayout, share: float) -> Tensor:
-    """Which tokens are among the ceil(share x n) largest of their sequence's n counted tokens: bool, [T].
+    """Which tokens are among the ceil(share x n) largest of their sequence's n trained tokens: bool, [T].
 
     values: [T]. Among equal values, the first ones are taken.
     """

@@ -186,7 +186,7 @@ def variant_report(runs: Sequence[Done], warm_up: int) -> dict[str, Any]:
 
 
 def engine_work(rows: Rows) -> dict[str, float]:
-    """Tokens per step that the engine computed, and those that its caches saved.
+    """The engine's work per step: tokens, distinct images, and images that passed the vision encoder (encoder_runs).
 
     prompt_tokens: of all rollouts, including image tokens. computed_prompt_tokens: those not found in a cache.
     Example: 100 prompt and 20 response tokens, hit rate 0.75 -> 25 prompt tokens computed, 45 tokens in all.

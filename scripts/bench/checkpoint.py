@@ -4,10 +4,10 @@
     python scripts/bench.py checkpoint --models tiny --rounds 3 --pairs 0 --folder /disk/tmp
 
 `blocked` is how long the step waits when a checkpoint is due: for the trainer's copy to CPU memory, and for state.json.
-`synchronous` is how long it takes until the same checkpoint is complete. Both save the same state of one rank, in turns
-in one process. The first save of a run is reported on its own. `supervision` is the cost of
-noticing faults (beats of the watchdog, deadlines, checks of Ray's head) in a training run with Ray and vLLM. One JSON
-object goes to stdout, progress to stderr. docs/performance.md explains the figures.
+`synchronous` is how long the step would wait until the checkpoint is complete. Saves of both kinds take turns in one
+process, with the same weights and optimizer of one rank. The first save of each model is reported on its own.
+`supervision` is the cost of noticing faults (beats of the watchdog, deadlines, checks of Ray's head) in a training run
+with Ray and vLLM. One JSON object goes to stdout, progress to stderr. docs/performance.md explains the figures.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
     python -m scripts.bench.gpu_report bench_gpu.json
 
-prints the figures of the file: one line for each variant, each check, and each run that failed or was left out.
+prints the figures of the file: one line for each combination of case, variant and packing, for each check, and for each
+run that failed or was left out.
 """
 
 from __future__ import annotations

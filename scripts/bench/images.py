@@ -165,7 +165,7 @@ def write_images(folder: Path, number: int, side: int) -> list[Any]:
 
 
 def train(folder: Path, name: str, way: str, address: str) -> dict[str, Any]:
-    """Seconds and bytes of each step of a training with its engine and its rank on different nodes."""
+    """For each step of a training: seconds, and bytes of the images sent. Engine and rank are on different nodes."""
     special = (
         f"cluster.address={address}",
         "cluster.cpus_per_worker=1",

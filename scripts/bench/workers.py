@@ -206,7 +206,7 @@ def _as_future(request: RolloutRequest) -> Future[RolloutRequest]:
 
 
 class FakeVllm:
-    """Each sample takes a random number of steps. There is no scheduler: all samples of its requests run at once."""
+    """Each sample takes a random number of engine steps. No scheduler: the samples of all requests run at once."""
 
     def __init__(self, most_steps: int) -> None:
         self._most_steps, self._random = most_steps, random.Random(os.getpid())

@@ -126,7 +126,7 @@ def whole_pieces(image: Image.Image, rows: int, columns: int, name: str) -> Imag
 
 
 def cut_up(image: Image.Image, rows: int, columns: int) -> list[Image.Image]:
-    """The pieces of an image whose sides are multiples of `columns` and `rows`, in reading order."""
+    """The pieces of an image, in reading order. Its width must be a multiple of `columns`, its height of `rows`."""
     width, height = image.width // columns, image.height // rows
     corners = [(column * width, row * height) for row in range(rows) for column in range(columns)]
     return [image.crop((x, y, x + width, y + height)) for x, y in corners]

@@ -47,7 +47,7 @@ def sources(paths: Sequence[str]) -> tuple[str, ...]:
 def depth_places(paths: Sequence[str]) -> list[int]:
     """Indices of the paths in a folder for depth, whose name ends with "_d" or contains "depth".
 
-    Folders that all paths share are ignored.
+    If there are several paths, the folders at their start that all of them share are ignored.
 
     >>> depth_places(["depth/existence/1.jpg", "depth/existence_d/1.png"])
     [1]

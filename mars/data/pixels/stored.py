@@ -51,7 +51,7 @@ ReadImage = Callable[[Place], str | bytes]
 
 
 def stored_image(place: Place) -> str | bytes:
-    """A `ReadImage`: the path of an image that is a file, without opening it; the encoded bytes of a cell."""
+    """A `ReadImage`: for an image file its path, without opening the file; for a cell its encoded bytes."""
     if place.row is None or place.slot is None:
         return place.path
     check_file(place.path, place.name, is_image=False)

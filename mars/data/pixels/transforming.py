@@ -21,7 +21,7 @@ _ADVICE = "a transform takes (image, rng, strength) and returns an 8-bit RGB ima
 
 
 class TransformingDecoder:
-    """A `DecodeImage` that decodes with `decode`, then applies the transforms of the reference.
+    """A `DecodeImage` that decodes with `decode`, then applies the transforms that a `TransformedImage` names.
 
     load: returns the transforms by their names in `recipe.transforms`. It is called at the first transformed image, so
         that a process without such images runs no user's file.

@@ -69,7 +69,7 @@ def token_rules(
 
 
 def with_turn_end(rules: TokenRules, tokenizer: Any, after_response: str) -> TokenRules:
-    """The rules with the token that ends an assistant's turn in the chat template as the first of `eos_ids`.
+    """The rules, with `eos_ids` beginning with the token by which the chat template ends an assistant's turn.
 
     The cold start teaches this token, so engines must stop at it. The tokenizer's files may name another end: those of
     base models name <|endoftext|>, while their template ends turns with <|im_end|>.

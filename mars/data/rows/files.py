@@ -107,7 +107,7 @@ def unusable_files(files: Sequence[str], image_root: str | None) -> list[str]:
 
 
 def kind_of(file: str) -> str:
-    """The kind of a file as messages name it: "parquet", "jsonl", "json" or "a saved data set"."""
+    """The kind of a file as error messages name it: "parquet", "jsonl", "json" or "a saved data set"."""
     return Path(file).suffix[1:] if saved_set(file) is None else "a saved data set"
 
 

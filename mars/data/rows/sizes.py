@@ -1,4 +1,4 @@
-"""Compute how many bytes rows of arrow arrays will have as Python objects, before they are converted to them.
+"""Compute how many bytes rows of arrow arrays will take as Python objects, before the rows are converted.
 
 Arrow's dictionaries store a repeated value once, so a small file may unpack to more than fits into memory.
 """

@@ -39,10 +39,11 @@ def write_synthetic(out: str | Path, *, seed: int, sizes: SetSizes, bias: float)
         cold_start.parquet, cold_start/{visible,infrared}/ID.png     rows with a worked answer (column `response`)
         scenes.json                                                  per ID: light, and the decoy's box or null
 
-    The teacher of the cold start is noisy. If a row shows two images, the teacher believes the visible
-    one with probability `bias`, whatever the light. If a row shows one image, it believes that image. The teacher
-    describes the images but draws no conclusion from them.
-    So the policy learns to read each image, but not which one to trust (bias 0.5: neutral; 1.0: always the visible).
+    The responses of the cold start are those of a simulated teacher, and may be wrong: its answer is the box that it
+    sees in one image. If a row shows two images, that is the visible one with probability `bias`, whatever the light.
+    The teacher describes the background of each image, but does not choose by it.
+    So the policy learns to read each image, but not to tell from the background which one to trust: with bias 0.5 it
+    learns no preference, with 1.0 it learns to trust the visible one always.
     Raises DataError for a bias outside [0, 1], or if a part of `sizes` is negative or more than 100,000.
     """
     _check(sizes, bias)
