@@ -30,14 +30,10 @@ def examples(number: int, **more: Any) -> settings:
 
 
 def some(values: Iterable[Any], number: int) -> list[Any]:
-    """All values for `pytest.mark.parametrize`, those of a test of several arguments as tuples.
+    """All values for `pytest.mark.parametrize`: one for each test, or a tuple of several arguments.
 
     `number` of them, spread evenly, are tried in every run. The others are marked slow.
     """
-    values = list(values)
+    values = [value if isinstance(value, tuple) else (value,) for value in values]
     quick = {len(values) * i // number for i in range(number)}
-    slow = pytest.mark.slow
-    return [
-        value if i in quick else pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=slow)
-        for i, value in enumerate(values)
-    ]
+    return [pytest.param(*value, marks=() if i in quick else pytest.mark.slow) for i, value in enumerate(values)]
