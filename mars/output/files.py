@@ -72,14 +72,16 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
     """A draft beside `path` for the block to write. The end of the block renames it to `path`; an exception deletes it.
 
     A process that opens `path` finds either the old file or the complete new one, even if the writer is killed midway.
-    Makes the folder.
-    Raises OSError. shared: whether several processes may write the file at once. Then each draft has its own name, and
-    stays behind if its process is killed.
+    Makes the folder. shared: whether several processes may write the file at once. Then each draft has its own name,
+    and stays behind if its process is killed.
+    Raises OSError, also if `path` is a device, a pipe or a socket, which root would lose: a file renamed to /dev/null
+    takes its place.
 
         with replacing(Path("metrics.jsonl")) as draft:
             draft.write_bytes(lines)
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _check_replaceable(path)
     draft = _draft(path, f"{os.getpid()}-" if shared else "")
     try:
         yield draft
@@ -88,6 +90,13 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
         with suppress(OSError):  # the failure itself is what must be reported
             draft.unlink(missing_ok=True)
         raise
+
+
+def _check_replaceable(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        mode = path.lstat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
+            raise OSError(errno.EINVAL, f"it is {special_kind(mode)}, not a file", os.fspath(path))
 
 
 def write_atomically(path: Path, content: str, *, shared: bool = False) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
+from pathlib import Path
 
 import pytest
 
-from mars.output.files import give_usual_permissions, replacing
+from mars.errors import SetupError
+from mars.output.files import give_usual_permissions, replacing, write_atomically
 
 
 def test_the_draft_takes_the_files_place_when_the_block_ends(tmp_path):
@@ -58,6 +61,21 @@ def test_two_processes_that_write_one_file_do_not_write_into_the_same_draft(tmp_
         slow.write_text("whole and later")
     assert path.read_text() == "whole and later"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path, monkeypatch):
+    """As root, `mars report RUN --out /dev/null` would take the device away from every process. No test risks that."""
+    monkeypatch.chdir(tmp_path)  # the path of a socket is short
+    pipe, end = Path("pipe"), Path("socket")
+    os.mkfifo(pipe)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(end))
+        for path, kind in ((pipe, "a named pipe"), (end, "a socket")):
+            before = path.lstat()
+            with pytest.raises(SetupError, match=rf"^{path}: cannot be written \(it is {kind}, not a file\); "):
+                write_atomically(path, "text")
+            assert path.lstat() == before
+    assert sorted(Path().iterdir()) == [pipe, end]
 
 
 @pytest.mark.parametrize(("umask", "usual"), [(0o022, 0o644), (0o007, 0o660), (0o077, 0o600)])
