@@ -220,6 +220,7 @@ QUESTIONS = (
     "swap the engine",
     "weight a prompt's advantages",
     "see where the policy is saved",
+    "see where a checkpoint is written",
     "see what a step costs",
 )
 
@@ -256,6 +257,7 @@ def test_what_the_table_says_about_those_files_is_in_the_code():
         "swap the engine": 'case "hf":',
         "weight a prompt's advantages": "def __call__(self, base: Advantages",
         "see where the policy is saved": "trainer.save(str((run_dir / POLICY_FOLDER)",
+        "see where a checkpoint is written": "step_000012/",
         "see what a step costs": "timing_s/",
     }
     assert {q for q, line in needed.items() if line not in text_of(ROOT / places()[q][0])} == set()
