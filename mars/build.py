@@ -262,7 +262,7 @@ def build_tracker(
     switched_off: int,
     on_start: Callable[[], object],
 ) -> MultiTracker:
-    """resumed_step: as for JsonlTracker. switched_off: as for MultiTracker. on_start: called when wandb has started."""
+    """resumed_step: as for JsonlTracker. switched_off: as for MultiTracker. on_start: as for WandbFactory."""
     run_dir, tracking = Path(config.run.dir), config.tracking
     rollouts = partial(RolloutFiles, run_dir / ROLLOUTS_FOLDER, inputs.frames, inputs.prompt_length)
     pictures = RolloutPictures(inputs.frames, inputs.prompt_length, _with_transforms(config, decode_image))

@@ -144,8 +144,8 @@ def _finish_step(
 
 
 def _faults(parts: StepParts, checkpoints: Checkpoints) -> dict[str, int]:
-    """Counts since the process started: failed checkpoint writes and restarts of engines. Also, if it is not 0, the
-    sum over all calls of `generate` of the number of engines that were missing in the call because they were lost."""
+    """Counts since the process started: failed checkpoint writes and restarts of engines; also, unless it is 0, the
+    number of lost engines that were missing in a call of `generate`, summed over calls."""
     counts = parts.engine.counts()
     faults = {"fault/checkpoint": checkpoints.failures, "fault/engine_restarts": counts.restarts}
     return faults | ({"fault/engine_absences": counts.absences} if counts.absences else {})

@@ -55,16 +55,16 @@ class Quarantine:
         return Quarantine(self.tried + len(prompts), (*self.bad, *new))
 
     def with_lost(self, unreadable: Mapping[str, str]) -> Quarantine:
-        """The quarantine with prompts that were sampled, but whose images the trainer could not read later."""
+        """This quarantine, plus the sampled prompts whose images the trainer could not read later."""
         known = self.prompt_ids
         lost = [BadPrompt(name, self.tried, reason) for name, reason in unreadable.items() if name not in known]
         return Quarantine(self.tried, (*self.bad, *lost))
 
     def followed_by(self, later: Quarantine) -> Quarantine:
-        """This quarantine with the bad prompts that only `later` has. No prompt is in the result twice.
+        """This quarantine, plus the bad prompts that only `later` has. No prompt is in the result twice.
 
-        later: from a sampling that began before the newest bad prompts of this quarantine were found. The sampling may
-        have tried these prompts, so `later` may have them too.
+        later: of a sampling that began before the newest bad prompts of this quarantine were found, so it may have
+        found some of them, too.
         """
         known = self.prompt_ids
         return Quarantine(later.tried, (*self.bad, *(prompt for prompt in later.bad if prompt.prompt_id not in known)))

@@ -81,7 +81,8 @@ class UpdatePlan:
 class TrainBatch:
     """The prompts that one step trains on, and their split into updates, ranks and forwards.
 
-    step: its number, from 1, on which random changes of images depend. settings: scheduled values of the step, by key.
+    step: its number, from 1, on which random changes of images depend. settings: the step's value of each setting that
+    has a ramp, by key.
     """
 
     prompts: tuple[TrainPrompt, ...]

@@ -29,7 +29,10 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file. name: in the file; it may be an old name. dtype: in the format's notation: F32, BF16, ..."""
+    """A tensor in a file. dtype: in the format's notation: F32, BF16, ...
+
+    name: in the file. A file made with an older transformers may have another name than the model.
+    """
 
     file: str
     name: str

@@ -58,7 +58,7 @@ class SharedPrefixLayout:
 
     Every forward gets the layout as an argument. It is not stored in the model: gradient checkpointing repeats forwards
     in backward, and by then the model might have the layout of another pack.
-    query_ends, key_ends: int32 [S + 1] for S segments (prompts, and responses with a token): 0, then the running
+    query_ends, key_ends: int32 [S + 1] for S segments (prompts, and responses that are not empty): 0, then the running
         totals of the numbers of queries (keys) of the segments.
     """
 

@@ -46,7 +46,7 @@ def _meeting_place(rendezvous: Rendezvous, timeout: timedelta) -> dict[str, Any]
     """The store or the address of the group. On one machine, the store of rank 0 listens only on the loopback
     interface.
 
-    torch's own store listens on all interfaces, whatever its address is.
+    The store that torch makes from an address listens on all interfaces, whatever the address is.
     """
     if rendezvous.init_method is None:
         return {"store": dist.HashStore()}

@@ -204,7 +204,7 @@ def _written(state: dict[str, Tensor], group: dist.ProcessGroup, folder: Path, r
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of an error. torch wraps the error of a rank in a text with tracebacks."""
+    """An error in one line. Where torch wraps errors of ranks in a text with tracebacks: the first rank's error."""
     if isinstance(error, CheckpointException) and error.failures:
         rank, (failure, *_) = next(iter(error.failures.items()))
         return f"rank {rank}: {type(failure).__name__}: {str(failure).splitlines()[0] if str(failure) else ''}"

@@ -1,4 +1,7 @@
-"""Packs: groups (a prompt and its responses) as the tensors of one forward, with each prompt and image once."""
+"""Packs: groups (a prompt and its responses) as the tensors of one forward.
+
+A group has its prompt once. An image is there once, even if several groups show it.
+"""
 
 from __future__ import annotations
 

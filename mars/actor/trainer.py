@@ -52,7 +52,7 @@ def warn_of_skipped(batch: TrainBatch, skipped: Sequence[SkippedUpdate], step: i
 class UpdateStats:
     """What one `PolicyTrainer.update` did.
 
-    metrics: reduced over all ranks. old_logprob_seconds: time spent on old log-probs.
+    metrics: reduced over all ranks. old_logprob_seconds: for old log-probs and a token rule's passes without gradient.
     unreadable: prompt id -> reason, for prompts that were not trained on because an image cannot be read any more.
     version: of the weights with which the update began, as `WeightUpdate.version`.
     """

@@ -85,8 +85,8 @@ class Answer:
 
     @property
     def order(self) -> tuple[int, str, bool, tuple[int, ...], str, str, int, int]:
-        """Sort key: question; multi view, then views in the order of the question's sources; sample. Answers to extra
-        requests are the last of a question."""
+        """Sort key: question; multi view, then views in the order of the question's sources; sample. Answers with
+        `extra` (to extra requests, or with a given start) are the last of a question."""
         names = [source.name for source in self.sources]
         places = tuple(names.index(name) if name in names else len(names) for name in self.view or ())
         extra, about = self.extra or "", -1 if self.about is None else self.about

@@ -77,7 +77,7 @@ class Checkpoints:
         self._start(state)
 
     def save_now(self, state: RunState) -> None:
-        """Save the state, unless it is saved already, and wait until the checkpoint is complete."""
+        """Save the state, unless it is of step 0 or saved already, and wait until the saving succeeded or failed."""
         self._finish()
         if state.step > 0 and state.step != self._saved_step:
             self._start(state)

@@ -1,7 +1,8 @@
-"""Check the numbers of config.json that do not show in the checkpoint's shapes, but would make a forward pass fail.
+"""Check settings of config.json that make a forward pass fail if they are wrong, even if all weights have right shapes.
 
-The rules follow the types that transformers' configuration classes declare, so they hold for every family: sizes and
-counts are at least 1, and other numbers are finite and not negative. A few relations between settings are checked too.
+For numbers, the rules follow the types that transformers' configuration classes declare, so they hold for every family:
+sizes and counts are at least 1, with few exceptions, and other numbers are finite and not negative. Names, switches and
+a few relations between settings are checked too.
 """
 
 from __future__ import annotations

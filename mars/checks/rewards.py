@@ -31,8 +31,9 @@ def try_rewards(
     failed lacks a part of `algorithm.part_weights`. Empty answers are scored for this too, because a reward may give
     parts only to right answers.
 
-    Warns if the reward fails on some answers, and if it scores no right answer, in any usual form, above the empty one.
-    The latter is no error, because only the reward function knows in which form it wants answers.
+    Warns if the reward fails on some answers. Without `reward.by_prompt`, it also warns if the reward scores no right
+    answer, in any usual form, above the empty one. This is no error, because only the reward function knows in which
+    form it wants answers.
     """
     config = inputs.config
     rewards, part_weights = rewards_of(config), config.algorithm.part_weights

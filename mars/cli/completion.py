@@ -83,8 +83,8 @@ def choices(previous: Sequence[str], incomplete: str, root: str = "train") -> li
     """`group=choice` and `key=value`. Behind a "=" or an option: only what follows it. root: "train" or "sft".
 
     previous: the words before. Settings are offered once a letter is typed. If the values of a setting cannot be
-    listed, `key=` and, with the word "value" itself, `key=value` are offered: with two offers, a shell completes up to
-    the "=" and adds no space.
+    listed, two words are offered: `key=`, and `key=` followed by the literal text "value". With two offers, a shell
+    completes up to the "=" and adds no space.
     """
     found, options = _groups(root, previous), _values_of_options()
     before = [word for word in previous[-2:] if word != _SIGN]

@@ -27,7 +27,8 @@ _FIXED = ("run.dir", "run.resume")
 def resume(run_dir: Path, overrides: Sequence[str]) -> None:
     """Train with the settings of the run and `overrides`.
 
-    Relative paths, also in `overrides`, start at the folder in which the run was started. Raises ConfigError.
+    Relative paths, also in `overrides`, start at the folder in which the run's last attempt was started, or at the
+    current folder if that one is gone or belonged to a submitted job. Raises ConfigError.
     """
     run_dir = Path(os.path.abspath(run_dir))
     given = [text for text in overrides if text.lstrip("+").partition("=")[0] in _FIXED]

@@ -132,8 +132,9 @@ def _absolute(path: str, folder: Path) -> str:
 
 
 def _file_of_user(key: str, path: str, sent: SentFiles) -> str:
-    """The path of a user's file for the job. A file in the user's folder, which is copied to the job's, gets a relative
-    path; another one an absolute path. A file of mars' own recipes, which every node has, keeps its path.
+    """The path of a user's file for the job. A file in the user's folder gets a relative path, because that folder is
+    copied to the job's folder; a file elsewhere gets an absolute path. A file of mars' own recipes keeps its path,
+    because every node has it.
 
     Raises ConfigError if the file is missing or not sent.
     """

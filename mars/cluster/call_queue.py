@@ -12,9 +12,9 @@ _UNDER_WAY = 2
 
 
 class CallQueue:
-    """The calls of one worker that have not ended, at most two at once, each as the Ray stream of its answers.
+    """The calls of one worker that have not ended, each as the Ray stream of its answers.
 
-    A Ray actor answers its calls one by one, in order.
+    They are at most two: the call that the worker answers, and the next, which waits in the actor's queue.
 
     call: makes a call with one of `arguments`, and returns the stream of the call's answers.
     """

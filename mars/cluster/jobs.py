@@ -166,7 +166,7 @@ class JobServer:
 
 
 def _client_of(address: str) -> Any:
-    """Ray's client of job servers, with a deadline for each answer, which Ray does not have."""
+    """Ray's client of job servers, changed to wait at most 30 s for an answer: Ray itself sets no limit."""
     for name in _ADDRESS_VARIABLES:
         os.environ.pop(name, None)
     if has_token(os.environ):

@@ -46,8 +46,8 @@ class SharedFiles:
     def of(cls, models: Iterable[str], images: Iterable[str], image_root: str | None = None) -> SharedFiles:
         """models: names of models. Those that are not folders on this node are hub names and are left out.
 
-        images: files of the run, in which a file may be repeated. Of more than 4096 different ones, evenly spaced ones
-        are taken, because each file costs the node a round trip to a file server.
+        images: files of the run; the same file may occur several times. If there are more than 4096 different files,
+        only 4096 evenly spaced ones are taken, because each costs the node a round trip to a file server.
         """
         files = list(dict.fromkeys(images))
         number = min(len(files), _MOST_IMAGES)

@@ -1,4 +1,7 @@
-"""Reserves the workers' resources on the cluster: each bundle on the node that the plan gives it; all or none."""
+"""Reserves the workers' resources on the cluster: each bundle on the node that the plan gives it.
+
+At the start all bundles are reserved or none. Later the bundles of lost nodes are reserved again one by one.
+"""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def end_this_process() -> NoReturn:
 
 
 def _kill(pid: int, started: int) -> None:
-    """Kill a process and those that it has started, such as vLLM's for the GPUs of one engine, which may outlive it."""
+    """Kill a process and all processes that it has started: those of vLLM, for example, may outlive their engine."""
     end = time.monotonic() + _END_TIMEOUT_S
     doomed = {pid: started} | _started_by(pid, started)
     while time.monotonic() < end:

@@ -54,7 +54,10 @@ class Composition:
 
 
 def compose_files(root: str, schema: type[Root], overrides: Sequence[str], config_dirs: Sequence[str]) -> Composition:
-    """Compose configs/<root>.yaml. Mistakes of the user are not raised but returned in `problems`."""
+    """Compose configs/<root>.yaml. Mistakes of the user are returned in `problems`.
+
+    Only a --config-dir that cannot be a path is raised, as ConfigError.
+    """
     folders = [Path(os.path.realpath(config_folder(folder))) for folder in config_dirs]
     known = Known(
         tuple(leaves(schema)), groups(root, [shipped_folder(), *folders]), mappings(schema), nested_mappings(schema)

@@ -39,9 +39,10 @@ VALUES: Mapping[str, Mapping[str, str]] = {
 
 
 def renamed_key(key: str, known: Collection[str]) -> str | None:
-    """The current name of an earlier `key`, as in KEYS. A `key` without its section ("clip_norm") is found too.
+    """The entry of KEYS for an earlier `key`, which may lack its section ("clip_norm").
 
-    known: the keys of the configuration. None unless exactly one of these is found.
+    known: the keys of the configuration. Entries for other keys do not count. Returns None if no entry fits, or if
+    entries with different texts fit.
     """
     found = {new for old, new in KEYS.items() if old == key or old.endswith(f".{key}")}
     candidates = [new for new in found if new.partition(" ")[0] in known]

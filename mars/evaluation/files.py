@@ -29,7 +29,8 @@ from mars.types import View, view_name
 class ResultPaths:
     """The files of one model's answers to one set of questions.
 
-    manifest: what was asked. lock: held while the results are written. logs: run.dir of the job, for its workers' logs.
+    manifest: what was asked. lock: held while the results are written.
+    logs: run.dir of `mars eval infer`, which has the logs of its workers.
     questions: folder for the rows converted from one of the paper's evaluation files.
     prefix: start of the names of files in the public format; None if the results have a folder of their own.
     """

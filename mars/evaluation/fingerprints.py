@@ -33,7 +33,7 @@ def model_fingerprint(model: str) -> str | None:
 
 
 def images_fingerprint(requests: Sequence[RolloutRequest]) -> str:
-    """Hash over all images in the order of the requests: pixel sizes, encodings, and the `blocks` of image files.
+    """Hash over all images in the order of the requests: pixel sizes, encodings, and four blocks of each image file.
 
     For images in a parquet file no bytes are read: the hash of the file of questions ("questions" in the manifest's
     "identity") covers them.

@@ -51,7 +51,7 @@ class Pair:
 
 
 def pair_runs(runs: Sequence[EvaluatedRun], threshold: float | None) -> list[Pair]:
-    """Each run but the first, paired with the first one at the last step that both have evaluated.
+    """Pairs of the first run with each of the others, compared at the last step that both runs have evaluated.
 
     The values come from the runs' own rewards. They are compared only if both runs used the same reward: the same
     built-in reward, or functions of the same name in files of the same name.

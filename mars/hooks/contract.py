@@ -146,8 +146,8 @@ class PromptSampler(Protocol):
 
     def observe(self, rollouts: Sequence[PromptRollouts], step: int) -> Mapping[str, float]:
         """Learn from rollouts of a step. If the step has probes, this is called first with the rollouts of the probes.
-        At the end of the step's sampling it is called with those of all prompts sampled, kept or not. Returns
-        metrics; those of the last call are logged as `sampler/<name>`."""
+        At the end of the step's sampling it is called with the rollouts of its rounds: of all prompts, kept or not.
+        Returns metrics; those of the step's last call are logged as `sampler/<name>`."""
         ...
 
     def state(self) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
 """References to images by number, order and count in a text: "image 2", "the last picture", "both images".
 
-English, German, French, Spanish, Chinese and Japanese are read, with the words of short tables, in linear time. Other
-languages and other phrases ("the image on the left", "the thermal one") are not.
+They are found in English, German, French, Spanish, Chinese and Japanese, in linear time. Only short lists of words are
+known: other languages and other phrases ("the image on the left", "the thermal one") are not read.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class _Before:
 
 
 def _has_day_form(tokens: Sequence[str], i: int) -> bool:
-    """Whether the noun is German and has an ordinal in figures before it."""
+    """Whether the noun `tokens[i]` is German, after a German ordinal in one to three figures, as in "2. Bild"."""
     german = tokens[i].lower().endswith((*words.GERMAN_SINGULAR, *words.GERMAN_PLURAL))
     return german and i > 1 and tokens[i - 1] == "." and tokens[i - 2].isdecimal() and len(tokens[i - 2]) < 4
 

@@ -1,4 +1,4 @@
-"""Run a user's prompt sampler. It chooses each round once; the choice is checked, and a resumed run has it again."""
+"""Run a user's prompt sampler. It chooses each round once. A choice is checked, and stays the same in a resumed run."""
 
 from __future__ import annotations
 

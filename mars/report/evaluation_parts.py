@@ -12,7 +12,8 @@ Column = tuple[str, Mapping[str, Any]]
 
 
 def evaluation_tables(columns: Sequence[Column]) -> list[dict[str, Any]]:
-    """A table over all data sources, one for the compat scorer, and one per data source if there are several."""
+    """A table over all data sources; the same by the scorer `compat` (docs/rewards.md) if a result has it; and one for
+    each data source if there are several."""
     if not columns:
         return []
     names = sorted({name for _, result in columns for name in result["by_data_source"]})

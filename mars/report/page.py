@@ -47,7 +47,7 @@ class Page:
     def parts(self, macro: str, items: Iterable[Item], make: Callable[[Item], Any] = lambda item: item) -> list[Markup]:
         """`macro(make(item))` for each item, until the page is full.
 
-        If that gives fewer parts than there are items, the page must say so.
+        If that gives fewer parts than there are items, the caller must say so on the page.
         """
         rendered: list[Markup] = []
         for item in items:

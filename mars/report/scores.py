@@ -95,7 +95,7 @@ def _parts(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _facts(result: Mapping[str, Any]) -> list[str]:
-    """Lines below the table: the numbers of answers and of cut-off ones, dropped questions, and the frames of boxes."""
+    """Lines that go with the tables: numbers of answers and of cut-off ones, frames of boxes, questions left out."""
     lines = _counts(result)
     if result["frames"] is not None:
         lines.append(f"frames of the boxes: {result['frames']}")

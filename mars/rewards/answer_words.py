@@ -1,4 +1,4 @@
-"""What counts as the same short text: its words, its number, its unit (docs/rewards.md)."""
+"""The forms in which short texts are compared: their words, numbers and units (docs/rewards.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client of OpenAI's chat endpoint for reward functions that ask a language model (docs/rewards.md).
+"""A client of chat endpoints in OpenAI's style, for reward functions that ask a language model (docs/rewards.md).
 
 judge = Judge("http://judge:8000/v1", "Qwen/Qwen2.5-32B-Instruct", temperature=0, max_tokens=8)    # once, in the file
 verdict = judge.ask("Does the reasoning lead to the answer? Yes or no?\\n\\n" + item.response)      # in the function

@@ -57,7 +57,8 @@ def score_list(reward: RewardListFn, items: Sequence[RewardInput]) -> list[Score
 def _bad_row(error: DataError, item: RewardInput) -> Scored:
     """The failed result of a malformed row, without a traceback, because the row is wrong and not the function.
 
-    Its `kind` is the whole reason and not the row's id, so that rows without an id are logged separately too.
+    Its `kind` is the whole reason, which has the row's id if there is one. So rows without an id are logged separately
+    if their errors differ.
     """
     name = item.extra_info.get("id")
     row = f"row {name}: " if isinstance(name, str | int) else ""

@@ -257,8 +257,9 @@ class RewardPool:
     def _lost(self, worker: WorkerProcess, batch: Batch, reason: str, *, timed_out: bool = False) -> None:
         """Ends a worker that died or hangs, and starts another unless this one was still loading the reward's file.
 
-        The `Call` that it ran fails, or is tried once more; the other calls that it was sent are queued again. If it
-        ran several, each is tried once more, alone, because any of them may be the cause.
+        If the worker ran one `Call`, this call fails if it is late or has lost a worker before; otherwise it is tried
+        once more. If the worker ran several, each is tried once more, alone, because any of them may be the cause. The
+        calls that were sent to the worker and had not begun are queued again.
         """
         status = self._end(worker)
         if not worker.ready:

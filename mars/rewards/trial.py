@@ -81,7 +81,10 @@ def run_trials(
 
 
 def read_answer(spec: str, item: RewardInput) -> Reading:
-    """What reward `spec` parses in the answer. The item's truth must be well-formed."""
+    """What mars parses in an answer to reward `spec`. A user's own function may parse something else.
+
+    For a built-in reward with boxes, the item's truth must be well-formed.
+    """
     response = parse_response(item.response)
     boxes, problem = None, None
     if has_boxes(spec) or not is_built_in(spec):  # a user's own function may be about boxes

@@ -38,8 +38,8 @@ _ROLES = ("signal", "own_group", "guest")
 
 @dataclass(frozen=True)
 class PlannedRequests:
-    """The requests of a step. requests: for the engine. given: responses that the recipe gives as text, now as tokens,
-    each with its request.
+    """Requests of one prompt or of one engine call. requests: for the engine. given: responses that the recipe gives as
+    text, now as tokens, each with its request.
 
     left_out: requests that cannot be asked. They have no samples.
     """

@@ -81,8 +81,9 @@ class ConsoleTracker:
     num_steps: last step of the run. done: the step after which it is resumed, where the bar begins.
 
     The remaining time is the mean duration of the last 20 steps times the number of steps left. It is shown from the
-    second step on, because the first step includes the start of the workers. If the reward has failed on any
-    responses, the tracker prints their number at the end, because the line of a single step is soon out of sight.
+    second line on, because the time before the first line includes the start of the workers. If the reward has failed
+    on any responses, the tracker prints their number at the end, because the line of a single step is soon out of
+    sight.
     """
 
     def __init__(

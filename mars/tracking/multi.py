@@ -73,8 +73,9 @@ class Copy:
     """A tracker in its own thread behind a bounded queue, so that it can neither block nor fail the caller.
 
     A copy is any tracker of a run besides that of metrics.jsonl. The copy is switched off by an exception of the
-    tracker, by a full queue, or by a call that takes longer than its `RemoteTracker` allows. `failure` then has the
-    reason. It is logged once, with the last step that the tracker has taken.
+    tracker or by a full queue. If `make` is a `RemoteTracker`, it is also switched off by a start or a call that takes
+    longer than `make` allows. `failure` then has the reason. It is logged once, with the last step that the
+    tracker has taken.
     make: builds the tracker. Called in the thread, because building may wait for a network.
     clock: seconds, monotonic.
     """

@@ -23,7 +23,7 @@ def sample_prompts(rollouts: Sequence[PromptRollouts], count: int, step: int) ->
 
 
 class RolloutFiles:
-    """A tracker that writes the rollouts that `log_rollouts` gets to <folder>/step_<step>.jsonl.
+    """A tracker: each call of `log_rollouts` writes its rollouts to one file, <folder>/step_000010.jsonl for step 10.
 
     Each file is written atomically. If a step is repeated after a resume, its file is replaced. Raises SetupError if a
     file cannot be written.

@@ -14,9 +14,10 @@ FOLDER = "tensorboard"
 
 
 class TensorBoardTracker:
-    """Writes event files to <run.dir>/tensorboard. A resumed run hides what earlier attempts wrote for later steps.
+    """Writes event files to <run.dir>/tensorboard. A resumed run hides what earlier attempts wrote
+    for steps after `run.resumed_step`.
 
-    The tab "Custom Scalars" has one chart for each kind of `source_curves`. pictures: None draws no rollouts.
+    The tab "Custom Scalars" shows each chart of `source_curves` (score, eval). pictures: None draws no rollouts.
     """
 
     def __init__(self, run: TrackedRun, pictures: RolloutPictures | None) -> None:

@@ -142,7 +142,7 @@ def _new_run_id(path: Path) -> str:
 class WandbFactory:
     """Builds a `WandbTracker` in the thread that calls it.
 
-    on_start: called after the build, even if it failed, because wandb may have started a process.
+    on_start: tells the caller that wandb may have started a process. Called after the build, even if it failed.
     """
 
     run: TrackedRun

@@ -35,7 +35,7 @@ _RANGE_CHARACTERS = 19  # of "-0.0123 to -0.00456"
 
 
 def curve_table(rows: Rows, width: int, levels: str, *, tall: bool) -> Table | None:
-    """A row for each metric that has values: its name, last value and chart, and the range if `width` is at least 60.
+    """A row for each metric of `_curves`: its name, last value and chart, and the range if `width` is at least 60.
 
     None without such a metric.
 

@@ -2,8 +2,9 @@
 
     python -m recipe.effect.cold_start --dial 0.5 --seed 1 --out runs/effect/cold_0.5_1
 
-The seed decides scenes, model and training. So cold starts of one seed and several dials have the same scenes and the
-same random model, and differ only in the teacher. A second call reuses the stages that are complete.
+The dial is the probability that the teacher goes by the visible image if a row shows both images. The seed decides
+scenes, model and training. So cold starts of one seed and several dials differ only in the teacher. A second call
+reuses the stages that are complete.
 """
 
 from __future__ import annotations

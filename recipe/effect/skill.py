@@ -78,7 +78,10 @@ def _ask(policy: Path, questions: Path, out: Path, arguments: Sequence[str]) -> 
 
 
 def write_questions(folder: Path, seed: int, number: int) -> None:
-    """Write `number` held-out rows to test.parquet, and those at night also to night.parquet, unless that exists."""
+    """Write `number` held-out rows to test.parquet, and those at night also to night.parquet.
+
+    Does nothing if night.parquet exists.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 

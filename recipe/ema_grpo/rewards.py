@@ -80,7 +80,7 @@ def temporal_grounding(item: RewardInput, answer: str) -> tuple[float, bool]:
 
 
 def spatial_grounding(item: RewardInput, answer: str) -> tuple[float, bool]:
-    """IoU of the boxes in {"boxes": [x1, y1, x2, y2]}."""
+    """IoU of the answer's box and the truth's, each given as {"boxes": [x1, y1, x2, y2]}."""
     true, ours, (x, y) = json_box(truth_of(item)), json_box(answer), frame_scale(item)
     if true is None:
         raise DataError(f'truth: got {item.truth[:80]!r}; want {{"boxes": [x1, y1, x2, y2]}}')

@@ -57,7 +57,8 @@ def bonuses(accuracies: Sequence[float], logprobs: Sequence[float], settings: Se
 
     logprobs: the reference model's mean log-prob of each answer's tokens; NaN without an answer.
     confidence_i = min(exp(logprob_i), max_confidence). Accurate: accuracy above min_accuracy, and at least the group's
-    mean. An accurate response gets the bonus if its confidence is at least the mean of the accurate ones - margin.
+    mean. An accurate response gets the bonus if confidence_i >= c - margin, with c the mean confidence of the accurate
+    responses.
     """
     if not accuracies:
         return []

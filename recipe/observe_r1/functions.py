@@ -93,7 +93,7 @@ def weight(share: float, sigma: float) -> float:
 
 
 class UncertaintyWeight:
-    """Multiplies the advantages of a prompt by `weight` of its share of right multi responses."""
+    """Multiplies a prompt's advantages by weight(d, sigma), with d the share of its multi responses that are right."""
 
     ramps = ("sigma",)
 

@@ -49,7 +49,7 @@ class Route:
 
 
 def score(item: RewardInput) -> RewardResult:
-    """difficulty (1 to 2) * (10 * accuracy + 0.5 * detail). accuracy: 0 or 1. Raises DataError for a malformed row."""
+    """w (1 to 2, by difficulty) * (10 * accuracy + 0.5 * detail). accuracy: 0 or 1. Raises DataError for a bad row."""
     facts = facts_of(item.extra_info)
     answer, weight, detail = parse_response(item.response).answer, DIFFICULTY[facts["difficulty"]], 0.0
     if facts["kind"] == "planning":
@@ -63,7 +63,7 @@ def score(item: RewardInput) -> RewardResult:
 
 
 def check_score(truth: str, extra_info: Mapping[str, Any], truth_size: Size | None) -> str | None:
-    """What is wrong with the truth of a question; None if nothing is. Raises DataError for a malformed map."""
+    """What is wrong with the truth if `kind` is question; None if nothing is. Raises DataError for a malformed map."""
     facts = facts_of(extra_info)
     if facts["kind"] == "question":
         return check_truth(truth, extra_info, truth_size)

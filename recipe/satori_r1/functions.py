@@ -53,7 +53,7 @@ def check_score(truth: str, extra_info: Mapping[str, Any], truth_size: Size | No
 
 
 def has_form(response: str, has_boxes: bool) -> bool:
-    """Whether a response is a caption, boxes and an answer. Boxes: [[...]], or [] if the row has none."""
+    """Whether a response is a caption, boxes and an answer. Boxes: [[...]]; also [] if the row has no boxes."""
     blocks = read_blocks(response, TAGS)
     shown = "" if blocks is None else blocks[1].strip()
     return (shown.startswith("[[") and shown.endswith("]]")) or (not has_boxes and shown == "[]")

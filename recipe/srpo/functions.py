@@ -1,7 +1,7 @@
 """The reward of SRPO: a first answer, a reflection on it, and a second answer.
 
-reward.function: recipe/srpo/functions.py:score             the weights in the authors' OpenRLHF version
-reward.function: recipe/srpo/functions.py:score_as_in_verl  the weights in their verl version
+reward.function: recipe/srpo/functions.py:score             rewards and weights of the authors' OpenRLHF version
+reward.function: recipe/srpo/functions.py:score_as_in_verl  those of their verl version
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ VERL = Settings(0.75, 1.0, -0.25, 0.75, 0.5, 0.25, 0.1, 2.0, 2.5)
 
 
 def score(item: RewardInput) -> RewardResult:
-    """`scored` with the OpenRLHF version's weights. Raises DataError for a malformed truth."""
+    """`scored` with the OpenRLHF version's rewards and weights (OPENRLHF). Raises DataError for a malformed truth."""
     return scored(item, OPENRLHF)
 
 
 def score_as_in_verl(item: RewardInput) -> RewardResult:
-    """`scored` with the verl version's weights. Raises DataError for a malformed truth."""
+    """`scored` with the verl version's rewards and weights (VERL). Raises DataError for a malformed truth."""
     return scored(item, VERL)
 
 

@@ -103,7 +103,7 @@ def appeared(folder: str, known: Sequence[str]) -> list[str]:
 
 
 def description_of(text: str) -> str | None:
-    """The only description in a response; None if there is none, or more than one."""
+    """The only description in a response; None if there is none, an empty one, or more than one."""
     found = [one.strip() for one in read_each(text, "description")]
     return found[0] if len(found) == 1 and found[0] else None
 

@@ -1,4 +1,4 @@
-"""Paths in the options of the benchmarks. "~" is the home folder, also in --json=~/a.json, where shells leave it."""
+"""Paths in options of the benchmarks. "~" is the home folder, also in --json=~/a.json, which shells do not expand."""
 
 from __future__ import annotations
 

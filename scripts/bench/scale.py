@@ -218,8 +218,8 @@ class Runner:
 
 
 def point_report(point: Point, done: Done, memories: Memories, driver: Sequence[float], warm_up: int) -> dict[str, Any]:
-    """Median times after the warm-up, mean processor time of the driver per step after it, and median and peak memory
-    of each process.
+    """Of the steps after the warm-up: median times, the driver's mean processor time per step, and the median memory of
+    each process. Of all steps: each process's peak memory.
 
     driver: the driver's processor seconds since its start, after each step.
     """

@@ -3,9 +3,9 @@
     python scripts/bench.py weights > bench_weights.json
     python scripts/bench.py weights --engine hf --ranks 2 --rounds 20
 
-Both ways take turns in one run with the same engines and ranks. A third part, which both ways have in common, takes
-turns with them: all engines load weights that are already in their own memory. One JSON object goes to stdout, progress
-to stderr. docs/performance.md explains the figures.
+Both ways take turns in one run with the same engines and ranks. A third measurement takes turns
+with them, of what both ways have in common: all engines load weights that are already in their own memory. One JSON
+object goes to stdout, progress to stderr. docs/performance.md explains the figures.
 """
 
 from __future__ import annotations

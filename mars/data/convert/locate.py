@@ -34,7 +34,7 @@ class PathRule:
 
 
 def find_rule(paths: Iterable[str], root: Path, folders: Sequence[str]) -> PathRule:
-    """The rule that finds most of the paths below `root`; on a tie, the one that drops least.
+    """The rule with which more paths exist below `root` than with any other rule; on a tie, the one that drops least.
 
     Tries at most `SAMPLED` of the paths. folders: folders below the root that may have the images.
 

@@ -238,7 +238,7 @@ def _colon_label(body: str, names: _Names) -> int | None:
 def _label_without_colon(piece: str, names: _Names) -> tuple[int | None, bool]:
     """(start of the label or None, whether it may be a word of a sentence instead, as in "Is it visible <image>").
 
-    Finds a label without a colon in front of a marker, such as "(a)", "the infrared image" or "### Infrared".
+    In front of a marker, finds a label that has no colon, such as "(a)", "the infrared image" or "### Infrared".
     """
     body = piece.rstrip()
     bracketed = re.search(rf"{_IN_BRACKETS}$", body)

@@ -40,7 +40,7 @@ class RowSettings:
     image_root, check_truth, needs_response: see `read_prompts`.
     images_per_row: the number of images that every row must have; None allows any number.
     decode_images: decode every image in full. If false, only headers are read.
-    source_budgets: source name -> pixel limits of its images, see `limit_images`. budget: pixel limits of every image.
+    source_budgets: source name -> its further pixel limits, see `limit_images`. budget: pixel limits of every image.
     image_layout: whether mono views show one image or repeat it (`anchor.image_layout`).
     worded_views: the views of a prompt that get a wording of their own (`anchor.wording`).
     max_prompt_tokens: the most tokens that the longest view of a prompt may have.

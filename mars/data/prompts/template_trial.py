@@ -115,7 +115,7 @@ def _try_once(template: _Template) -> WrittenByTemplate:
 
 
 def _render_all(tokenizer: Any, arguments: Mapping[str, Any], connection: Connection) -> None:
-    """Runs in the child. Sends (why the template fails, or None; what it writes around responses, None if it fails).
+    """Runs in the child process. Sends (None, what the template writes around responses), or (why it fails, None).
 
     `try_template` says when a template fails. The parent kills the child after `_DEADLINE_S` seconds.
     """

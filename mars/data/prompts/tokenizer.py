@@ -1,4 +1,4 @@
-"""Load the model's tokenizer without importing the model."""
+"""Load the model's tokenizer without importing the code of the model."""
 
 from __future__ import annotations
 

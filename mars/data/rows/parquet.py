@@ -254,7 +254,7 @@ def _must_measure(chunk: ColumnChunkMetaData) -> bool:
 
 
 def _measured(batch: pyarrow.RecordBatch | pyarrow.Table) -> tuple[np.ndarray, np.ndarray]:
-    """int64 [rows]: bytes of each row's texts, and of its images."""
+    """Two arrays, int64 [rows]: the bytes of each row's texts, and those of its images."""
     import numpy as np
 
     sizes = _zeros(batch.num_rows)
