@@ -201,7 +201,8 @@ def with_lists(markdown: str) -> str:
 
 
 def with_pipes(markdown: str) -> str:
-    """The page with HTML for "|" in code in tables, because Python-Markdown would show the backslash before it."""
+    """The page with each escaped "|" in the code of a table written as HTML. Python-Markdown would show the escape's
+    backslash."""
 
     def code(match: re.Match[str]) -> str:
         text = match[1].replace("\\|", "|")

@@ -3,7 +3,8 @@
 
 save     trainer copies its state ──> training goes on
                   └── its threads write shards to .tmp-step_N and report there
-thread   all reports are there ──> state.json, manifest, rename, LATEST
+thread   of `_Writing`, when all reports are there: writes state.json and the manifest, renames the folder,
+         updates LATEST
 later    the next save_if_due or save_now removes old checkpoints
 """
 

@@ -280,7 +280,7 @@ def _wording_lines(result: CheckResult, config: TrainConfig) -> list[str]:
 
 
 def _histogram(lengths: Sequence[int]) -> list[str]:
-    """A bar for each of up to BARS equal ranges of tokens."""
+    """A bar for each of up to BARS equally wide ranges of `lengths`, which are numbers of tokens."""
     low, high = min(lengths), max(lengths)
     width = max(-(-(high - low + 1) // BARS), 1)
     counts = Counter((length - low) // width for length in lengths)

@@ -80,7 +80,9 @@ def complete_config(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def choices(previous: Sequence[str], incomplete: str, root: str = "train") -> list[str]:
-    """`group=choice` and `key=value`. Behind a "=" or an option: only what follows it. root: "train" or "sft".
+    """The words that complete `incomplete`: `group=choice` and `key=value`. root: "train" or "sft".
+
+    After a "=" or an option that takes a value, only the values are offered, without the part before them.
 
     previous: the words before. Settings are offered once a letter is typed. If the values of a setting cannot be
     listed, two words are offered: `key=`, and `key=` followed by the literal text "value". With two offers, a shell

@@ -37,8 +37,9 @@ def choose_examples(answers: Sequence[Answer], count: int) -> tuple[list[list[An
 
 
 def is_conflict(answers: Sequence[Answer]) -> bool | None:
-    """Whether the best single source has a higher mean accuracy than all images together; None if one of the two
-    has no answer with a reward. A failed reward counts as accuracy 0. Answers to extra requests are left out.
+    """Whether the best other view has a higher mean accuracy than the view with all images; None if the view with all
+    images, or every other view, has no answer with a reward. A failed reward counts as accuracy 0. Answers to extra
+    requests, and anchors of `anchor.kind=forced_source`, are left out.
 
     answers: all answers to one question.
     """

@@ -174,7 +174,7 @@ class RewardPool:
             batch.error = error
 
     def _wake(self) -> None:
-        """Interrupts the wait in `_receive`, so that it sees new items and flags."""
+        """Ends the wait in `_receive`, so that the loop in `_serve` sees new items, or that the batch has ended."""
         with self._lock, suppress(BlockingIOError):  # a full pipe already interrupts it
             if not self._closed:  # else another file may have this descriptor
                 os.write(self._wake_write, b"x")

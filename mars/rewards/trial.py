@@ -66,7 +66,8 @@ def run_trials(
     """Scores rows of (name, item) in order, each when the caller asks for its result.
 
     Built-in rewards run in this process. A user's function runs in a worker, as in a run: the worker is killed if an
-    answer takes longer than `timeout_s` seconds. by_prompt: the function takes lists; each answer is a list of one.
+    answer takes longer than `timeout_s` seconds. by_prompt: the function takes lists, so each row is
+    passed to it as a list of one item.
     Raises, before the first answer is scored, ConfigError for a reward that cannot be loaded and DataError with all
     truths that the reward cannot use.
     """

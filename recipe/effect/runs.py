@@ -26,7 +26,10 @@ TRAIN = (sys.executable, "-m", "mars.main")
 
 @dataclass(frozen=True)
 class RunEnd:
-    """How a run, or a stage before it, ended. problem: None if it succeeded; else what went wrong, with its log."""
+    """How a run ended, or a task that comes before the runs: making the rows, or a cold start.
+
+    problem: None if it succeeded; else the reason. If its command failed, this has the last lines of the command's log.
+    """
 
     name: str
     seconds: float

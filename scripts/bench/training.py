@@ -26,8 +26,8 @@ class Job:
 
     experiment: name of an experiment in scripts/bench/experiment or configs/experiment.
     kill_after_last_step: the run gets one more step and is killed in it, so that it writes neither checkpoint nor
-    policy. After `timeout`, it is killed without time to end by itself. Only for cluster=local, because Ray's processes
-    would stay for a while.
+    policy. If it is not done after `timeout`, it is killed at once; other runs get some time to end by
+    themselves. Only for cluster=local, because Ray's processes would stay for a while.
     """
 
     name: str

@@ -133,7 +133,9 @@ def _two_drawings(rng: np.random.Generator, task: Task) -> tuple[_Drawing, _Draw
 
 
 def right_for_both(one: str, other: str) -> bool:
-    """Whether some box with edges in eighths has an IoU of RIGHT_IOU or more with each of two boxes.
+    """Whether some box has an IoU of RIGHT_IOU or more with each of two boxes.
+
+    All edges are whole eighths of the image's side, written as numbers from 0 to 8.
 
     >>> right_for_both("0 0 2 2", "0 2 2 4")  # "0 0 2 4" contains both, and each is half of it
     True
