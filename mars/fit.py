@@ -174,7 +174,8 @@ def is_finished(run: TrainRunConfig, stream: PromptRounds, step: int, state: Sam
 
     With num_epochs a run ends when it has drawn N = num_epochs * len(stream) prompts. This is earlier than `last_step`
     if steps draw several rounds, and later if the sampler's rounds have fewer than `prompts_per_step` prompts. A run
-    that never draws N prompts ends too: after step `last_step` if `state.surplus` is 0, else after step N.
+    that never draws N prompts ends too. With `state.surplus` 0, as in rounds of `prompts_per_step` prompts each, it
+    ends after step `last_step`; else after N steps, which are enough even with one prompt per step.
     """
     if run.num_steps is not None or run.num_epochs is None:
         return step >= last_step(run, stream)

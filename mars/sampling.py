@@ -1,10 +1,9 @@
 """The first half of a training step: from prompts to responses with their advantages.
 
     stream ── prompts ──> plan ── requests ──> engine ── samples ──> reward processes
-                                                                        │ scores
-     ┌── selection <── advantages <── penalties, <── rollouts by prompt ┘
-     │                 computed here,  hook shaping
-     │                 once, in float64
+                                                                                │ scores
+     ┌── selection <── advantages <── penalties, shaping <── rollouts by prompt ┘
+     │                 (computed here, once, in float64)
      ├── up to `prompts_per_step` prompts ── hook advantage ──> `Sampled.kept`: this step trains on them
      └── kept prompts beyond that ──────────> `SamplingState.carried`: the next step trains on them first
 

@@ -40,7 +40,7 @@ def scored_rollouts(parts: StepParts, prompts: Sequence[Prompt], step: int, time
 
     One engine call generates all views of all prompts, so that multi and mono views share the engine's caches. A second
     call follows if `anchor.allocation` distributes the second half of the multi rollouts by the results of the first
-    half. Another call follows if a recipe asks more about the responses.
+    half. Another call follows if a recipe has extra requests that depend on the scored responses.
     """
     plan = parts.plan_at(step)
     planned = plan.planned(prompts, step)

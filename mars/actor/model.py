@@ -222,7 +222,7 @@ def _compute_buffers(backbone: Any, where: str) -> None:
 
 
 def fill(policy: PolicyModel, model: ModelConfig, placement: Placement, key: str = "model.path") -> None:
-    """Fill a policy of `empty_policy` with the weights of its files. If it is sharded, read only this rank's rows.
+    """Fill a policy of `empty_policy` with the weights in `model`'s files. If sharded, read only this rank's rows.
 
     Raises SetupError if the files do not have exactly the weights of the model.
     """
@@ -242,8 +242,8 @@ def freeze(policy: PolicyModel, parts: Sequence[Part]) -> None:
 def shard(policy: PolicyModel, mesh: DeviceMesh, dtype: str, offload: Offload) -> Placement:
     """Shard with FSDP2: each vision block and decoder layer is a unit; all else (embeddings, head …) is in the root.
 
-    In bfloat16, FSDP2 casts the parameters that it gathers for a forward. Shards, gradients and their reduction over
-    ranks are float32. Returns the devices on which the weights must be.
+    With dtype "bfloat16", FSDP2 gathers the parameters for a forward in bfloat16. Shards, gradients and their
+    reduction over ranks are float32. Returns the devices on which the weights must be.
     """
     precision, place = MixedPrecisionPolicy(), OffloadPolicy()
     if dtype == "bfloat16":

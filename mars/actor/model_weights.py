@@ -1,7 +1,7 @@
 """Read a model's weights from its safetensors files. Each rank reads only the rows that it holds.
 
 At first the model is on torch's meta device: it has names and shapes but no memory. Names in the files are translated
-as in transformers' `from_pretrained`. The policy is saved under the names in the files.
+as in transformers' `from_pretrained`. The policy's weights are saved under the names in the files.
 """
 
 from __future__ import annotations

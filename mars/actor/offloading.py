@@ -14,8 +14,9 @@ from mars.offload import HostCopies
 class Offloading:
     """Moves the trainer's tensors to host memory and back.
 
-    policy: sharded. reference: the model of the KL term; None if it needs no memory of its own. on_cpu: whether
-    parameters and optimizer states are always in CPU memory (`actor.offload=cpu`); then only buffers are moved.
+    policy: sharded. reference: the reference model; None if there is none, or if it needs no memory of its own.
+    on_cpu: whether parameters and optimizer states are always in CPU memory (`actor.offload=cpu`); then only buffers
+    are moved.
     Gradients and activations are not moved, because they exist only inside an update.
     """
 

@@ -101,8 +101,7 @@ def agreed(mine: Mapping[int, str], device: torch.device) -> dict[int, str]:
 
 
 def merged_over_ranks(mine: Mapping[Any, Value]) -> dict[Any, Value]:
-    """The entries of all ranks. If ranks share a key, the lowest rank's entry counts. A collective call, made
-    rarely."""
+    """The entries of all ranks. If ranks share a key, the lowest rank's entry counts. A collective call."""
     parts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(parts, dict(mine))
     return {key: value for part in reversed(parts) for key, value in part.items()}

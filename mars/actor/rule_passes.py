@@ -83,7 +83,7 @@ class _Extra:
 
 
 class BatchPasses:
-    """The passes of one batch. read: name of a pass -> its prompts."""
+    """The passes of one batch. read: name of a pass -> the batch's prompts with the images that the pass uses."""
 
     def __init__(
         self, passes: RulePasses, batch: TrainBatch, read: Mapping[str, ReadPrompts], rank: int, objective: Objective
@@ -151,8 +151,8 @@ class BatchPasses:
 class PreparedBatch:
     """What the updates of a batch use: its prompts, old log-probs of forwards, and the passes of a rule.
 
-    old: forward -> its old log-probs. May lack the forwards of the first update, which does not read it: the first
-    update uses the log-probs of its own forward.
+    old: forward -> its old log-probs. May lack the forwards of the first update: it uses the log-probs that
+    it computes itself, because no weight has changed yet.
     """
 
     prompts: ReadPrompts

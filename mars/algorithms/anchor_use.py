@@ -56,7 +56,7 @@ class AnchorUse:
         return rollouts, AnchorCounts(refused, unshuffled)
 
     def metrics(self, rollouts: Sequence[PromptRollouts], counts: AnchorCounts) -> dict[str, float]:
-        """Metrics of the prompts that were sampled in a step; {} without guided groups and shuffling."""
+        """Metrics of the prompts that were sampled in a step; {} with neither guided groups nor shuffling."""
         metrics = {} if self.shuffle == "off" else {"mars/anchors_unshuffled": float(counts.unshuffled)}
         if not self.guided:
             return metrics

@@ -1,7 +1,7 @@
 """`ScoringSpec`: what a trainer computes of each response without training on it.
 
-A run needs `KL_TO_REFERENCE` with algorithm.kl_placement=reward, and the spec of each `Signal` that a shaping asks for
-(mars/hooks/contract.py).
+A run computes `KL_TO_REFERENCE` if algorithm.kl_placement=reward, and the spec of each `Signal` that a shaping asks
+for (mars/hooks/contract.py).
 """
 
 from __future__ import annotations

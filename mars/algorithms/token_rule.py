@@ -91,7 +91,8 @@ class TokenFacts:
     settings: Mapping[str, float]
 
     def now(self, file: str, settings: Any) -> Any:
-        """The `Settings` of a file with the values of this step's `ramps`. file: its name in `recipe.settings`.
+        """`settings` with this step's values of those that have ramps. file: the name in `recipe.settings` of the file
+        to which these settings belong.
 
         Raises ConfigError if a ramp changes these settings, but `file` is not the file that they belong to.
         Example: with settings {"recipe.settings.own.weight": 0.2}, now("own", Settings(weight=1.0)) has weight 0.2.

@@ -84,7 +84,7 @@ def plan_updates(
         prompt is a run by itself.
     by_length: whether padded rows are sorted by length, so that the rows of a forward need little padding.
 
-    Example: 3 prompts of one response each, 2 per update, 1 rank -> two updates, with the rows (0, 0), (1, 0) and
+    Example: 3 prompts of one response each, 2 per update, 1 rank -> two updates: rows (0, 0) and (1, 0), then row
     (2, 0).
     """
     plan_update = _plan_packs if packing == "shared_prefix" else partial(_plan_rows, by_length=by_length)

@@ -33,7 +33,8 @@ def check_architecture(path: str, key: str, trust_remote_code: bool) -> None:
 
     - transformers can read config.json, the processor and the image processor;
     - the sizes and numbers of config.json are possible ones;
-    - the weights are exactly those of the architecture. A missing weight would start at random;
+    - the weights are exactly those of the architecture, because a missing weight would start at random. Not checked
+      for a model with code of its own (auto_map in config.json), which decides how its weights are loaded;
     - the configuration can be saved, so that the trained policy can be.
     """
     from transformers import AutoConfig

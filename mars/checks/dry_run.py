@@ -63,7 +63,7 @@ def report(config: TrainConfig) -> None:
 
 
 def checked_hooks(config: TrainConfig) -> StepHooks:
-    """Make the hooks of a run, each once, and check them: try the image transforms, and check the reference model.
+    """Make each hook of a run once, but not the sampler. Try the image transforms, and check the reference model.
 
     Returns the hooks that a step calls. A worker makes the image transforms and the token rule again, in its own
     process. The sampler is made later, with the rows. `config.recipe` must come from `hooks.load.resolved`.

@@ -153,9 +153,9 @@ def engine_memory(
 ) -> dict[str, int]:
     """Bytes on one GPU of an engine: the weights, and the KV cache of max_num_seqs sequences of maximal length.
 
-    KV cache per token: 2 (keys and values) x layers x KV heads x head size x bytes, of layers with full attention. With
-    less memory the engine runs fewer sequences at once. Layers with linear attention have a state in float32 for each
-    sequence instead, whatever its length.
+    KV cache per token: 2 (keys and values) x layers with full attention x KV heads x head size x bytes per number.
+    Layers with linear attention instead have a state in float32 for each sequence, of the same size for any length.
+    With less memory the engine runs fewer sequences at once.
     Example: 36 layers, 2 KV heads of 128 in bfloat16: 36,864 bytes per token.
     """
     states = 4 * shape.linear_state * shape.num_linear_layers * max_num_seqs // tensor_parallel_size

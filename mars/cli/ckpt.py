@@ -86,7 +86,8 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write the policy of a checkpoint as a Hugging Face folder. Default: the newest that is undamaged. Without
-    --adapter: checks that OUT and model.path give a prompt equal tokens and image tensors; prints how to serve OUT."""
+    --adapter: checks that OUT makes the same tokens and image tensors of a prompt as model.path; prints how to serve
+    OUT."""
     from mars.checkpoint.saver import SHARDS_FOLDER
     from mars.config.load import load_saved_config
     from mars.config.schema import SftConfig

@@ -135,7 +135,7 @@ def _config_dirs(words: Sequence[str]) -> Iterator[Path]:
 
 
 def _words(context: typer.Context) -> list[str]:
-    """The words taken so far by parameters with several values; then "=", if bash asks for what follows a "="."""
+    """The words already typed for parameters that take several values; last a "=", if bash asks for what follows it."""
     words = [str(word) for value in context.params.values() if isinstance(value, list | tuple) for word in value]
     return [*words, _SIGN] if _is_behind_sign() else words
 

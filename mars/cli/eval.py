@@ -223,7 +223,7 @@ def show(
         typer.Option(min=1, help="The first N questions; with --html N from everywhere. Default: all; 24 with --html."),
     ] = None,
 ) -> None:
-    """Print the questions and answers of a result file. With truths and stored rewards; as a page with --html."""
+    """Print the questions of a result file, with answers, truths and stored rewards. --html writes a page instead."""
     from mars.evaluation.files import read_partial
     from mars.output.files import check_page
     from mars.output.text import visible

@@ -163,7 +163,8 @@ def _section(settings: dict[str, Any], dotted: str) -> dict[str, Any]:
 def refuse_secret(key: str, value: Any, variables: Mapping[str, str]) -> None:
     """Raises ConfigError if `value` contains a secret.
 
-    Secrets are the values of `variables`, and of environment variables with a name like WANDB_API_KEY.
+    Secrets are the values of `variables`, and of environment variables with a name like WANDB_API_KEY, that have at
+    least 8 characters.
     """
     named = {text: name for name, text in variables.items() if len(text) >= _MIN_SECRET_CHARS}
     for secret, name in (secret_values(os.environ) | named).items():

@@ -3,7 +3,7 @@
     ImageReader (driver's node) ── encoded bytes, once per node and content ──> ImageStore (each node) ──> its workers
 
 A message holds up to 8 MiB, or one larger image. A store waits for up to three messages at once (for more only if
-images that its cache has dropped are needed again). It copies what arrives to its disk, so images do not stay in Ray's
+images that its cache has dropped are needed again). It keeps what it gets on disk, so images do not stay in Ray's
 object store.
 """
 

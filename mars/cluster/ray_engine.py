@@ -264,7 +264,7 @@ class RayEngine:
     def _leave_alone(self, index: int, error: MarsError) -> None:
         """Go on without an absent engine that could not be built, unless other engines would fail too.
 
-        Raises `error` if no engine works, or if the build failed on the engine's old node: the node is not the reason.
+        Raises `error` if no engine works, or if the build failed on the engine's old node: others would then fail too.
         """
         is_same = index in self._builds and self._absent.node(index) in (None, self._group.node(index))
         if is_same or not self._absent.others():

@@ -49,7 +49,7 @@ def ray_cluster(
         runtime_env, workers reuse processes that Ray starts in advance, which is faster. A running cluster does not
         inherit the variables, so they are yielded.
     num_cpus: Ray CPUs of a cluster started here, independent of the number of cores.
-    log_dir: folder for what Ray prints, and for the last 256 KiB of each log that is kept of a cluster started here.
+    log_dir: folder for what Ray prints and, of a cluster started here, for the last 256 KiB of each of its main logs.
     Raises SetupError if the cluster cannot be reached or started.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

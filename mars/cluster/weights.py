@@ -165,8 +165,8 @@ class RankSender:
     def start(self, version: int, engines: Mapping[int, str], restarts: int) -> Meeting:
         """Start a send. Returns the `Meeting`, which has the address and the names that engines and ranks connect by.
 
-        The group of the last send is used again if that send did not fail, the engines are the same, and no engine was
-        replaced since.
+        `Meeting.group` is that of the last send if that send did not fail, the engines are the same, and no engine was
+        replaced since; else it is a new one.
         """
         from mars.weights.store import DriverStore
 

@@ -279,7 +279,7 @@ class WorkerGroup:
         return getattr(self.workers[index], method).options(num_returns="streaming").remote(argument)
 
     def close(self) -> None:
-        """Call close() on every worker, then kill it."""
+        """Call close() on every worker that has started, then kill all workers."""
         started = [worker for i, worker in enumerate(self.workers) if self._process(i) is not None]
         calls = [worker.close.remote() for worker in started]
         busy = ray.wait(calls, num_returns=len(calls), timeout=_CLOSE_TIMEOUT_S)[1] if calls else []

@@ -18,7 +18,8 @@ from mars.output.problems import refuse
 def read_public(path: Path) -> tuple[Answer, ...]:
     """The answers of a file in the public format. An entry's position is its prompt id; each of its texts is an answer.
 
-    Raises DataError if the file is not a list, or with a table of all entries that cannot be used.
+    Raises DataError if the file is not a list or the list is empty, or if entries cannot be used (with a table of all
+    such entries).
     """
     try:
         entries = json.loads(read_bytes(path))

@@ -58,8 +58,8 @@ def task_of_rows(file: str) -> str | None:
 def convert_questions(
     questions: str, paths: ResultPaths, image_root: str | None, on_bad_sample: OnBadSample
 ) -> tuple[str, Mapping[str, int]]:
-    """Write a .json file of questions as parquet. Returns the folder that its image paths start at, and how
-    many questions were dropped for each reason.
+    """Write a .json file of questions as parquet. Returns the folder that image paths in the parquet file start at, and
+    how many questions were dropped for each reason.
 
     Raises DataError as `mars.data.convert.write.write_set` does.
     """

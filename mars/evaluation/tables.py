@@ -22,9 +22,9 @@ _LABELS = {
 
 
 def quantity_label(quantity: str, threshold: float | None = None) -> str:
-    """The row of a quantity of `summary.prompt_values`: "Multi", "Mono infrared", "Share with IoU > 0.5".
+    """The label in tables for a quantity of `summary.prompt_values`: "Multi", "Mono infrared", "Share with IoU > 0.5".
 
-    A view of several sources, as the anchors of `anchor=all_but_one` have, is "Only rgb+depth".
+    The label of a view of several sources (an anchor view of `anchor=all_but_one`) is "Only rgb+depth".
     """
     if quantity == "share_over_threshold":
         return f"Share with IoU > {threshold:g}"
@@ -101,7 +101,10 @@ def print_table(table: Table) -> None:
 
 
 def cell(estimate: Mapping[str, Any] | None, sign: str) -> str:
-    """In percent: "53.1 [48.2, 58.0]". sign: "+" shows the sign of positive numbers too."""
+    """The mean and its interval in percent: "53.1 [48.2, 58.0]"; "–" without an estimate.
+
+    sign: "+" shows the sign of positive numbers too.
+    """
     if not estimate:
         return "–"
     mean, low, high = (format(100 * estimate[key], f"{sign}.1f") for key in ("mean", "low", "high"))

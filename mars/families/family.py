@@ -63,7 +63,10 @@ class ImageSizing(Protocol):
 
 
 class ModelForward(Protocol):
-    """The family's part of a forward. model: `backbone.model`, a model without its head."""
+    """The family's part of a forward.
+
+    model: the Hugging Face model without its head: `backbone.model` of mars/actor/model.py.
+    """
 
     def positions(self, model: Any, input_ids: Tensor, image_id: int, grids: Sequence[Grid]) -> Tensor:
         """Positions of a prompt: int64 [A, P], with A = 3 axes (time, height, width) for M-RoPE, else 1.

@@ -83,8 +83,9 @@ def refers_alike(text: str, shown: Sequence[ImageRef], whole: Sequence[ImageRef]
 
 
 def load_filter(spec: str | None) -> UserFunction | None:
-    """The function that `spec` names: `anchor.guide_filter` with the absolute path of its file. None if `spec` is None.
+    """The function that `spec` names; None if `spec` is None.
 
+    spec: the value of `anchor.guide_filter`, with the absolute path of the file.
     Raises ConfigError for a function that cannot be loaded or does not take (response, view, prompt).
     """
     if spec is None:

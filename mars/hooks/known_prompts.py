@@ -54,7 +54,8 @@ class KnownPrompts:
     def read(self, file: str) -> tuple[Prompt, ...]:
         """The prompts of the file's good rows; () if it cannot be read. The file is read when it is first asked for.
 
-        A row is left out if it is in a known file with the same contents, or if a known prompt has its `declared_id`.
+        Rows of a file whose contents equal those of a file read before, or of the only training file, are left out. A
+        row is also left out if a known prompt has its `declared_id`.
         """
         if file not in self._files:
             self._keep(file, self._read_file(file))

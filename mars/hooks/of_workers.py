@@ -19,7 +19,8 @@ from mars.image_transform import ImageTransform
 def image_transforms(recipe: RecipeConfig, ramps: Sequence[Ramp]) -> dict[str, ImageTransform]:
     """The transforms by name. Raises ConfigError as `make_hook` does.
 
-    recipe: as `resolved` of mars/hooks/load.py returns it. ramps: those of the run; a transform cannot follow any.
+    recipe: as `resolved` of mars/hooks/load.py returns it.
+    ramps: those of the run. A transform that reads a setting which one of them changes gets a ConfigError.
     """
     return {
         name: make_hook(recipe, f"recipe.transforms.{name}", spec, {"__call__": 3}, [], ramps)

@@ -36,7 +36,10 @@ def check_ramps(ramps: Sequence[Ramp], hooks: Sequence[Named[Any]]) -> None:
 
 
 def _followed(named: Named[Any]) -> tuple[str, ...]:
-    """The settings that the hook names. Raises ConfigError unless they are a tuple of names of its file's settings."""
+    """The hook's attribute `ramps`; () if it has none.
+
+    Raises ConfigError unless it is a tuple of names of settings of the hook's file.
+    """
     names = getattr(named.hook, "ramps", ())
     known = [] if named.settings is None else [field.name for field in fields(named.settings)]
     if not isinstance(names, tuple) or any(name not in known for name in names):
@@ -60,8 +63,9 @@ def _check_ramp(ramp: Ramp, file: str, name: str, settings: Any, names: Sequence
 
 
 def _check_values(settings: Any, changing: Mapping[str, Ramp]) -> None:
-    """Make a recipe's settings with the values of each step, and with both ends of all ramps, so that the check in
-    their own class (`__post_init__`) sees these values. Raises ConfigError if it refuses some."""
+    """Make the settings of a hook's file with both ends of all ramps, and with the values of each step (of about
+    `_MOST_STEPS` steps if there are more), so that the check in their class (`__post_init__`) sees these values.
+    Raises ConfigError if this check refuses some."""
     last = max(ramp.start + ramp.steps for ramp in changing.values())
     tried: list[tuple[str, dict[str, float]]] = [
         (f" in step {step}", {name: ramp.at(step) for name, ramp in changing.items()})

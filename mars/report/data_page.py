@@ -33,7 +33,7 @@ def write_sheet(
 
     Raises DataError if the file cannot be read or has no usable row from `first` to `last` (without `first` and `last`
     the page then has only problems), SetupError if `out` cannot be written, and
-    ConfigError if its name does not end with .html.
+    ConfigError if its name ends with neither .html nor .htm.
     """
     check_page(out, "OUT")
     root = None if image_root is None else str(image_root)

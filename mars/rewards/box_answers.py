@@ -201,7 +201,7 @@ def _as_json_string(literal: str) -> str:
 
 
 def _in_prose(text: str, why: ValueError) -> list[Any]:
-    """The entries of the only list in a text; [] if a sentence says that there is nothing."""
+    """The entries of the only list in a text, or of lines with a box each; [] for a sentence that there is nothing."""
     starts = [place for place in map(text.find, "[{") if place >= 0] or [
         place for place in [text.find("(")] if place >= 0
     ]

@@ -178,7 +178,7 @@ def _check_folders(spec: RewardsBySet, in_threads: bool) -> None:
 
 
 def _check_scorer(spec: str, scorer: ScorerName) -> None:
-    """Raises ConfigError if a user's function is to be scored with another scorer than strict."""
+    """Raises ConfigError unless `scorer` is "strict": the score of a user's function has no second formula."""
     if scorer != "strict":
         built_in = built_in_names(" and ")
         raise ConfigError(f"reward.scorer: only {built_in} have two scorers; got {scorer} with {spec}; give strict")

@@ -14,7 +14,8 @@ from mars.types import MAX_SCORE, RewardResult
 
 def as_result(value: Any) -> RewardResult:
     """The result for `value`, which a user's function returned for one answer. `value` must be one of the following,
-    with finite numbers and a score within -MAX_SCORE to MAX_SCORE. Anything else gives `failed` with the reason.
+    with finite numbers, a score within -MAX_SCORE to MAX_SCORE, and, if it has an accuracy, one in [0, 1]. No part may
+    have a name of `ADDED_PARTS`. Anything else gives `failed` with the reason.
 
     - a number (int, float, NumPy's, an array or tensor without dimensions): the score; accuracy is the score clipped
       to [0, 1];

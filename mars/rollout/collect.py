@@ -123,7 +123,7 @@ def _given_reward(extra: ExtraFacts) -> RewardResult | None:
 
 
 def _once_per_view(frames: BoxFrames) -> BoxFrames:
-    """The same function with a cache: it computes the sizes of a view only for the view's first sample."""
+    """`frames` with a cache: the sizes of a view are computed only for its first sample."""
     known: dict[tuple[str, View, tuple[Source, ...]], tuple[Size | None, Size | None]] = {}
 
     def remembered(prompt: Prompt, view: View) -> tuple[Size | None, Size | None]:

@@ -72,8 +72,8 @@ class ExtraPlan:
     """before: the hook's requests for a prompt, before sampling. after: those for its scored rollouts. Both get the
     step.
 
-    encode: (messages, number of images) -> prompt ids. encode_response: text -> ids; the last id ends the response.
-        Both raise DataError for a text that would become a special token.
+    encode: (messages, number of images) -> token ids of the prompt. encode_response: text -> token ids, the last of
+        which ends the response. Both raise DataError for a text that would become a special token.
     sampling: of multi responses in the step. max_response_tokens: `rollout.max_response_tokens`, without `ramps`.
     max_prompt_tokens: `data.max_prompt_tokens`. max_images: the largest number of images in one prompt of the run.
     part_weights: whether advantages are computed from parts of the reward (`algorithm.part_weights`).

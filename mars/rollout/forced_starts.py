@@ -16,7 +16,7 @@ PLACE = "{source}"
 
 
 class StartOfSource:
-    """Source -> the first tokens of the responses that are to use it.
+    """Source -> the first tokens of the responses to its anchor view.
 
     text: `anchor.forced_start`. encode: text -> ids, the last of which ends a response.
     max_response_tokens: at least one token must be left to sample.

@@ -27,8 +27,8 @@ class ActivityFile:
         self._record = OptionalRecord(self._path)
 
     def write(self, activity: Activity) -> None:
-        """Replace the file. A failure is logged once and the next call tries again, because a run does not need the
-        file.
+        """Replace the file. A run does not need it, so a failure raises nothing: the first of several in a row is
+        logged, and the next call tries again.
 
         Does not wait until the file is on the disk, because nobody needs it after a crash of the machine.
         """

@@ -82,7 +82,7 @@ def last_word(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
 
 
 def completed_step(events: Sequence[Mapping[str, Any]], last_step: int) -> int | None:
-    """`finished_step`, if the finished attempt was planned to reach `last_step` or beyond; else None.
+    """`finished_step`, if the finished attempt reached `last_step` or was planned to reach it; else None.
 
     With run.num_epochs an attempt may finish before the step that was planned as the last, because dynamic sampling can
     draw more than one round of prompts in a step.

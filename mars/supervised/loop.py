@@ -1,4 +1,4 @@
-"""The loop of a cold start: load, step, held-out loss, checkpoint, track, stop."""
+"""The loop of a cold start: a step, the held-out loss if due, tracking, a checkpoint if due, and the next step."""
 
 from __future__ import annotations
 

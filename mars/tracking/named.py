@@ -1,4 +1,4 @@
-"""The trackers in `tracking.to`. They are checked before a run starts. Each is then built in a thread of its own.
+"""The trackers in `tracking.to`: checked before a run starts, then each built in a thread of its own, except "report".
 
 "wandb", "path/to/file.py:Class" ──> `checked` ──> `factories` ──> the copies of `MultiTracker`
 """

@@ -18,7 +18,7 @@ _LONGEST_NAME = 13  # "wait_rollouts"
 
 
 def stage_shares(row: Mapping[str, Any]) -> list[tuple[str, float, float]]:
-    """(stage, seconds, share of the step) of a row of metrics.jsonl, in the order in which stages run.
+    """(stage, seconds, share of the step) of a row of metrics.jsonl, in the order of `STAGES`, then "driver", "other".
 
     Stages that overlap with others are left out. "other" is the rest of the step.
 

@@ -70,12 +70,12 @@ class SendGroup:
             work.wait()  # raises what went wrong
 
     def leave(self) -> None:
-        """Break the connections. A send that is still in progress fails for all members.
+        """Leave the group. A send that is still in progress fails for all members.
 
-        The members are also told through the store, because gloo does not always notice a broken connection. gloo
-        cannot end an operation before its deadline either, and freeing the group would wait for the operation. So a
-        gloo group with an operation in progress is kept, with the tensor that the operation may still write to. Both
-        are freed at the first send after the deadline.
+        They are told so through the store, because gloo does not always notice a broken connection. gloo cannot end an
+        operation before its deadline, and freeing the group would wait for the operation. So a gloo group with an
+        operation in progress is kept, with the tensor that the operation may still write to. Group and tensor are
+        freed at the first send after the deadline.
         """
         self.store.leave()
         if self._group is not None and self._device.type == "cuda":

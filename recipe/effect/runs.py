@@ -26,7 +26,7 @@ TRAIN = (sys.executable, "-m", "mars.main")
 
 @dataclass(frozen=True)
 class RunEnd:
-    """How a run ended, or a task that comes before the runs: making the rows, or a cold start.
+    """How a run ended, or how a task before the runs ended: making the rows, or a cold start.
 
     problem: None if it succeeded; else the reason. If its command failed, this has the last lines of the command's log.
     """

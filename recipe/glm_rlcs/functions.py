@@ -32,7 +32,7 @@ class Settings:
     """buckets: of equal width, by a prompt's share of right responses. unseen: the share assumed for an unknown prompt.
 
     pass_rate: the field of `extra_info` with the share from before training; None if rows have none.
-    rate_decay, invalid_decay: of the moving averages of a prompt's share, and of the share of prompts without signal.
+    rate_decay: of the moving average of a prompt's share. invalid_decay: of the moving average of `invalid_share`.
     max_factor: largest number of prompts in a round, in units of data.prompts_per_step.
     right_from: accuracy from which a response is right.
     """

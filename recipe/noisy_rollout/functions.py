@@ -42,7 +42,8 @@ def noise(settings: Settings) -> ImageTransform:
 
 
 class NoisyRollouts:
-    """Samples every prompt also with noise on all its images. These responses are guests with a bounded ratio.
+    """Samples every prompt also with noise on all its images. These responses are guests, and the probability ratio of
+    their tokens is bounded as for multi responses.
 
     Anchors see clean images.
     """

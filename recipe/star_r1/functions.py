@@ -56,7 +56,7 @@ def score(item: RewardInput) -> RewardResult:
 
 
 def true_changes(truth: str) -> list[Change]:
-    """The changes of a truth. Raises DataError if it is not a list of changes."""
+    """The changes of a truth. Raises DataError if `read_changes` finds none."""
     true = read_changes(truth)
     if not true:
         raise DataError(f'truth: got {truth[:80]!r}; want JSON such as [["3", "color", "red"]]')
@@ -92,7 +92,9 @@ def credit(stated: Sequence[Change], true: Sequence[Change], settings: Settings)
 
 
 def read_changes(text: str) -> list[Change] | None:
-    """The changes of a JSON text; None unless it is a list of lists of three texts or finite numbers.
+    """The changes in a text. What stands before its first [ and after its last ] is ignored.
+
+    None unless the rest is a JSON list of lists of three, each a text or a finite number.
 
     >>> read_changes('[[3, "Color", "Red"]]')
     [('3', 'color', 'red')]

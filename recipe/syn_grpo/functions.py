@@ -109,7 +109,7 @@ def description_of(text: str) -> str | None:
 
 
 class DescriptionReward:
-    """Adds `weight` * (d(x) - m) to the advantage of each response to prompt x that has a description.
+    """Adds `weight` * (d(x) - m) to the advantage of a response to prompt x, if the response has a description.
 
     d(x): running mean of `diversity` over the rows made from x. m: the same over the rows made from any prompt.
     """

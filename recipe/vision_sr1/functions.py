@@ -56,7 +56,7 @@ def description_of(text: str) -> str | None:
 
 
 class DescriptionAlone:
-    """For each response, asks its question with its description instead of the images.
+    """For each response that has a description, asks the prompt's question with this description instead of the images.
 
     Each request has one sample, with the sampling settings of multi responses.
     """

@@ -66,7 +66,8 @@ def worth(prompt: Prompt) -> float:
 
 
 class TrueAnswer:
-    """Adds the true answer to a prompt, unless a multi response has a score as high, or none is valid."""
+    """Adds the true answer to a prompt's responses, unless a valid multi response has at least its score, or no multi
+    response is valid."""
 
     def before(self, prompt: Prompt, facts: StepFacts) -> Sequence[Injected]:
         return ()
@@ -79,7 +80,7 @@ class TrueAnswer:
 
 
 class NeverAgainst:
-    """Weight 0 for a true answer if a response has at least its reward, or if its advantage is not above 0.
+    """Weight 0 for a true answer whose advantage is not above 0, or whose reward a valid multi response has or exceeds.
 
     This only happens with penalties, with another reward than `score`, or because of the rewards of anchors.
     """

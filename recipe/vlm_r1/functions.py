@@ -35,7 +35,7 @@ def detection(item: RewardInput) -> RewardResult:
 def reference(item: RewardInput) -> RewardResult:
     """score = iou (0 to 1) + format (0 or 1), for a truth of one box. accuracy: iou.
 
-    iou: of the answer's first box; 0 without a box. Raises DataError for any other truth.
+    iou: of the answer's first box; 0 without a box. Raises DataError for a truth that is not one box.
     """
     true = the_box(item.truth)
     ours = [entry.box for entry in read_labelled(item).boxes[:1]]

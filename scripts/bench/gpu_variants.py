@@ -20,7 +20,8 @@ MEMORY_SHARE = 0.9
 
 @dataclass(frozen=True)
 class Variant:
-    """overrides: applied after those of the case. compares: whether it also runs with actor.packing=padded.
+    """overrides: applied after those of the case. compares: whether it runs with each of the benchmark's --packings,
+    not only with the first.
 
     most_prompts, most_response_tokens: upper limits for the options --prompts and --response-tokens of the benchmark;
         None: no limit.
@@ -54,8 +55,8 @@ def estimated_memory(config: TrainConfig, group: Group) -> dict[str, int]:
     """Bytes on the trainer's GPU by purpose, from mars/checks/memory.py. A forward has as many whole groups as fit into
     actor.tokens_per_forward, but at least one.
 
-    With cluster=local this GPU also has the engine `hf`, unless engine and trainer take turns. The activations of the
-    vision tower, which mars/checks/memory.py leaves out, are estimated with the same formula.
+    With cluster=local this GPU also has the engine `hf`, unless engine and trainer take turns. Without LoRA, the vision
+    tower's activations, which mars/checks/memory.py leaves out, are added, estimated with its `activation_bytes`.
     """
     actor, rollout, dtype = config.actor, config.rollout, config.model.dtype
     folder = Path(config.model.path)

@@ -25,9 +25,9 @@ class Job:
     """special: the job's own overrides. folder: that of the workload. timeout: of the whole run, in seconds.
 
     experiment: name of an experiment in scripts/bench/experiment or configs/experiment.
-    kill_after_last_step: the run gets one more step and is killed in it, so that it writes neither checkpoint nor
-    policy. If it is not done after `timeout`, it is killed at once; other runs get some time to end by
-    themselves. Only for cluster=local, because Ray's processes would stay for a while.
+    kill_after_last_step: only for cluster=local, because Ray's processes would stay for a while. The run gets one more
+    step and is killed in it, so that it writes neither checkpoint nor policy. If it is not done after `timeout`, it is
+    killed at once; other runs get some time to end by themselves.
     """
 
     name: str

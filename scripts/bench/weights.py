@@ -188,5 +188,5 @@ def _with_way(config: TrainConfig, way: str) -> TrainConfig:
 
 
 def _prompt_length(request: RolloutRequest) -> int:
-    """Length of a prompt without images. Requests are shared out among engines by it, but here nothing is generated."""
+    """Stands in for the prompt length by which requests are shared out among engines. Nothing is generated here."""
     return len(request.prompt_token_ids)

@@ -1,4 +1,4 @@
-"""Questions about an image and a changed one (SSL4RL): the angle, the place of a part, whether two show one scene."""
+"""Questions about pairs of images (SSL4RL): angle of a rotation, place of a part, whether both show one scene."""
 
 from __future__ import annotations
 

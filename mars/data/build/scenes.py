@@ -147,7 +147,7 @@ class Scenes:
         All such scenes are equally likely.
 
         Images are the same if their files have the same bytes. If `take` raises RowError, another scene is drawn.
-        Raises RowError if there is no other scene, or if `take` has refused TRIES of them.
+        Raises RowError if there is no such scene, or once `take` has refused each of them, or TRIES draws.
         """
         own, why = self._contents(scene), "no other row with other images can be read"
         for found in islice(self._apart(own, chance), TRIES):

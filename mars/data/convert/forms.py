@@ -152,7 +152,7 @@ def _turns(record: Mapping[str, Any]) -> Any:
 def _refuse_unread(record: Mapping[str, Any], turns: Sequence[Mapping[str, Any]]) -> None:
     """Raises RowError for what this reader does not support and must not ignore.
 
-    These are tools, reasoning that stands under another key of a message than its content, and a mark that the
+    These are tools, reasoning in a message under a key beside `content`, and a mark that the
     response must not be trained on, such as label=false in the record, or weight=0 in the response's turn.
     turns: the turns of the conversation up to the response, which is the last of them.
     """

@@ -18,7 +18,8 @@ SETTLED_NS = 2 * 10**9  # a file that changed less than 2 s ago may change again
 class HeaderCache:
     """A context manager whose `probe` is `probe_size` with a cache. The file `path` is written when the block ends.
 
-    Caches only images without a problem, by the length and modification time of their files.
+    Caches the sizes of images without a problem. A cached size is used while the length and modification time of the
+    image's file stay the same.
     """
 
     def __init__(self, path: Path) -> None:

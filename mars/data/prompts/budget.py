@@ -96,7 +96,8 @@ _SWITCHES = {
 def check_image_processor(settings: Mapping[str, Any], family: Family, file: str) -> None:
     """Raises SetupError for another image processor than the family's, and for a switch that would change the pixels.
 
-    The first is common: folders of 2025 name Qwen2_5_VLImageProcessor, a class that transformers no longer has.
+    A wrong processor is common: model folders from 2025 name Qwen2_5_VLImageProcessor, a class that transformers no
+    longer has.
     """
     if "AutoImageProcessor" in str(settings.get("auto_map")):
         return  # a class of the folder's own code, which is loaded only with model.trust_remote_code
@@ -241,8 +242,9 @@ def source_budgets(source_pixels: SourcePixels, budget: ImageBudget) -> dict[str
 def limit_images(prompt: Prompt, budgets: Mapping[str, ImageBudget]) -> tuple[Prompt, list[RowProblem]]:
     """Set `resized` in the images of sources in `budgets`; also returns a problem for each image that gets too narrow.
 
-    The model's image processor has the limits for every image, `data.min_image_pixels` and `data.max_image_pixels`. It
-    does not resize these images again: their sides are multiples of its patches, and their sizes within its limits.
+    The model's image processor keeps the limits of all images, `data.min_image_pixels` and `data.max_image_pixels`. It
+    leaves an image resized to `resized` as it is: the sides are multiples of patch_size x merge_size, and the size is
+    within those limits.
     Example: with [3136, 200704] for "infrared" and patches of 14, merge 2, an infrared image of 1280x1024 becomes
     476x392, 238 tokens, whatever the budget of the other sources.
     """

@@ -85,7 +85,7 @@ def check_opening(tokenizer: Any, rendered: str, opening: str) -> None:
 def without_opening(response: str, opening: str) -> str | None:
     """The response without `opening`, which the prompt holds already; None if the response does not begin with it.
 
-    White space after the opening may differ.
+    White space before and after the opening may differ.
 
     >>> without_opening("<think>a car</think>", "<think>\\n")
     'a car</think>'

@@ -84,7 +84,7 @@ class StoredRow:
 
     @property
     def folder(self) -> str:
-        """What image paths are relative to without an image root: the file's folder, or the saved set's."""
+        """Where image paths start if no image root is given: the folder of the file, or that of the saved set."""
         saved = saved_set(self.file) if self.arrow else None
         return saved.path if saved is not None and saved.is_folder else os.path.dirname(self.place[0])
 

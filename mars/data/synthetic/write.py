@@ -37,7 +37,7 @@ def write_synthetic(out: str | Path, *, seed: int, sizes: SetSizes, bias: float)
 
         {visible,infrared}/{train,test}/ID.png, Annotations/ID.xml   LLVIP's layout, for `mars data convert llvip`
         cold_start.parquet, cold_start/{visible,infrared}/ID.png     rows with a worked answer (column `response`)
-        scenes.json                                                  per ID: light, and the decoy's box or null
+        scenes.json                                                  per ID: split, light, and the decoy's box or null
 
     The responses of the cold start are those of a simulated teacher, and may be wrong: its answer is the box that it
     sees in one image. If a row shows two images, that is the visible one with probability `bias`, whatever the light.
