@@ -206,8 +206,8 @@ def _run_file(setting: str, path: Path, imports: _FolderImports) -> ModuleType:
 
 
 def _refuse_two_modules(setting: str, path: Path) -> None:
-    """Raise ConfigError if a file imports a name that is both a module beside it and a module of Python or of a
-    package.
+    """Raise ConfigError if a file imports a name that is both a module beside it and a module of Python or of an
+    installed package.
 
     Which of the two the import finds would depend on what the process has imported before.
     """

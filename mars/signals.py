@@ -36,8 +36,8 @@ def measured(
     decode: Decode,
     stage: Callable[[], AbstractContextManager[Any]],
 ) -> SignalValues:
-    """Let the trainer compute each `Signal` of `asked` in one call, for the valid rollouts of the groups that it is
-    asked for.
+    """For each `Signal` of `asked`, call the trainer once. It computes the signal for the valid rollouts of the groups
+    for which `asked` wants it.
 
     decode: response ids to text. stage: a context that is entered if there is something to compute.
     """

@@ -1,8 +1,8 @@
 """What `mkdocs build` (mkdocs.yml) does with the pages besides rendering them.
 
 The pages are written to be read in the repository: they link to code and to pages outside docs/. The site gets a page
-for each of these files too, below repository/, so that it can be read from disk, without the repository. mkdocs calls
-the functions on_*. The others do not need mkdocs.
+for each of these files too, below repository/. So the whole site can be read from disk, without the repository. mkdocs
+calls the functions on_*. The others do not need mkdocs.
 """
 
 from __future__ import annotations
@@ -201,8 +201,8 @@ def with_lists(markdown: str) -> str:
 
 
 def with_pipes(markdown: str) -> str:
-    """The page with each escaped "|" in the code of a table written as HTML. Python-Markdown would show the escape's
-    backslash."""
+    """The page; where code in a table has an escaped "|", this code is written as HTML, because Python-Markdown would
+    show the backslash."""
 
     def code(match: re.Match[str]) -> str:
         text = match[1].replace("\\|", "|")

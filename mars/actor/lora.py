@@ -47,8 +47,8 @@ class LoraLinear(nn.Linear):
 def add_adapters(policy: PolicyModel, settings: LoraConfig, seed: int) -> None:
     """Give the chosen linear layers an adapter and freeze all other parameters. Call it before `shard`.
 
-    The adapters' initial values depend only on `seed`; each rank makes all of them on the CPU. When the weights are
-    read, set `policy.base_sum` to their `bit_sum`. Raises ConfigError if a target is not the name of a layer.
+    The adapters' initial values depend only on `seed`; each rank makes all of them on the CPU. After the weights have
+    been read, set `policy.base_sum` to `bit_sum(policy)`. Raises ConfigError if a target is not the name of a layer.
     """
     backbone = policy.backbone
     layers = {name: module for name, module in backbone.named_modules() if isinstance(module, nn.Linear)}

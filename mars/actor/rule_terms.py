@@ -113,7 +113,7 @@ def _shape(value: object) -> tuple[int, ...] | str:
 
 
 def totals_of(measured: Sequence[Mapping[str, Measured]], device: torch.device) -> dict[str, float]:
-    """The totals of an update over this rank's forwards and all ranks, in float64. A collective call.
+    """The numbers of `measure`, combined over an update's forwards on all ranks, in float64. A collective call.
 
     measured: the numbers of each forward of this rank, for at least one forward. Raises ConfigError on all ranks if the
     forwards differ in names or in how a number is reduced.

@@ -15,7 +15,8 @@ def method_metrics(rewards: PooledRewards, views: AnchorViews, advantages: Advan
     """Metrics of one step, over all prompts that were sampled in it (before any selection). Shares are in [0, 1].
 
     Rewards and means are equal if they differ by SCORE_TOLERANCE or less. Guests that are not in the pool, and guests
-    of `anchor.guide`, count only in critic/advantages, mars/frac_zero_signal and mars/frac_undefined.
+    of `anchor.guide`, count only in critic/advantages, mars/frac_zero_signal and mars/frac_undefined; guests of
+    `anchor.guide` also in mars/lambda.
 
     critic/rewards/mean|min|max       the rewards of the multi rollouts and of the guests in the pool
     critic/advantages/mean|min|max    over responses of weight 1; in one prompt the mean is (1 - lambda) gain / std

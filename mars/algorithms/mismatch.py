@@ -39,7 +39,7 @@ def logprob_difference(old_logprobs: Tensor, rollout_logprobs: Tensor, layout: T
 
 
 def engine_kl(old_logprobs: Tensor, rollout_logprobs: Tensor, layout: TokenLayout) -> Tensor:
-    """Sum over the counted tokens of the k3 estimate of KL(engine || trainer), in nats; a float64 scalar.
+    """The k3 estimate of KL(engine || trainer), summed over the tokens in the mask, in nats; a float64 scalar.
 
     The tokens were sampled by the engine. With d = rollout_logprobs - old_logprobs, the estimate of a token is
     exp(-d) - 1 + d, which is never negative. With top_p sampling the estimate is not 0 even if engine and trainer

@@ -57,7 +57,7 @@ class TokenLayout:
         return torch.where(self.mask, values, torch.zeros((), dtype=values.dtype, device=values.device))
 
     def sum_by_sequence(self, values: Tensor) -> Tensor:
-        """Sum of `values` (the layout's shape) over the counted tokens of each sequence: [num_sequences]."""
+        """Sum of `values` (the layout's shape) over each sequence's tokens in the mask: [num_sequences]."""
         sums = torch.zeros(self.num_sequences, dtype=values.dtype, device=values.device)
         return sums.index_add(0, self.sequence_index.reshape(-1), self.keep(values).reshape(-1))
 

@@ -140,9 +140,9 @@ class TokenTerms:
 class TokenRule(Protocol):
     """A rule of `recipe.tokens`.
 
-    passes: the further forwards that it needs. Each costs as much as a forward for old log-probs; a pass with gradient
-    costs two such forwards and a backward. measures: whether `measure` is called. If so, the first update of a step
-    needs a separate forward for the old log-probs. Otherwise it takes them from its own forward.
+    passes: the further forwards that it needs. A pass without gradient costs as much as a forward for old log-probs, a
+    pass with gradient two such forwards and a backward. measures: whether `measure` is called. If so, the first update
+    of a step needs a separate forward for the old log-probs. Otherwise it takes them from its own forward.
 
     The results of `measure` and `apply` must depend only on their arguments, and have the same names in every call. A
     rule may have an attribute `ramps`: the names of settings that may change during a run. Both methods read them with

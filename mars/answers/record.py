@@ -43,8 +43,8 @@ class Answer:
     row: "file:row" of the question. view: None for the multi view, ("infrared",) for a mono view.
     sample: index of this answer among the answers to the same view, or to the same extra request, from 0.
     extra: for an answer to a recipe's extra request, the request's name; for an anchor whose start was given,
-        "forced_source" (`anchor.kind`); None for any other answer. With a name of an extra request, `truth` is what
-        the answer was scored against.
+        "forced_source" (`anchor.kind`); None for any other answer. `truth` is the extra
+        request's own, if it has one.
     about: for an answer to an extra request about another answer (to the same view), the `sample` of that answer.
     truth_size, response_size: (width, height) that the coordinates of the boxes in truth and response refer to, as in
         `RewardInput`; both None where unknown.
@@ -53,7 +53,7 @@ class Answer:
         answer to an extra request, they are those of the prompt, not of the request.
     reward: what the run's reward function gave when the answer was sampled, penalties included; None if not scored.
     guest: of an answer to an anchor view: whether it was trained on with the multi prompt (`anchor.guide`).
-    step: training step in which a run kept the answer; None outside of a run.
+    step: training step in which a run recorded the answer; None outside of a run.
     """
 
     prompt_id: str

@@ -52,7 +52,8 @@ HAS_STATE = ("algorithm.reference_every",)
 
 @dataclass(frozen=True)
 class Changes:
-    """ "key: before -> now" of each changed setting. warned: the changes that are neither free nor refused."""
+    """ "key: before -> now" of each changed setting. free: those of `FREE`, which are only logged. refused: `accept`
+    raises ConfigError. warned: all others, which are logged as warnings."""
 
     free: tuple[str, ...]
     warned: tuple[str, ...]

@@ -79,8 +79,8 @@ class _Own:
 
 @validated(frozen=True, config=_AS_JSON)
 class _Kept:
-    """A prompt. Its rollouts are in a line of carried prompts if `carried`, else in a line of prompts sampled ahead.
-    Even with `carried`, they are in the latter if the next step, sampled ahead, leaves the prompt to the step after."""
+    """The advantages of a prompt. Its rollouts are in another line, among those of the carried prompts if `carried`.
+    Otherwise, and if it is the step sampled ahead that carries it, they are among those of prompts sampled ahead."""
 
     prompt_id: str
     carried: bool

@@ -211,7 +211,10 @@ def check_saving(config: Any, folder: Path, key: str) -> None:
 
 
 def _declared_class(folder: Path, key: str, kind: str) -> tuple[Path | None, str]:
-    """The file that names the class of a processor, and that class. kind: "image", "video", or "" for the whole."""
+    """The file that names a processor's class, and this name; without such a file None and words for a message.
+
+    kind: "image", "video", or "" for the processor of texts, images and videos together.
+    """
     own = {"image": "preprocessor_config.json", "video": "video_preprocessor_config.json", "": "tokenizer_config.json"}
     word = f"{kind}_processor_type" if kind else "processor_class"
     for name in ("processor_config.json", own[kind], "preprocessor_config.json"):

@@ -132,7 +132,7 @@ def trainer_memory(
 
 
 def _linear_attention(shape: ModelShape, tokens: int, num_layers: int | None) -> int:
-    """Bytes of the kernel of linear attention in `num_layers` layers at once; None for all.
+    """Bytes that the kernel of linear attention needs for `num_layers` layers at once (None: for all such layers).
 
     The kernel in torch works in float32. For each token and value head, with keys of K numbers, values of V numbers and
     chunks of C = 64 tokens, it keeps 8 K + 3 V + 5 C + K V / C numbers for backward. While backward computes a layer's

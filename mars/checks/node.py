@@ -63,10 +63,10 @@ def ip_toward(host: str) -> str:
 def node_problems(
     ip: str, ports: Mapping[str, int], folder: Path, object_store_bytes: int, num_gpus: int | None
 ) -> list[str]:
-    """One line for each thing that is missing, with what was found and what to do.
+    """One line for each problem, with what was found and what to do.
 
     ip, ports: where the node will listen; the ports by the names of their options. folder: --temp-dir. num_gpus: None
-    if none were asked for.
+    if --num-gpus was not given; then GPUs are not checked.
     """
     return [
         *port_problems(ip, ports),

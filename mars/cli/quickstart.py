@@ -1,9 +1,9 @@
 """`mars quickstart`: make data and a tiny model, train it, and write a report.
 
 Each stage is one or two commands that a user could type, each run in a process of its own. When a stage is done, its
-folder gets the file `.complete`, so that a second run reuses it. A folder of data or of a model without this file is
-removed and made again. An interrupted training goes on if the settings are the
-same. A run with other settings is renamed: run.1, run.2 ...
+folder gets the file `.complete`, so that a second call reuses it. A folder of data or of a model without this file is
+removed and made again. An interrupted training goes on if the settings are the same as before. If they are not, the
+folder of the earlier training is renamed to run.1, run.2 ..., and a new one begins.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def quickstart(folder: Path, overrides: Sequence[str]) -> None:
     """Make data and a tiny model, train and evaluate the model, and write the report.
 
     folder: for everything. overrides: settings of the training that differ from experiment=quickstart.
-    Raises ConfigError if the folder cannot be written or `overrides` has a setting that the quick start makes itself,
+    Raises ConfigError if the folder cannot be written or `overrides` sets run.dir or run.resume,
     BusyError if another process trains in the folder, and typer.Exit with the exit code of a command that fails.
     """
     for text in overrides:

@@ -62,8 +62,8 @@ def check_cluster(config: TrainConfig | SftConfig) -> None:
 def sent_settings(config: TrainConfig | SftConfig, sent: SentFiles) -> dict[str, Any]:
     """The settings that are sent to the job. `cluster.address` is "auto", which is the cluster that the job runs on.
 
-    Relative paths become absolute, from the user's folder. Only paths of files that are sent along, and of files of
-    mars' own recipes, are relative.
+    Relative paths, which start at the user's folder, become absolute, with two exceptions: paths of files that are sent
+    along become or stay relative to that folder, and paths of files of mars' own recipes stay as they are.
 
     Raises ConfigError if a file of the user is missing or not sent, or if a setting contains a secret.
     """

@@ -93,8 +93,8 @@ class AbsentEngines:
         return is_new
 
     def wait_for(self, engine: int) -> tuple[float, dict[int, Successor]]:
-        """The time (of the clock `now`) at which a wait for this absent engine ends, and the engines whose return ends
-        it: this one, or any absent one if no engine works. Call `is_new_loss` first."""
+        """The time (of the clock `now`) until which to wait at most for this absent engine, and the engines whose
+        return ends the wait earlier: this one, or any absent one if no engine works. Call `is_new_loss` first."""
         if not self.others():
             return self._now() + self.last_wait_s, dict(self._successors)
         node = self._lost_node(engine)

@@ -139,10 +139,10 @@ class ImageStore(Worker):
         self._is_full = False
 
     async def bring(self, places: Sequence[Place], ahead: bool) -> list[bytes | BadImage]:
-        """Get those images that this node does not have. Returns for each place its SHA-256, or why it is unreadable.
+        """Get those images of `places` that this node lacks. Returns each image's SHA-256, or why it cannot be read.
 
-        ahead: whether the images are for later. At the same time run at most one call with ahead=True and two with
-            ahead=False; further calls wait.
+        ahead: whether the images are for later. Of the calls with ahead=True one runs at a time, of those with
+            ahead=False two; further calls wait.
         """
         faults.point("images.bring")
         async with self._slots[ahead]:

@@ -1,4 +1,7 @@
-"""The files of a user's folder that a job sends to the cluster: reward functions, what they import, templates."""
+"""Chooses and packs the files of a user's folder that are sent to the cluster with a job.
+
+Among them are reward functions, what they import, and templates.
+"""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ class RayEngine:
         """update: its payload is a `WeightOffer`.
 
         An engine that fails is replaced. An engine that lacks weights only because another process failed is
-        sent them once more. Absent engines that are built again get the weights with the others."""
+        sent them once more. A lost engine that has been built again by now gets the weights too."""
         self._weights = update
         if not self._is_asleep:
             self._take_in(join=True)

@@ -150,7 +150,7 @@ class RankSender:
         self.forget()
 
     def forget(self) -> None:
-        """Forget the calls of earlier sends, so that the next send uses a new `Meeting.group`.
+        """Forget the calls and the members of earlier sends, so that the next send uses a new `Meeting.group`.
 
         Called when the ranks are started again.
         """

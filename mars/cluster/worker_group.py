@@ -290,7 +290,7 @@ class WorkerGroup:
             ray.kill(worker)
 
     def _named(self, call: str, deadline: float, indices: Sequence[int]) -> AbstractContextManager[None]:
-        """Turn Ray's errors in the block into MarsErrors that name the call, the workers and the reason."""
+        """Ray's errors become MarsErrors that name call, workers and reason; a worker's MarsError stays as it is."""
         return as_mars_errors(lambda reason: self._describe(call, reason, indices), deadline)
 
     def _describe(self, call: str, reason: str, indices: Sequence[int]) -> str:

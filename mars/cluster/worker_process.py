@@ -58,8 +58,8 @@ def signal_process(process: WorkerProcess, number: int) -> None:
 class Ending:
     """Kills a process on its node, even a stopped one (SIGSTOP).
 
-    If the process is on this machine, it is gone, and its GPU free, when the constructor returns. If it is on another
-    node, `is_over` says whether it is gone.
+    If the process is on this machine, the constructor waits until it is gone, and its GPU free, for at most 10 s. If it
+    is on another node, `is_over` says whether it is gone.
     """
 
     def __init__(self, process: WorkerProcess) -> None:

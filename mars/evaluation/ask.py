@@ -123,7 +123,8 @@ def infer(
     views: Views,
     start_engine: Callable[[], AbstractContextManager[RolloutEngine]],
 ) -> list[Path]:
-    """Ask all requests without answers in `paths` in one engine call, and write the files in the public format.
+    """Ask all requests without answers in `paths` in one engine call, and write the files in the public format
+    (mars/evaluation/public.py).
 
     Returns the file of all answers and the files in the public format. The answers to a request are appended as soon as
     all of them are there. If all requests have answers already, no engine is started. A question that cannot be read is

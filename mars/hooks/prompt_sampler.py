@@ -54,8 +54,9 @@ class SampledRounds:
         return self._decided[step]
 
     def probes(self, step: int, round: int) -> tuple[Prompt, ...]:
-        """The prompts to probe before `step`. round: the next round to be sampled. The sampler chooses it before the
-        probes, as it does in a run that reads images ahead, so that both kinds of run choose the same prompts.
+        """The prompts to probe before `step`. round: the next round to be sampled. The sampler always chooses its
+        prompts before the probes, because a run that reads images ahead must. So it makes no difference to the chosen
+        prompts whether a run reads ahead.
         """
         self.batch(round)
         return self._checked(self._sampler.probes(step), f"the probes of step {step}")

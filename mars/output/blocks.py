@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def blocks(path: Path, number: int, num_bytes: int) -> bytes:
-    """The size of the file and `number` evenly spaced blocks of it, or the whole content of a small file.
+    """The size of the file, followed by `number` evenly spaced blocks of it, or by all of it if it is small.
 
     The file must be a regular one. Raises OSError.
     """

@@ -27,7 +27,7 @@ def answer_lines(answers: Sequence[Answer], max_questions: int | None) -> Iterat
 
 
 def reward_texts(answer: Answer) -> tuple[str, str]:
-    """(score, parts) to show: ("1.3", "accuracy 1, format 0.3"); dashes for numbers that are missing."""
+    """(score, parts) to show: ("1.3", "accuracy 1, format 0.3"). A dash stands for NaN; ("–", "") without a reward."""
     if answer.reward is None:
         return "–", ""
     parts = ", ".join(f"{name} {_number(value)}" for name, value in answer.reward.parts.items())

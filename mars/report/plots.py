@@ -105,7 +105,7 @@ def _difference(left: Series, right: Series) -> Series:
 
 
 def _trailing_means(series: Series, window: int, places: Sequence[int]) -> Series:
-    """(step, mean of the last `window` values) of the points at `places`."""
+    """For each point at `places`: (step, mean of the last `window` values up to this point, fewer at the start)."""
     values = [value for _, value in series]
     parts = [values[max(0, place + 1 - window) : place + 1] for place in places]
     return [(series[place][0], sum(part) / len(part)) for place, part in zip(places, parts, strict=True)]
@@ -115,8 +115,8 @@ def lines_figure(caption: str, lines: Mapping[str, Series], unit: str, *, of_run
     """A figure of the first lines that have values, with a caption that says how many are left out.
 
     The place of a line in `lines` decides its colour and style. of_runs: whether the lines belong to several runs.
-    If so, a smoothed line has no pale line of its raw values behind it, and the points of a line that has only a few
-    are marked.
+    If so, a smoothed line has no pale line of its raw values behind it, and a line of at most 20 points has a marker
+    at each.
     """
     found = {name: (place, series) for place, (name, series) in enumerate(lines.items()) if series}
     places = {name: place for name, (place, _) in list(found.items())[:MAX_LINES]}

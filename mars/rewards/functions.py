@@ -115,7 +115,7 @@ def load_reward(spec: RewardSpec, scorer: ScorerName, *, in_threads: bool = Fals
 
     A user's function has mars' signature, `(item: RewardInput)`, or verl's, `(data_source, solution_str, ground_truth,
     extra_info)`, recognised by the parameter names `solution_str` and `ground_truth` and called by keyword. It returns
-    what `as_result` takes. Raises ConfigError naming `reward.function` or `reward.scorer`.
+    what `as_result` takes. Raises ConfigError naming `reward.function`, `.functions`, `.scorer` or `.concurrency`.
     """
     spec = resolve_spec(spec)
     if isinstance(spec, RewardsBySet):

@@ -128,7 +128,7 @@ class CallImages:
         self._seen: set[ImageRef] = set()
 
     def of(self, request: RolloutRequest) -> EngineCounts:
-        """The number of distinct images of the request that no earlier request has, as `EngineCounts.images`."""
+        """An `EngineCounts` whose `images` is the number of distinct images of the request that no earlier one has."""
         before = len(self._seen)
         self._seen.update(request.images)
         return EngineCounts(images=len(self._seen) - before)

@@ -46,8 +46,8 @@ def rollout_metrics(
 
 
 def extra_metrics(prompts: Sequence[PromptRollouts]) -> dict[str, float]:
-    """For each name of a recipe's extra requests: number of responses, scores, lengths, failed rewards, and number of
-    requests without responses.
+    """For each name of a recipe's extra requests: mean score, accuracy and length of the responses, and the numbers of
+    responses, failed rewards and requests without responses.
 
     Score and accuracy are means over the responses that were scored; the length is a mean over all responses. A mean
     over no response is left out. {} without extra requests.

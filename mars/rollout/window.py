@@ -99,7 +99,7 @@ class Feed:
 
 
 class Intake:
-    """Takes the requests of a call as long as they and the unfinished samples fit into the window.
+    """Takes the next request of a call as long as its samples and the unfinished ones fit into the window.
 
     requests: may yield None (`RolloutEngine.generate`). size: a request's number of samples. If fewer samples than half
     the window are unfinished, the next request is taken whatever its size, so that the engine has enough to do.

@@ -1,4 +1,4 @@
-"""One writer per run directory: <run.dir>/LOCK is locked as long as the process lives.
+"""One writer per run directory: the process that writes there holds a lock on the file <run.dir>/LOCK.
 
 The kernel holds the lock (flock) and frees it when the process ends in any way. The content of the file only names the
 process. On a file system without locks the content decides: the lock holds while the process in it is running.
@@ -92,7 +92,8 @@ class RunLock:
 
 
 def held_by(run_dir: Path) -> ProcessId | None:
-    """The process that is writing to a run directory; None if there is none. Takes no lock and writes nothing."""
+    """The process that is writing to a run directory; None if there is none. May hold a shared lock for a moment, and
+    writes nothing."""
     path = run_dir / LOCK_FILE
     holder = _holder(path)
     if holder is None or (holder.is_here() and not holder.is_alive()):
@@ -111,7 +112,7 @@ def held_by(run_dir: Path) -> ProcessId | None:
 
 
 def refuse_busy(run_dir: Path) -> None:
-    """Raises BusyError if another process is writing to a run directory. Takes no lock and writes nothing."""
+    """Raises BusyError if another process is writing to a run directory. Writes nothing."""
     holder = held_by(run_dir)
     if holder is not None and not holder.is_same(this_process()):
         raise _busy(run_dir / LOCK_FILE, holder)

@@ -31,7 +31,7 @@ class ProcessId:
     started: float
 
     def is_here(self) -> bool:
-        """Whether the process ran on this machine, so that `is_alive` can tell."""
+        """Whether the process was started on this machine. Only then does `is_alive` give a meaningful answer."""
         return self.host == socket.gethostname()
 
     def is_same(self, other: ProcessId) -> bool:

@@ -39,8 +39,8 @@ class Batches:
         return self.of_rows(rows)
 
     def held_out(self, prompts: Sequence[Prompt]) -> Iterator[TrainBatch]:
-        """The held-out rows in batches: each row with all its images; with `sft.mono_ratio` above 0 also with each mono
-        view that has a response (`usable_views`)."""
+        """The held-out rows in batches: each row with all its images; with `sft.mono_ratio` above 0 also with each of
+        its `usable_views`."""
         shown: list[Shown] = []
         for prompt in prompts:
             shown.append((prompt, None))

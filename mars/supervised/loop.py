@@ -43,8 +43,8 @@ def fit_supervised(
 
     num_dropped: number of rows left out of the training set, for the metric `data/dropped`.
 
-    A signal raises KeyboardInterrupt after the step has finished. The state after the step is saved before
-    KeyboardInterrupt is raised again.
+    If SIGTERM, SIGHUP or Ctrl-C comes during an update, KeyboardInterrupt is raised only after the update. Before it
+    leaves this function, the state after the last finished step is saved.
     """
     last = last_step(config.run, parts.stream)
 

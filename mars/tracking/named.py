@@ -30,7 +30,8 @@ _METHODS = {"log": 2, "log_rollouts": 2, "close": 0}
 
 
 def checked(names: Sequence[str]) -> list[str]:
-    """The names in `tracking.to`, with absolute paths. Runs the users' files.
+    """The names in `tracking.to`; those of users' classes (file.py:Class) with absolute paths. To check these classes,
+    their files are run.
 
     Raises SetupError if the package of a tracker is not installed. Raises ConfigError for a class that is not a tracker
     and for an unknown WANDB_MODE.

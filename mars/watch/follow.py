@@ -26,7 +26,8 @@ def show_once(reader: RunReader, console: Console) -> Seen:
 
 
 def follow(reader: RunReader, console: Console, wait: Callable[[float], None] = time.sleep) -> Seen:
-    """Show the run on the whole terminal until it has ended. Then print the last picture below the earlier text.
+    """Show the run on the whole terminal until it has ended. Then bring back what the terminal
+    showed before, and print the last picture below it.
 
     wait: waits for a number of seconds. If it raises KeyboardInterrupt, the terminal is restored and the exception
     raised.

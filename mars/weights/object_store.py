@@ -20,7 +20,7 @@ class ObjectStoreTransfer:
         self._put, self._get = put, get
 
     def send(self, version: int, buckets: Sequence[Bucket]) -> Any:
-        """In a single CPU process the tensors may share memory with the model."""
+        """If trainer and engine are one process on the CPU, the sent tensors may share memory with the model."""
         full = {name: value.cpu() for bucket in buckets for name, value in bucket.full().items()}
         return self._put(full) if full else None
 

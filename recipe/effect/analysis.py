@@ -122,8 +122,9 @@ def _pairs_of_arms(study: Study) -> list[tuple[str, str]]:
 
 
 def _compares(study: Study, arm: str, other: str, metric: str) -> bool:
-    """Whether the metric means the same in both arms. Metrics of training depend on which prompts are sampled, and how
-    often."""
+    """Whether the metric means the same in both arms. Metrics of the evaluation always do. Metrics of training do not
+    if an arm cannot be compared by them (`has_primary`). If an arm gives its prompts different numbers of rollouts
+    (`uneven`), only the primary metric does."""
     arms = study.arms[arm], study.arms[other]
     if metric.startswith("eval/"):
         return True

@@ -73,8 +73,8 @@ def secondary_tables(study: Study, rows: Sequence[Row], compared: Sequence[Compa
 def shown(comparison: Comparison) -> str:
     """What a primary comparison shows at the level of 5 %, corrected for the number of primary comparisons.
 
-    "yes" needs a difference over the means of the cold starts. One over seeds alone holds "for these cold starts" only,
-    because several seeds share a cold start.
+    "yes" needs a significant test with one value per cold start (the mean of its differences). If only the test with
+    one value per seed is significant, the result is "for these cold starts", as several seeds share a cold start.
     """
     if not comparison.primary:
         return "secondary"

@@ -40,8 +40,8 @@ def row_of(study: Study, arm: str, run_dir: Path) -> Row:
     primary_series             the metric of each step, from step 1
     train/<metric>/all|window  means of step metrics over all steps, and over the steps of the primary metric
     train/<light>/reward, train/<light>/all_wrong
-                               of the rollouts written in these steps: mean accuracy of the multi rollouts, and share of
-                               prompts whose multi rollouts are all wrong; start/<light>/.. the same in step 1
+                               mean accuracy of the multi rollouts written in the steps of the primary metric, and share
+                               of prompts for which all of these are wrong; start/<light>/.. the same in step 1
     eval/<quantity>, eval/<light>/<quantity>
                                evaluation after the last step: multi, mono/<source>, union, information_gain,
                                conflict_rate over all items, and over those of one light; eval/n: number of items.

@@ -1,4 +1,4 @@
-"""RLCS of GLM-4.1V: draw more prompts of medium difficulty, and draw more prompts if many give no signal.
+"""RLCS of GLM-4.1V: favour prompts of medium difficulty, and draw larger rounds if many prompts only have advantages 0.
 
 recipe.sampler: recipe/glm_rlcs/functions.py:CurriculumSampling
 """
@@ -138,7 +138,7 @@ class CurriculumSampling:
 
 
 def offline_rate(prompt: Prompt, settings: Settings) -> float | None:
-    """The share in the field `pass_rate`; None if `pass_rate` is None. Raises ConfigError for a row without a share."""
+    """The share in the field that settings.pass_rate names; None if it is None. Raises ConfigError without a share."""
     if settings.pass_rate is None:
         return None
     rate = prompt.extra_info.get(settings.pass_rate)

@@ -45,19 +45,19 @@ class Embeddings:
 
 
 def match(item: RewardInput) -> RewardResult:
-    """A short answer or an option: right or wrong, by the rules of the reward `vqa`. Raises DataError."""
+    """For a short answer or an option. accuracy: right or wrong, by the rules of the reward `vqa`. Raises DataError."""
     answer_accuracy(item, None)  # a malformed truth is an error, with an answer or without
     return _scored(item, lambda answer: answer_accuracy(item, answer))
 
 
 def chart(item: RewardInput) -> RewardResult:
-    """A number read from a chart: 1 - relative error, at least 0. Raises DataError if the truth is not a number."""
+    """A number from a chart. accuracy: 1 - relative error, at least 0. Raises DataError if the truth is no number."""
     true = true_number(item.truth)
     return _scored(item, lambda answer: closeness(read_number(answer), true))
 
 
 def boxes(item: RewardInput) -> RewardResult:
-    """Boxes: their mean IoU, as the reward `grounding` computes it."""
+    """For boxes. accuracy: their mean IoU, as the reward `grounding` computes it."""
     accuracy = score_grounding(item).accuracy
     return _scored(item, lambda answer: accuracy)
 

@@ -87,8 +87,8 @@ def interleaved(drawn: Sequence[int], walked: Sequence[int]) -> list[int]:
 
 
 class VarianceAware:
-    """Keeps a score for each prompt. `_place`: how far the batches have walked through a random order of all
-    prompts."""
+    """Draws a part of each batch by moving averages of the prompts' `score`, and the rest in a random order of all
+    prompts. `_place`: where in this order the next batch goes on."""
 
     def __init__(self, setup: SamplerSetup, settings: Settings) -> None:
         self._setup, self._settings = setup, settings
@@ -113,7 +113,7 @@ class VarianceAware:
         return [self._table.prompts[i] for i in interleaved(drawn, walked)]
 
     def probes(self, step: int) -> Sequence[Prompt]:
-        """Every `probe_every` steps, from step 1: `probe_prompts` prompts after the last probes in the random order."""
+        """Every `probe_every` steps, from step 1: the next `probe_prompts` prompts of the random order, cyclically."""
         every, size = self._settings.probe_every, len(self._order)
         if every == 0 or (step - 1) % every:
             return ()

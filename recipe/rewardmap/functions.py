@@ -82,7 +82,7 @@ def facts_of(extra_info: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def read_route(facts: Mapping[str, Any]) -> Route:
-    """The route. Raises DataError. A line that is null is of another map: Parquet rows have the lines of all maps."""
+    """The route. Raises DataError. Lines that are null are skipped: Parquet gives each row the names of all lines."""
     given, transfers, lines = facts.get("lines"), facts.get("transfers"), {}
     for name, stations in given.items() if isinstance(given, Mapping) else ():
         if stations is None:

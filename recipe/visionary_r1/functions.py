@@ -90,7 +90,7 @@ def accuracy(item: RewardInput, answer: str) -> float:
 
 
 def rouge(answer: str, truth: str) -> float:
-    """The mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L over words of letters and digits."""
+    """Mean F1 of ROUGE-1, -2, -L over words of letters and digits; 0 if `answer` has over 10 * MAX_CHARS characters."""
     ours, true = (re.findall(r"\w+", text.casefold()) for text in (answer, truth))
     if len(answer) > 10 * MAX_CHARS:
         return 0.0

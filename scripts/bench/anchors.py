@@ -5,8 +5,8 @@
 
 Every variant samples G rollouts per prompt. With K sources and m anchor samples per source, the multi view gets
 G - m K of them; without anchors it gets all G. Every run is `python -m mars.main` on the workload of
-scripts/bench.py step, in turns. One JSON object goes to stdout, progress to stderr. docs/performance.md explains the
-figures. Exit code 1: a run failed.
+`scripts/bench.py step`. In each round, every variant runs once. One JSON object goes to stdout, progress to
+stderr. docs/performance.md explains the figures. Exit code 1: a run failed.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def measure(point: Point, folder: Path, profile: Path | None) -> dict[str, Any]:
-    """Two steps of `point`. Called in a process of its own."""
+    """Run two steps with the sizes of `point`: driver times of the second, and peak memory. Needs its own process."""
     config = config_of(point, folder)
     form = prompt_format(config)
     prompts = [

@@ -46,7 +46,7 @@ def row_pairs(prompt: int, responses: Sequence[int]) -> int:
 
 
 def group_pairs(prompt: int, responses: Sequence[int]) -> int:
-    """Pairs if the prompt is computed once. Example: prompt 2, responses 1 and 2 -> 3 + 3 + 7 = 13; in rows 16."""
+    """Pairs if the prompt is computed once. Example: prompt 2, responses 1 and 2 -> 3 + 3 + 7 = 13; `row_pairs`: 16."""
     return causal_pairs(prompt) + sum(causal_pairs(response, prompt) for response in responses)
 
 

@@ -97,10 +97,10 @@ class Position:
         return _made(self.name, question, pictures, QUARTERS[quarter], QUARTERS, {"boxes": boxes, **_names(shown)})
 
     def _share(self, side: int, chance: Generator) -> float:
-        """The side of a part, as a share of the quarter's side. side: of the image. Raises RowError if that is too
-        small.
+        """Draw the side of a part, as a share of the quarter's side. side: of the image, in pixels.
 
-        The part loses up to a pixel at each end when it is cut in whole pixels.
+        Raises RowError if even the largest part would have fewer than MIN_SIDE + 2 pixels: the part loses up to a pixel
+        at each end when it is cut in whole pixels.
         """
         smallest = max(self.smallest, 2 * (MIN_SIDE + 2) / side)
         if smallest > self.largest:

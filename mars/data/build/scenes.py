@@ -226,7 +226,8 @@ def chosen(prompt: Prompt, sources: str, chance: Generator) -> tuple[Source, ...
 def pairs(prompt: Prompt, sources: str, chance: Generator) -> list[tuple[Source, Source]]:
     """(the source that is shown as it is, the source that is shown changed), as `--sources` says.
 
-    "cross": two different sources of one size, drawn; else each chosen source with itself. Raises RowError.
+    "cross": two different sources, drawn; else each chosen source with itself. Raises RowError, for example if the two
+    have different sizes.
     """
     if sources != CROSS:
         return [(source, source) for source in chosen(prompt, sources, chance)]

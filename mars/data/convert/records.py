@@ -34,7 +34,7 @@ def read_record_files(source: Path) -> list[RecordFile]:
     """The file `source`, or the .json and .jsonl files of the folder `source`; if it has none, those of its subfolders.
 
     Three formats are read: a JSON list of records; {"data": [records], "metadata": {...}}; and one record per line.
-    Raises DataError with every file that cannot be read.
+    Raises one DataError that names all files that cannot be read or have no records.
     """
     files, readings, problems = list(_files(source)), [], []
     names = [path.stem for path in files]

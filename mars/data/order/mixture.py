@@ -95,9 +95,9 @@ class PromptMixture(PromptStream):
 
 @dataclass(frozen=True)
 class _Shares:
-    """of: number of a batch -> each set's share of it, times `unit`.
+    """Shares as whole numbers of 1 / `unit`. of: number of a batch -> each set's share of it.
 
-    largest: an upper bound of each set's shares over all batches, times `unit`. weights: each set's highest weight.
+    largest: an upper bound of each set's shares over all batches. weights: each set's highest weight.
     """
 
     unit: int

@@ -69,11 +69,11 @@ class _Scan:
 def load_jpeg(data: bytes) -> Image.Image:
     """Decode the (first) image of a JPEG file. Raises ValueError or OSError where pixels are missing.
 
-    A file of one scan is decoded without its end marker. So the decoder fails for lack of data if more than the last
-    one or two blocks are missing.
+    A sequential file of one scan with more than `_FEW_UNITS` units is decoded without its end marker. So the decoder
+    fails for lack of data if more than the last one or two blocks are missing.
 
-    A file of several scans (progressive), or of few blocks, is decoded twice, once with noise after each scan. After a
-    complete scan, the decoder skips the noise. After a truncated scan, it decodes the noise as the missing blocks. So
+    Any other file, such as a progressive one, is decoded twice, once with noise after each scan. After a complete scan,
+    the decoder skips the noise. After a truncated scan, it decodes the noise as the missing blocks. So
     the two results are equal only if every scan is complete.
     """
     frame, scans = _structure(data)

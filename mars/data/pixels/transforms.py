@@ -25,7 +25,7 @@ _FIRST_BETA, _LAST_BETA = 1e-5, 5e-3
 
 
 def blank_patches(share: float, size: int) -> ImageTransform:
-    """Each square of `size` pixels is black with probability share x strength (PAPO, arXiv 2507.06448).
+    """Each square of `size` x `size` pixels is black with probability share x strength (PAPO, arXiv 2507.06448).
 
     The grid of squares starts at the top left corner; squares at the right and lower edge may be smaller.
     """

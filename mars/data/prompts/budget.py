@@ -186,7 +186,7 @@ def _limit(settings: Mapping[str, Any], name: str, edge: str) -> tuple[int, str]
 
 
 def warn_of_small_images(budget: ImageBudget, prompts: Iterable[Prompt]) -> None:
-    """Warns if images are smaller than the minimum of the model's own file, and the run's minimum is lower.
+    """Warns if images are smaller than `own_minimum`, and the run's minimum (`min_pixels`) is lower than it too.
 
     In its training, the model saw small images enlarged to its own minimum; in the run they are enlarged less.
     Images of sources in data.source_image_pixels are not counted.
@@ -222,8 +222,9 @@ def num_image_tokens(size: tuple[int, int], budget: ImageBudget) -> int:
 def source_budgets(source_pixels: SourcePixels, budget: ImageBudget) -> dict[str, ImageBudget]:
     """Source name -> budget with the limits of that source and the patch sizes of `budget`.
 
-    If there are limits, raises ConfigError for a model that cuts images into tiles (InternVL), because its image
-    processor would resize the images again, and for an image processor with another filter than bicubic.
+    If `source_pixels` has limits, raises ConfigError for
+    - a model that cuts images into tiles (InternVL): its image processor would resize the images again;
+    - an image processor with another filter than bicubic.
     """
     if source_pixels and not budget.sizing.takes_resized:
         raise ConfigError(
@@ -265,9 +266,8 @@ def limit_images(prompt: Prompt, budgets: Mapping[str, ImageBudget]) -> tuple[Pr
 
 
 def check_limits(source_pixels: SourcePixels, budget: ImageBudget, prompts: Sequence[Prompt]) -> None:
-    """Compares limits with the images. Raises ConfigError if `source_pixels` names a source that no prompt has: the
-    name must be misspelt. Warns of images that the model's own image processor would enlarge
-    (`warn_of_small_images`).
+    """Raises ConfigError if `source_pixels` names a source that no prompt has: the name must be misspelt. Warns if the
+    run enlarges images less than the model's own image processor would (`warn_of_small_images`).
     """
     warn_of_small_images(budget, prompts)
     known = list(dict.fromkeys(source.name for prompt in prompts for source in prompt.sources))

@@ -5,8 +5,9 @@ A label is text right before or behind a marker, on its line or on a line of its
     Infrared: <image>     the infrared image <image>     (b) <image>     <infrared><image></infrared>     ### Infrared
     <image> (infrared)    <image> infrared                                                                <image>
 
-A label belongs to one image if it names that image's source or number ("Image 2:"), or if every image of the message
-has a label. Otherwise ("Images: <image><image>") it belongs to all images, and every view keeps it.
+A label belongs to one image if it names that image's source or number ("Image 2:"), if it is a pair of tags or
+brackets right around that image alone ("<a><image></a>"), or if the message has several images and each has a label on
+the same side. Otherwise ("Images: <image><image>") it belongs to all images, and every view keeps it.
 """
 
 from __future__ import annotations

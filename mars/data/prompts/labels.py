@@ -41,9 +41,9 @@ def unlabelled(text: str, sources: Sequence[str], first_number: int) -> list[str
     """The texts before the first marker, between two markers and behind the last marker, without labels and separators.
 
     The first text is kept only if other images have labels in front of them, but the first image has none. Then only
-    the part behind its last line break or sentence is kept, because this may be a label that no rule recognised. In the
-    same way, the last text is kept only if other images have labels behind them, but the last image has none, and of it
-    only the first line. A text that is not kept is "".
+    the part behind its last line break, sentence end or colon is kept: it may be a label that no rule recognised.
+    In the same way, the last text is kept only if other images have labels behind them, but the last image has none,
+    and of it only the first line. A text that is not kept is "".
     """
     gaps = find_gaps(text, sources, first_number)
     all_heads, all_tails = _all_labelled(gaps)

@@ -135,8 +135,8 @@ def prepare_rows(files: Sequence[str], settings: RowSettings, probe: Probe = pro
     it meaningless: a row with a missing image has no length, so it cannot be overlong.
 
     probe: see mars.data.rows.dataset.Probe.
-    Raises DataError for files that cannot be read, and ConfigError for a template that cannot be rendered. A row
-    that the model's chat template does not take is only a bad row here, even if all rows are bad for this reason;
+    Raises DataError for files that cannot be read, and ConfigError for a `data.template` that cannot be rendered. A
+    row that the model's chat template does not take is only a bad row here, even if all rows are bad for this reason;
     `refuse_chat_template` raises then.
     """
     start = time.perf_counter()

@@ -125,7 +125,7 @@ def build_tokenizer(vocabulary: Vocabulary, seed: int, family: Family = "qwen2_5
 
 
 def _words() -> tuple[str, list[str]]:
-    """The pattern of pieces, and the texts to train on."""
+    """The regular expression that cuts a text into pieces (see PIECES), and the texts to train the tokenizer on."""
     return PIECES, [_corpus("tiny"), *[str(number) for number in range(NUMBERS)] * 3]
 
 
