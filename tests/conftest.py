@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from subprocess import CompletedProcess
 
 import pytest
@@ -27,13 +27,7 @@ settings.load_profile("quick")  # --hypothesis-profile wins
 
 
 def pytest_collection_finish():
-    """What the imports made stays: the collector need not look through a million objects again and again.
-
-    pytest puts its handlers on every logger that does not propagate, twelve times a test, and torch makes 44 of them.
-    """
-    for name, logger in logging.root.manager.loggerDict.items():
-        if name.partition(".")[0] == "torch" and isinstance(logger, logging.Logger):
-            logger.propagate = True
+    """What the imports made stays: the collector need not look through a million objects again and again."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 10)
@@ -42,10 +36,20 @@ def pytest_collection_finish():
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
     """A run of mars in this process adds its log; the next test must not write to it."""
+    _propagate(len(logging.root.manager.loggerDict))
     handlers, level = list(_log.handlers), _log.level
     result = yield
     _restore_log(handlers, level)
     return result
+
+
+@cache
+def _propagate(_: int) -> None:
+    """pytest puts its handlers on every logger that does not propagate, twelve times a test, and torch makes 44 of
+    them. Called with the number of loggers, so that it does something only after new ones were made."""
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.partition(".")[0] == "torch" and isinstance(logger, logging.Logger):
+            logger.propagate = True
 
 
 def _restore_log(handlers: list[logging.Handler], level: int) -> None:

@@ -54,7 +54,7 @@ def test_the_experiment_wins_over_the_defaults_and_the_command_line_over_the_exp
     assert (config.run.num_epochs, config.run.seed, config.actor.warmup_steps) == (7, 9, 3)
 
 
-@pytest.mark.parametrize("root", ["train", "sft"])
+@pytest.mark.parametrize("root", some(["train", "sft"], 1))
 def test_a_mapping_on_the_command_line_replaces_that_of_the_experiment(experiment, root):
     chosen, dirs = experiment("# @package _global_\ndata: {source_image_pixels: {infrared: [3136, 9000]}}\n")
     assert load_config(root, [FILES], []).data.source_image_pixels == {}
