@@ -72,8 +72,9 @@ def policy_loss(
                w_seq = sg(exp(mean of logprobs - old_logprobs over the sequence))        (arXiv 2507.18071, GSPO-token)
         cispo  -A sg(b(w)) logprobs                                                      (arXiv 2506.13585)
 
-    off_policy: bool, tokens that were not sampled with this prompt; no metric counts them. unbounded: bool, tokens
-    whose ratio is not bounded; None: the `off_policy` tokens. No gradient flows to old_logprobs or advantages.
+    off_policy: bool, tokens that were not sampled with this prompt. They have a loss, but the returned sums do not
+    count them. unbounded: bool, tokens whose ratio is not bounded; None: the `off_policy` tokens. No gradient flows to
+    old_logprobs or advantages.
 
     Example: A = 1, w = 1.5, bounds 0.2: loss -1.2, no gradient, clipped. A = -1: loss 1.5, gradient 1.5.
     """

@@ -59,8 +59,8 @@ class Successor:
     def is_running(self) -> bool:
         """Whether the new process runs. Takes the steps towards this that are possible now.
 
-        Waits only in `has_room`: up to 60 s for the answer of a node of a joined cluster that has not yet agreed with
-        the driver (`NodeCheck.agrees`). Raises SetupError if this node differs from the driver.
+        Waits only in `has_room`. In a joined cluster, this asks a new node whether its packages and files agree with
+        the driver's (`NodeCheck.agrees`), and waits up to 60 s for the answer. Raises SetupError if they do not agree.
 
         A process that was started on a lost node, before Ray noticed the loss, dies and is started again.
         Raises WorkerError if three starts have failed.

@@ -65,9 +65,12 @@ class Setting:
 
 
 def named(words: Sequence[str], config_dirs: Sequence[str], root: RootName) -> Named:
-    """The configuration of `words`: a run directory or the name of an experiment, then overrides; all may be left out.
+    """The configuration that a command's words choose.
 
-    root: the kind of job whose defaults count; a run directory has its own kind. Raises ConfigError.
+    words: a run directory or the name of an experiment, then overrides. Each of these may be left out.
+
+    root: the kind of job (training or cold start) whose defaults are used; not for a run directory, which says its kind
+    itself. Raises ConfigError.
 
     Examples: [], ["anchor=none"], ["quickstart", "anchor=none"], ["runs/mars"].
     """

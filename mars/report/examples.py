@@ -61,7 +61,9 @@ def _accuracy(answers: Sequence[Answer]) -> float:
 
 
 def _means(answers: Sequence[Answer]) -> tuple[float | None, float | None]:
-    """(mean accuracy of the answers to all images, the highest mean accuracy of a view of a single source)."""
+    """(mean accuracy of the answers to all images, highest mean accuracy of any other view); None without such answers.
+
+    A failed reward counts as accuracy 0."""
     by_view: dict[object, list[float]] = {}
     for answer in answers:
         if answer.extra is None and answer.reward is not None:

@@ -165,7 +165,8 @@ def is_number(text: str) -> bool:
 
 
 def words_of(text: str, *, marks: bool = True) -> Words:
-    """The words of a text, normalised except for articles; see `normalise`, and `loosely` for marks=False."""
+    """The words of a text after all steps of `normalise` but the last: articles are kept. marks=False: drops the marks,
+    as `loosely` does."""
     visible = _THOUSANDS.sub("", compatible(text).casefold())
     if marks:
         visible = _MINUS_POINT.sub("-0", _GRADE.sub(r"\1⁻", _SHARP.sub("♯", visible)))

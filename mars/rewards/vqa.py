@@ -63,7 +63,8 @@ def answer_accuracy(item: RewardInput, answer: str | None) -> float:
 def check_truth(truth: str, extra_info: Mapping[str, Any], truth_size: tuple[int, int] | None) -> str | None:
     """Why a truth cannot be scored, or None. For example: it is empty, or its letter is not in the choices.
 
-    Choices that differ only in punctuation or spelling cannot be scored either.
+    A truth also cannot be scored if two choices are too alike: if they differ only in punctuation, capitals or
+    articles, or in how a number or unit is written ("5 m", "5 meters").
 
     >>> check_truth("C#", {"choices": ["Java", "C#", "Python"]}, None)
     >>> check_truth("A", {"choices": ["50%", "50‰"]}, None)

@@ -95,7 +95,7 @@ def _adjusted(found: Sequence[Comparison], family: int) -> list[Comparison]:
 
 
 def means(study: Study, rows: Sequence[Row], metric: str) -> dict[tuple[float, str], Estimate]:
-    """(dial, arm) -> mean of a metric over the runs, with its standard error and interval."""
+    """(dial, arm) -> mean of a metric over the runs, with its standard error and interval. dial: see README.md."""
     found = {}
     for dial in study.dials:
         for arm in study.arms:

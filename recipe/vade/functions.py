@@ -27,8 +27,9 @@ class Settings:
 
     decay: when a prompt is sampled again, its earlier counts keep this share of their distance to the prior.
     slow_decay: in each step, the counts of every prompt keep this share of that distance.
-    rule: "topk" takes the prompts with the rates closest to `target`; "threshold" takes those with rates from `lower`
-    to `upper`, then those closest to this range. A rate is drawn from the prompt's Beta distribution.
+    rule: how a round chooses. For each prompt, a rate of right responses is drawn from the prompt's Beta distribution.
+    "topk" takes the prompts with the rates closest to `target`; "threshold" takes those with rates from `lower` to
+    `upper`, then those closest to this range.
     candidates: number of random prompts that a round considers; None: all.
     right_from: accuracy from which a response is right.
     """

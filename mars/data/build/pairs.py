@@ -191,9 +191,10 @@ def turned(image: Image.Image, angle: int) -> Image.Image:
 
 
 def part_of(size: tuple[int, int], part: Part, name: str) -> tuple[int, int, int, int]:
-    """The box of a part in whole pixels, inside the part. part: left, top, width and height as shares of the image.
+    """The largest box (left, top, right, bottom) in whole pixels that lies inside a part of an image.
 
-    Raises RowError if it is too small.
+    size: width and height of the image. part: left, top, width and height as shares of the image. name: the source, for
+    messages. Raises RowError if the box is too small.
 
     >>> part_of((100, 40), (0.5, 0.0, 0.25, 0.5), "image")
     (50, 0, 75, 20)
