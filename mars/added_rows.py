@@ -37,7 +37,7 @@ def training_stream(config: TrainConfig, inputs: Inputs) -> tuple[PromptStream |
 
 
 def read_added(config: TrainConfig, inputs: Inputs, file: str) -> RowsFile:
-    """Read a file of rows that a sampler has found during the run.
+    """Read the rows of a file that a sampler adds to the training set during the run.
 
     Leaves out, with a warning, the rows that `load_inputs` would refuse and rows with more images than the engines
     were started for.

@@ -1,4 +1,5 @@
-"""The rollouts of prompts with their rewards: requests, the engine's responses, scores, penalties and shapings."""
+"""From prompts to scored rollouts: makes the requests, samples and scores the responses, and applies penalties and
+shapings."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
     Prompt -> RolloutRequest -> Completion -> Rollout -> RolloutGroup -> PromptRollouts -> SampledPrompt -> TrainBatch
 
 `TrainBatch` and its parts are in mars/train_types.py. Images are `ImageRef`s, tokens are tuples of int. Identity is
-explicit: a prompt is identified by its `prompt_id`, a view by the tuple of source names that it shows. Nothing is
+explicit: a prompt is identified by its `prompt_id`, a view by its source names, or None for all (`View`). Nothing is
 inferred from order, shape or text.
 """
 
@@ -64,8 +64,8 @@ class Message:
 class Prompt:
     """One row of a data set: a question about K named sources, and its truth.
 
-    prompt_id: hash of (data set fingerprint, row), the same in every run and epoch. row: "file:row", for errors.
-    view_messages: the messages of the views that have their own wording (anchor.wording=per_view).
+    prompt_id: hash of (data set fingerprint, index of the file, row number), the same in every run and epoch.
+    row: "file:row", for errors. view_messages: messages of views with their own wording (anchor.wording=per_view).
     truth: text (boxes as JSON text). response: an example for the supervised cold start, else None.
     mono_responses: source -> an example response to the image of this source alone.
     """

@@ -157,7 +157,8 @@ def watched(
 
 
 def _keep_noting(watchdog: Watchdog, over: threading.Event, note: Callable[[Activity], None]) -> None:
-    """Run in its own thread, so that a stall is found even while `note` waits for a disk."""
+    """Call `note` at once, every `_NOTE_S` seconds, and when `over` is set. Runs in a thread of its own, so that a
+    stall is found even while `note` waits for a disk."""
     note(watchdog.activity())
     while not over.wait(_NOTE_S):
         note(watchdog.activity())

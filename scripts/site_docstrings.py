@@ -11,7 +11,7 @@ _CODE = re.compile(r"(`[^`]+`|^ {4}.*$)", re.MULTILINE)
 
 
 def escaped(text: str) -> str:
-    """The docstring as Markdown. "<" outside code is a plain character, and indented lines after text are code."""
+    """The docstring as Markdown: "<" and "*" outside code show as they are, indented lines after text as code."""
     parts = _CODE.split(text)
     parts[::2] = [part.replace("<", "&lt;").replace("*", "\\*") for part in parts[::2]]
     return re.sub(r"^(\S.*\n)(?= {4})", r"\1\n", "".join(parts), flags=re.MULTILINE)

@@ -69,7 +69,7 @@ def full_state(policy: PolicyModel, dtype: torch.dtype) -> dict[str, Tensor]:
 def _gathered(
     bucket: Mapping[str, Tensor], adapters: Mapping[str, _Adapter], dtype: torch.dtype, on_all_ranks: bool = False
 ) -> dict[str, list[Tensor]]:
-    """A `Gather`, with the first three arguments bound by `partial`.
+    """With the first three arguments bound by `partial`, this is the `Gather` of a bucket (mars/weights/transfer.py).
 
     adapters: name of the adapted weight -> its adapter.
 

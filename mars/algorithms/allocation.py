@@ -37,7 +37,7 @@ def is_target(item: PromptRollouts, allocation: Literal["conflict", "unsolved"])
 def second_half(targets: Sequence[bool], order: Sequence[int], first: int, samples: int) -> list[int]:
     """How many more multi rollouts each prompt gets: `len(targets) * (samples - first)` in all.
 
-    targets: for each prompt, whether it is a target. order: a permutation of the prompts. If a share cannot be divided
+    targets: for each prompt, whether it is a target. order: a permutation of the prompts. If rollouts cannot be shared
     evenly, the prompts that come first in `order` get one more. samples: G. first: multi rollouts that each prompt has
     already, at most G.
 

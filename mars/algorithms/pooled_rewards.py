@@ -73,8 +73,8 @@ class PooledRewards:
     def advantages(self, settings: AdvantageSettings) -> Advantages:
         """`group_advantages` of the rewards in the pool, and `advantages_outside` of the other rewards: float64.
 
-        `gain` compares the multi rewards with all anchors. `multi_share`: number of multi rewards in the pool / size of
-        the pool.
+        `gain`: mean multi reward - mean reward of all anchors of the prompt, in the pool or not. `multi_share`: number
+        of multi rewards in the pool / size of the pool.
         """
         pool = self.of_pool()
         anchors = self.pool_anchors or (self.anchor_rewards, self.anchor_prompt_index)

@@ -131,7 +131,8 @@ def to_record(answer: Answer) -> dict[str, Any]:
 
 
 def from_record(record: Any) -> Answer:
-    """The inverse of `to_record`. Keys that may be null may be missing, except for view and the two sizes.
+    """The inverse of `to_record`. Keys that may be null may be missing, except for view, truth_size and
+    response_size.
 
     Raises ValueError naming the key that is missing or of the wrong kind.
     """

@@ -1,7 +1,7 @@
 """Packing prompts and their responses into forwards. A pack holds each prompt once; all costs are in tokens.
 
-Each item has an opening cost, which is added to the cost of a pack that begins with the item. It is the tokens of the
-filler that a pack without images may need (mars/batching/plan.py), and 0 for an item with images.
+An item is a prompt with some or all of its responses. Its opening cost is added to the cost of a pack that begins with
+it: the tokens of the filler that a pack without images may need (mars/batching/plan.py), and 0 if the item has images.
 """
 
 from __future__ import annotations

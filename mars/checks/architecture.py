@@ -159,7 +159,7 @@ def _key_of_vocabulary(folder: Path, key: str) -> str:
 
 
 def check_added_tokens(config: Any, folder: Path, key: str) -> None:
-    """Raises SetupError unless every added token that the tokenizer's files list has a row in the embedding.
+    """Raises SetupError if the embedding has no row for an added token that the tokenizer's files list.
 
     The ids are read from the files, because the tokenizers library silently gives a token another id if the declared
     id leaves a gap in the ids.

@@ -189,7 +189,7 @@ def max_positions(config: Mapping[str, Any]) -> int | None:
     """The longest sequence that config.json allows; None if it does not say.
 
     That is max_position_embeddings, multiplied by the factor of a RoPE that is scaled linearly or dynamically. A factor
-    that is not a finite number above 0 is ignored here: the check of the configuration reports it.
+    that is not a finite number above 0 is ignored here: `check_architecture` (mars/checks/architecture.py) reports it.
     """
     nested = config.get("text_config")
     text = {**config, **nested} if isinstance(nested, dict) else config

@@ -59,7 +59,7 @@ def check_words(folder: Path, key: str) -> None:
 def _leaves(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted name, value) of each setting at the top level, in the sections that mars reads, and in RoPE sections.
 
-    Example: ("text_config.hidden_size", 96).
+    Left out is `type`, except in RoPE sections. Example: ("text_config.hidden_size", 96).
     """
     for name, value in values.items():
         if isinstance(value, dict) and name in (*_SECTIONS, *_ROPES):

@@ -13,7 +13,8 @@ Job = TypeVar("Job", TrainConfig, SftConfig)
 def with_checked_trackers(config: Job) -> Job:
     """The configuration with absolute paths in `tracking.to`. Runs the files of users' trackers, but makes no tracker.
 
-    Raises SetupError for a package that is not installed, ConfigError for a class that is no tracker.
+    Raises SetupError for a package that is not installed, ConfigError for a class that is no tracker and
+    for an unknown WANDB_MODE.
     """
     tracking = config.tracking
     return config.model_copy(update={"tracking": tracking.model_copy(update={"to": checked(tracking.to)})})

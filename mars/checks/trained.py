@@ -17,7 +17,7 @@ _EMBEDDINGS = ("embed_tokens", "pos_embed")
 
 
 def check_trained(model: ModelConfig, section: str, training: PolicyTrainingConfig) -> None:
-    """Raises ConfigError if `lora.targets` names layers that the model does not have.
+    """Raises ConfigError if `lora.targets` and `lora.parts` do not fit the model, as `adapter_layers` does.
 
     section: name of the section that `training` is, "actor" or "sft", for messages.
     """

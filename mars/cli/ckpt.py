@@ -44,7 +44,8 @@ def list_(run_dir: RunDir, as_json: AsJson = False) -> None:
 
 @ckpt.command(epilog=example("mars ckpt verify runs/mars --step 50"))
 def verify(run_dir: RunDir, step: Step = None, as_json: AsJson = False) -> None:
-    """Compare every file with its SHA-256 sum. Exits with 7 if one is damaged, and names it."""
+    """Compare every file with its SHA-256 sum. Names each that is damaged, missing or unreadable,
+    and then exits with 7."""
     from mars.checkpoint.catalogue import MANIFEST_FILE
     from mars.errors import CheckpointError
     from mars.output.text import visible

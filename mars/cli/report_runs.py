@@ -59,7 +59,7 @@ def follow_runs(run_dirs: Sequence[Path], out: Path, every: int, wait: Callable[
 
 
 def _check_comparison(out: Path) -> None:
-    """Raises ConfigError if `out` is not the name of a page, is the place of the report of one run, or is a file that
+    """Raises ConfigError if `out` does not end with .html or .htm, is report.html in a run's folder, or is a file that
     does not compare runs. Raises SetupError if it cannot be written."""
     refuse_report_of_a_run(out)
     check_page(out, "--out")

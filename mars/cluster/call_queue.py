@@ -30,7 +30,8 @@ class CallQueue:
         return self._streams[0] if self._streams else None
 
     def ended(self) -> None:
-        """Call it when the first stream has no more items: the next calls move up."""
+        """Call it when the first stream has no more items. The waiting call's stream becomes the first, and a further
+        call is made if an argument is left."""
         self._streams.popleft()
         self._fill()
 

@@ -29,8 +29,8 @@ def files_of_job(folder: Path, excludes: Sequence[str]) -> list[Path]:
     Left out are hidden files and folders (.git, .venv, .env), virtual environments, results (runs, wandb), files of
     data and weights, a checkout's own package mars (the nodes have theirs), links to folders, and what matches
     `excludes`: patterns such as "*.png" or "notes/*", of a name or of a relative path.
-    Raises ConfigError if there are too many files, if they are too large in sum (the message names the largest), or if
-    one cannot be read or sent.
+    Raises ConfigError if there are too many files, if they are too large in sum (the message names the largest), if a
+    folder cannot be read, or if a file's name is not UTF-8.
     """
     found: list[Path] = []
     for path in _walk(folder, folder, excludes):

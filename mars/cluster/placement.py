@@ -204,7 +204,7 @@ class Placement:
 
 
 def reserved(layout: Layout, cluster: ClusterConfig, fsdp_size: int | None) -> Placement:
-    """The placement of these workers. fsdp_size: ranks that share a copy of the weights; None: all ranks.
+    """The placement of the workers of `layout`. fsdp_size: ranks that share a copy of the weights; None: all ranks.
 
     Warns of nodes of a joined cluster whose object store is smaller than `cluster.object_store_bytes`.
     Raises SetupError as `Placement` does.

@@ -137,7 +137,7 @@ class _ToLog(logging.Handler):
 
 @contextmanager
 def _quiet(log_dir: Path | None) -> Iterator[None]:
-    """Inside the block, Ray's output goes to the log, because its messages of lost workers have dozens of lines.
+    """Inside the block, Ray's output goes to the log, because its messages about lost workers have dozens of lines.
 
     Ray's C++ part writes to file descriptor 2, which becomes <log_dir>/driver.err. Messages of mars still reach the
     terminal: sys.stderr writes to a copy of the descriptor, which `run_command` made before the block.

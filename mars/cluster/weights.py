@@ -53,7 +53,7 @@ class WeightOffer(Protocol):
     def give(self, engines: Mapping[int, str], restarts: int) -> Any:
         """What these engines need to get the weights. Call `settle` when each engine has the weights or has failed.
 
-        engines: number -> name. restarts: how many engines were replaced so far.
+        engines: number -> name. restarts: how many times an engine was lost so far.
         """
         ...
 

@@ -111,7 +111,7 @@ class WorkerImages:
         self._source.expect(list(dict.fromkeys(map(Place.of, images))), ahead)
 
     def expect_of_rank(self, batch: TrainBatch, rank: int) -> None:
-        """Ask for the images of a rank's rows, in the order of its forwards."""
+        """Ask for the images of the prompts in a rank's micro-batches, in the order of its forwards."""
         micros = (micro for update in batch.updates for micro in update.ranks[rank])
         prompts = dict.fromkeys(prompt for micro in micros for prompt, _ in micro.rows)
         self.expect(image for prompt in prompts for image in batch.prompts[prompt].images)

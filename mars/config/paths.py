@@ -99,8 +99,8 @@ def _has_variable(path: str) -> bool:
     """Whether a part of the path begins with a shell variable, or contains one that is set in the environment.
 
     Example, with USER set: "/data/$USER/runs" and "runs/of_$USER", but not "cost$5" or "a$b". A "$" right after
-    "./" at the start of the path does not count. Nor does a "$" in the name of an existing file or folder. But in a
-    path that begins with "$", existing names are no exception.
+    "./" at the start of the path does not count. Nor does a "$" in the name of an existing file or folder, unless the
+    path begins with "$".
     """
     return any(
         found.start() == 0 or path[found.start() - 1] == "/" or found["name"] in os.environ

@@ -21,11 +21,11 @@ CONFIDENCE = 0.95
 class EvalRecord:
     """The numbers of one scored answer.
 
-    view: None for the multi view. Every other view counts as a mono view, also one of several sources
+    view: None for the multi view. Every other view counts as a mono view, even a view with several sources
         (an anchor view of anchor=all_but_one).
     accuracy: in [0, 1]; 0 for an answer that cannot be parsed.
     failed: the reward function failed; the answer counts as wrong, whatever `accuracy` says.
-    compat: the compat scorer's result; None for a user's own function.
+    compat: the compat scorer's result; None for a user's own function, or if `record_of` did not ask for it.
     metric: the name of the accuracy, see `mars.rewards.built_in.metric_of`.
     """
 

@@ -124,7 +124,7 @@ class Family:
     language_types: possible values of text_config's model_type, if the family has several language models.
     box_space: the frame in which its models write boxes.
     media_tokens: special tokens of media, besides those that have "image", "video", "vision" or "audio" in their name.
-    image_start, image_end: the tokens that the image processor adds before and after an image; none if the chat
+    image_start, image_end: the tokens that transformers' processor adds before and after an image; none if the chat
         template adds them.
     image_processor: transformers' class that makes the pixels, without the ending Fast or Pil of its variants.
     sizing_keys: settings of the image processor that `read_sizing` needs.

@@ -16,8 +16,8 @@ _MOST_STEPS = 10_000  # about so many steps are tried at most
 
 
 def check_ramps(ramps: Sequence[Ramp], hooks: Sequence[Named[Any]]) -> None:
-    """Raises ConfigError for a ramp of a setting that no hook names in its attribute `ramps`, and for settings that are
-    not valid in some step.
+    """Raises ConfigError for a ramp of a setting in `recipe.settings` that no hook of the setting's file names in its
+    attribute `ramps`, and for settings in `recipe.settings` that are not valid in some step.
 
     hooks: the run's shapings, advantage rules, requests and token rule.
     """

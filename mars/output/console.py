@@ -24,8 +24,8 @@ class _Unescaped:
 
     @property
     def rich_proxied_file(self) -> _Unescaped:
-        """The file that rich writes to when it is given this one: itself. While rich shows a progress bar, sys.stdout
-        is a stand-in, and this attribute of a stand-in is the real file."""
+        """This file itself. rich asks its file for this attribute, and writes to the result: while it shows a progress
+        bar, it puts a stand-in in the place of sys.stdout, and the stand-in's attribute is the real file."""
         return self
 
     def _stream(self) -> TextIO:

@@ -138,6 +138,7 @@ def _turned(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _grid(page: Page, rows: Sequence[Row], headings: Sequence[str]) -> Mapping[str, Any]:
-    """`rows`: the rows of a table with one column per run, as many as fit on the page. `number`: how many there are."""
+    """A table with one column per run, for the template: "rows" (only those that fit on the page) and "number" (of all
+    rows)."""
     made = page.parts("row", rows, lambda row: {"label": row[0], "cells": list(zip(headings, row[1], strict=True))})
     return {"rows": made, "number": len(rows)}

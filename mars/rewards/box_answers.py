@@ -130,7 +130,7 @@ def _canonical(entry: Any) -> Any:
 
 
 def _box_of(entry: dict[str, Any]) -> list[Any]:
-    """The boxes of an object: one for each key of `_KEYS` and each set of keys of `_CORNERS` that it has."""
+    """The boxes of a JSON object: one for each key of `_KEYS` and each set of keys of `_CORNERS` that it has."""
     named = [entry[key] for key in _KEYS if key in entry]
     return named + [[entry[key] for key in keys] for keys in _CORNERS if all(key in entry for key in keys)]
 

@@ -67,8 +67,8 @@ class BuiltInReward:
 
     name: as in `reward.function`.
     score, compat: the reward with `reward.scorer=strict` and with `compat`; the same function if there is only one.
-        Both give the same accuracy and parts. The score of the paper's public code, without format points, is the
-        part "compat" of the result, or the accuracy if there is no such part.
+        Both give the same accuracy and parts. The score of `compat` (the paper's public code) is the format points plus
+        the part "compat" of the result, or plus the accuracy if there is no such part.
     check_truth: says what is wrong with a ground truth; see CheckTruth.
     perfect_answer: (item) -> the response of a model that knows `item.truth`, boxes in the frame `item.response_size`;
         `item.response` is ignored. It must score an accuracy of 1. May raise DataError for a malformed truth.

@@ -135,7 +135,8 @@ def load_list_reward(spec: RewardSpec, scorer: ScorerName, *, in_threads: bool =
     """As `load_reward`, for `reward.by_prompt`: a user's function gets all answers to a prompt at once.
 
     Its signature is `(items)`, or that of verl's batches, `(data_sources, solution_strs, ground_truths, extra_infos)`.
-    If it does not return a list of as many values, all answers fail; a value that `as_result` refuses fails alone.
+    All answers fail unless the function returns a list, tuple, or array or tensor of one dimension, with one value for
+    each answer. If `as_result` refuses a value, only the answer of this value fails.
     A built-in reward scores the answers one by one.
     """
     spec = resolve_spec(spec)

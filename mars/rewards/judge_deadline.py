@@ -1,4 +1,4 @@
-"""Sessions of the library `requests` whose connections are shut at a deadline, even if headers arrive bit by bit.
+"""Sessions of the library `requests` that shut a connection if a response's headers are not complete by a deadline.
 
 The timeouts of the library are for each wait for data, so a server that sends a byte now and then never reaches them.
 """

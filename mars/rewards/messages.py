@@ -34,7 +34,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Done:
-    """The end of a call. scored: one for each payload of the call.
+    """The end of a call. scored: a `Scored` for each payload of the call.
 
     scored is None if the call missed its deadline; then the thread of the call still runs.
 

@@ -107,7 +107,8 @@ class HfEngine:
     def load_weights(self, update: WeightUpdate) -> None:
         """Copies tensor by tensor, so that an update that arrives in pieces is never in memory as a whole.
 
-        Raises RuntimeError if a weight is missing (tied names included), has another size, or is not in the model.
+        Raises RuntimeError if the update lacks a weight of the model, has one of another shape, or has one that the
+        model lacks. Tied weights must come under each of their names.
         """
         if self._state == "asleep":
             restore(self._freed)

@@ -20,7 +20,7 @@ class RolloutPlan:
     """What to sample for every prompt.
 
     multi_samples: responses to the multi view (G). anchor_samples: responses to each anchor view (m).
-    anchor_views: prompt -> its anchor views. encode: (prompt, view) -> prompt ids and images.
+    anchor_views: prompt -> its anchor views. encode: (prompt, view) -> token ids and images.
     seed: of the run. A request's seed is a hash of run seed, step, prompt and view.
     extras: the extra requests of a recipe; None for none.
     allocation: `anchor.allocation`. Unless it is "even", `requests` ask for the first half of the multi responses, and
@@ -105,7 +105,7 @@ class RolloutPlan:
     def of_probes(self) -> RolloutPlan:
         """The plan of probes: only multi views, in one engine call, without extra requests.
 
-        The seeds differ from those that the same prompts have in the same step.
+        A probe's seed differs from the seed of the same prompt when the same step samples it for training.
         """
         seed = int.from_bytes(blake2b(f"probes:{self.seed}".encode(), digest_size=6).digest(), "big")
         return replace(self, anchor_views=_no_views, seed=seed, extras=None, allocation="even")

@@ -84,7 +84,8 @@ def fit_supervised(
 
 
 def held_out_loss(parts: SupervisedParts) -> dict[str, float]:
-    """Mean cross-entropy per response token over the held-out set, and over its rows with several images, one and none.
+    """Mean cross-entropy per response token over the rows and views of `Batches.held_out`: over all of them, and
+    separately over those with several images, with one and with none.
 
     SIGTERM, SIGHUP and Ctrl-C take effect only when the current batch is finished.
     """

@@ -49,7 +49,8 @@ def factories(
 ) -> dict[str, Callable[[], Tracker]]:
     """Name -> function that builds the tracker, for names returned by `checked`.
 
-    pictures: draws rollouts; None for a run that samples none. on_start: called when wandb has started its process.
+    pictures: draws rollouts; None for a run that samples none. on_start: called when wandb's tracker is
+    built or its build has failed; wandb may have started a process by then.
     """
     made: dict[str, Callable[[], Tracker]] = {}
     for name in names:

@@ -65,7 +65,7 @@ def curve_table(rows: Rows, width: int, levels: str, *, tall: bool) -> Table | N
 
 
 def _curves(rows: Rows) -> list[tuple[str, str]]:
-    """(metric, name) of each curve: the reward, the anchors of at most four anchor views, then the others."""
+    """(metric, name) of each curve: the reward, anchors of at most four anchor views, then the metrics of `_NAMES`."""
     keys = {key for row in rows for key in row}
     anchors = sorted((match[1], key) for key in keys if (match := _ANCHOR.fullmatch(key)))
     shown = [(_REWARD, "reward"), *((key, shorten(name, 60)) for name, key in anchors[:_MAX_ANCHORS]), *_NAMES.items()]

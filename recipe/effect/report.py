@@ -27,8 +27,8 @@ REPORT, PICTURE, RESULTS, DIFFERENCES = "report.html", "report.png", "results.cs
 
 @dataclass(frozen=True)
 class Found:
-    """The contents of a study's folder. rows: of its finished runs. missing: planned runs that are not finished.
-    refused: for each refused run, a line with the reason."""
+    """The contents of a study's folder. rows: of its finished runs. missing: planned runs that are neither finished
+    nor refused. refused: for each refused run, a line with the reason."""
 
     rows: Sequence[Row]
     missing: Sequence[StudyRun]

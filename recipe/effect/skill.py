@@ -60,7 +60,10 @@ def right(record: Mapping[str, Any]) -> float:
 
 
 def measure(policy: Path, questions: Path, out: Path, settings: Sequence[str] = ()) -> dict[str, float]:
-    """Ask a policy the questions in the folder `questions`: all once, greedily, and those at night GROUP times."""
+    """Ask a policy the questions in the folder `questions`, and return the numbers of COLUMNS.
+
+    Each view of each question once, greedily. The multi view of each night question GROUP times, sampled.
+    """
     common = ["experiment=effect", "reward.function=recipe/effect/reward.py:answer", "data.train_files=[unused]"]
     groups = [f"evaluation.samples_per_prompt={GROUP}", "evaluation.temperature=1.0", "--views", "multi"]
     greedy = _ask(policy, questions / "test.parquet", out / "greedy", [*common, *settings])

@@ -76,8 +76,8 @@ class Arm(Section):
 class Study(Section):
     """experiment: of configs/experiment. overrides: of every run. seeds: dial (see README.md) -> seeds such as "0-5,8".
 
-    budget: rollouts generated per sampled prompt, anchors included. seconds_per_run: estimate for --plan, until runs of
-    the study have been timed. max_seed: larger seeds are refused; at most LARGEST_SEED.
+    budget: rollouts generated per sampled prompt, anchors included. seconds_per_run: estimate for the runs
+    of an arm, until one of them has been timed. max_seed: larger seeds are refused; at most LARGEST_SEED.
     """
 
     name: str

@@ -36,7 +36,7 @@ INSTRUCTION = (
 
 @dataclass(frozen=True)
 class Settings:
-    """num_samples: responses to a checklist. threshold: lowest mean accuracy of its checklists to train on a prompt."""
+    """num_samples: responses to a checklist. threshold: prompts of lower mean checklist accuracy are not trained on."""
 
     num_samples: int
     threshold: float
@@ -54,7 +54,7 @@ def score(item: RewardInput) -> RewardResult:
 
 
 def share_right(item: RewardInput) -> float:
-    """The share of right answers to a checklist (`item.truth`, a JSON list), line by line.
+    """The share of right answers to a checklist: line i is compared with entry i of `item.truth`, a JSON list.
 
     A missing line is wrong. Empty lines, and lines beyond the number of questions, are ignored.
     """
@@ -109,7 +109,7 @@ def check_score(truth: str, extra_info: Mapping[str, Any], truth_size: Size | No
 
 
 class Checklist:
-    """Asks all perception questions about the same images in one request. Its responses are an own group."""
+    """One request for each set of images: all perception questions about them. Its role is own group."""
 
     def before(self, prompt: Prompt, facts: StepFacts) -> Sequence[Extra]:
         asked = []

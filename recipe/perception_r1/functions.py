@@ -73,7 +73,7 @@ def check_score(truth: str, extra_info: Mapping[str, Any], truth_size: Size | No
 
 
 def has_form(response: str) -> bool:
-    """Whether a response is a think block, then an answer block with a box; think block and box are not empty."""
+    """Whether a response is a think block, then an answer block with a LaTeX box; think block and box are not empty."""
     blocks = read_blocks(response, ("think", "answer"))
     return blocks is not None and has_visible(blocks[0]) and has_visible(boxed(blocks[1]))
 

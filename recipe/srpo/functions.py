@@ -18,9 +18,10 @@ TAGS = ("think", "answer", "reflection", "think", "answer")
 
 @dataclass(frozen=True)
 class Settings:
-    """Rewards for the accuracies of (first, second) answer, weights of the parts, and lengths.
+    """Rewards for right answers, weights of the parts, and two lengths.
 
-    kept: both right. corrected: only the second right. lost: only the first right. single: one answer, which is right.
+    kept: reward if both answers are right. corrected: if only the second is. lost: if only the first is. single: if
+    there is one answer, and it is right.
     target, limit: T and T_max of `length_reward`, as multiples of the first attempt's length.
     """
 

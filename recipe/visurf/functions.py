@@ -35,7 +35,7 @@ class Settings:
 
 
 def score(item: RewardInput) -> RewardResult:
-    """As the reward vqa: accuracy (0 or 1) + format (0 to 0.5). The true answer has no format part.
+    """As the reward vqa: accuracy (0 or 1) + format (0 to 0.5). The true answer gets 0 for format.
 
     Raises DataError for a malformed truth.
     """

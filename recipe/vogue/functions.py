@@ -84,7 +84,7 @@ class OneBranch:
     """Weight 0 for a prompt's responses to clean images, if the prompt is trained on responses to noisy images.
 
     If all noisy responses failed or are left out (algorithm.truncated_responses=mask), the clean ones are trained on.
-    Both stay in the pool from which advantages are computed.
+    Clean and noisy responses always stay in the pool from which advantages are computed.
     """
 
     def __call__(self, base: Advantages, kept: Sequence[PromptRollouts], facts: StepFacts) -> Advantages:

@@ -70,7 +70,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def random_prompts(count: int, rollouts: int, anchors: int, seed: int) -> Prompts:
-    """(multi rewards, anchor rewards) of each prompt: `rollouts` and `anchors` of them, or up to half more or fewer."""
+    """(multi rewards, anchor rewards) of each prompt.
+
+    How many of each is random: `rollouts` and `anchors`, or up to half more or fewer.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def sizes(mean: int) -> list[int]:

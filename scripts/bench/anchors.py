@@ -189,7 +189,7 @@ def engine_work(rows: Rows) -> dict[str, float]:
     """The engine's work per step: tokens, distinct images, and images that passed the vision encoder (encoder_runs).
 
     prompt_tokens: of all rollouts, including image tokens. computed_prompt_tokens: those not found in a cache.
-    Example: 100 prompt and 20 response tokens, hit rate 0.75 -> 25 prompt tokens computed, 45 tokens in all.
+    Example: 100 prompt and 20 response tokens, hit rate 0.75 -> computed: 25 prompt tokens, 45 with the response.
     """
     response = fmean(row["rollout/tokens"] for row in rows)
     prompts = [row["perf/throughput"] * row["timing_s/step"] - row["rollout/tokens"] for row in rows]

@@ -112,7 +112,7 @@ def _peak_mib(pid: int, otherwise: float) -> float:
 
 
 def status_mib(field: str) -> float:
-    """The MiB in the line of `field`, such as "VmHWM:   812345 kB", of this process's status."""
+    """`field` of /proc/self/status, in MiB. Example: the line "VmHWM:   812345 kB" -> 793.3."""
     lines = Path("/proc/self/status").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith(f"{field}:"))
     return int(line.split()[1]) / 1024

@@ -128,7 +128,10 @@ def bench_model(name: ModelName, options: argparse.Namespace, rates: Mapping[str
 def timed_in_turns(
     model: str, label: str, runs: Mapping[Any, tuple[PolicyModel, Sequence[ForwardBatch]]], rounds: int
 ) -> dict[Any, list[Timing]]:
-    """Time all runs in turns. The first round is a warm-up. Checks that all layouts compute the same."""
+    """Time all runs in turns. The first round is a warm-up.
+
+    With all LAYOUTS as runs, raises RuntimeError if their mean log-probs differ by more than SAME_LOGPROBS.
+    """
     found: dict[Any, list[Timing]] = {key: [] for key in runs}
     sums: dict[Any, float] = {}
     for number in range(rounds + 1):

@@ -40,7 +40,7 @@ Shape = tuple[int, int]
 def write_workload(folder: Path, num_prompts: int, shapes: Sequence[Shape]) -> dict[str, Any]:
     """Write the model, the images and, for each shape, a file of `num_prompts` rows. Returns the facts for the report.
 
-    Every step has new prompts, so that image caches help only within a step, as with a large data set.
+    Every row has its own images: in one epoch, image caches help only within a step, as with a large data set.
     """
     num_parameters = _write_model(folder / MODEL_FOLDER)
     for shape in shapes:

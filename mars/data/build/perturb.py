@@ -120,7 +120,7 @@ def mixed(image: Image.Image, other: Image.Image, share: float, size: int | None
 
 
 def fitted(image: Image.Image, frame: Size) -> tuple[Image.Image, Move]:
-    """The image scaled to fit into the frame, in its middle, on white."""
+    """The image, scaled to fit into a white image of the size `frame` and centred in it."""
     from PIL import Image
 
     if image.size == frame:

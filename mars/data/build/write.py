@@ -26,7 +26,7 @@ IMAGES = "images"
 class Task(Protocol):
     """Makes a row of a scene. Frozen, with a repr that names all settings. Raises RowError if the scene does not fit.
 
-    A task may draw random numbers only from `chance`. Several threads call it.
+    Several threads call a task. It may draw random numbers only from `chance`.
     """
 
     @property

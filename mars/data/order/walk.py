@@ -1,4 +1,4 @@
-"""Choose the next prompts of the training files for rounds of any size, without skipping any prompt."""
+"""Choose the next prompts of the training files for rounds of any size. Only prompts in `left_out` are skipped."""
 
 from __future__ import annotations
 

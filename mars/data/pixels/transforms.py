@@ -1,4 +1,4 @@
-"""Image transforms for a recipe's own file. Each function here makes an `ImageTransform`. The file uses it like this:
+"""Image transforms for recipes. Each function here makes an `ImageTransform`, which a recipe's file returns like this:
 
     # functions.py of a recipe, named by recipe.transforms as {masked: path/to/functions.py:masked}
     def masked(settings: Settings) -> ImageTransform:

@@ -117,8 +117,8 @@ def check_image_processor(settings: Mapping[str, Any], family: Family, file: str
 
 
 def check_colours(settings: Mapping[str, Any], file: str) -> None:
-    """Raises SetupError if image_mean or image_std is not three numbers, unless do_normalize is false and do_rescale is
-    set.
+    """Raises SetupError if image_mean or image_std is not three numbers. This is accepted if do_normalize is false and
+    the key do_rescale is there.
 
     For a missing key, the trainer would use transformers' default and vLLM another one: without image_mean and
     image_std, vLLM does not normalize (vllm/model_executor/layers/fusion/mm_input_norm.py).

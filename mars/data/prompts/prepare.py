@@ -250,7 +250,7 @@ def _view_messages(
 ) -> tuple[Mapping[View, tuple[Message, ...]] | None, RowProblem | None]:
     """The messages of the views with a wording of their own: each view's question, rendered with its sources alone.
 
-    Returns (messages, None) or (None, problem), like `_render`.
+    Returns (messages, None), (None, problem) or (None, None), like `_render`.
     """
     found: dict[View, tuple[Message, ...]] = {}
     for view in settings.worded_views(prompt):

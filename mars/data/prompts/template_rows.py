@@ -44,8 +44,8 @@ class ViewTrial:
         self._failures: dict[tuple[tuple[str, int, bool], ...], TemplateFailure | None] = {}
 
     def check(self, prompt: Prompt) -> None:
-        """Raises TemplateFailure if the template refuses a view of the prompt, DataError if the encoder refuses its
-        text."""
+        """Raises TemplateFailure if the template refuses the form of a view of the prompt, DataError if the encoder
+        refuses the text of a view that is tried."""
         for view in self._views(prompt):
             if view is None or view in prompt.view_messages:
                 continue

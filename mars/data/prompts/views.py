@@ -45,10 +45,10 @@ def render_view(
 
     view None: the messages as they are and all images.
     "single": one marker and one image for each shown source. The messages are `prompt.view_messages[view]` if it is
-        there. Otherwise they are the prompt's messages without the markers of other sources and the white space around
-        those markers: "<image>\\n<image>\\nHow many?" reads "<image>\\nHow many?".
-    "repeated": the messages stay, and the one source of a mono view fills every slot. Views of several sources
-        have no such layout and raise ValueError, as do unknown sources.
+        there. Otherwise they are the prompt's messages without the markers of other sources. Of the white space around
+        such a marker, `_close_gap` keeps a part: "<image>\\n<image>\\nHow many?" reads "<image>\\nHow many?".
+    "repeated": the messages stay, and the one source of a mono view fills every marker's place. A view of several
+        sources raises ValueError. So does an unknown source, with either layout.
     """
     if view is None:
         return prompt.messages, tuple(source.image for source in prompt.sources)

@@ -63,7 +63,7 @@ def messages_of(row: Row) -> tuple[tuple[Message, ...], list[Any]]:
 
 
 def _instead_of_prompt(row: Row) -> str:
-    """The end of the error message: what the row has in place of a prompt; "" if no other column is named like it."""
+    """The end of the error message: a wrong value of `prompt`, or a column with a similar name; "" if neither."""
     if row.get("prompt") is not None:
         return f"; got {row['prompt']!r:.80}"
     similar = get_close_matches("prompt", row, n=1)

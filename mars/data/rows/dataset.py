@@ -74,7 +74,7 @@ def read_prompts(
     read_json: ReadJson,
     needs_response: bool = False,
 ) -> Reading:
-    """All rows of `files` (see docs/data.md for their kinds), in order. Image headers are read, no pixels decoded.
+    """All rows of `files` (see docs/data.md for their kinds), in order. Images are only probed, see `probe_size`.
 
     image_root: the folder that image paths are relative to; None means each file's own folder.
     check_truth: called with every prompt that has a truth; see TruthCheck.

@@ -63,7 +63,7 @@ def report(
 def refuse_or_drop(problems: Sequence[RowProblem], num_rows: int, on_bad_sample: OnBadSample) -> dict[str, int]:
     """Apply `data.on_bad_sample` to the problems of `num_rows` rows; returns the number of dropped rows by reason.
 
-    Raises DataError with all problems for "error", and for "drop" if no row is left.
+    Raises DataError with the `report` of the problems for "error", and for "drop" if no row is left.
     """
     if not problems:
         return {}

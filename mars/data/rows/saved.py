@@ -1,7 +1,7 @@
 """Data sets that the library `datasets` reads: folders of `save_to_disk`, and names of the Hugging Face hub.
 
-Both consist of arrow files. `datasets` finds these files, downloading what is not there yet; mars/data/rows/files.py
-reads their rows.
+A folder has its rows in arrow files. For a name, `datasets` downloads the set and writes its rows to arrow files in its
+cache, if they are not there yet. mars/data/rows/files.py reads these files.
 """
 
 from __future__ import annotations

@@ -79,8 +79,8 @@ def build_tokenizer(vocabulary: Vocabulary, seed: int, family: Family = "qwen2_5
     """A byte-level BPE tokenizer trained on a small corpus: same text, same ids, on every machine.
 
     decode(encode(text)) == text for any text without special tokens; for Qwen3.5, the result is in Unicode NFC.
-    vocabulary: "tiny": trained on `tiny_corpus.txt`. The integers 0 to 112, each sentence of the instructions (or its
-        part between two tags) and the fixed text around the boxes of a grounding answer are single tokens.
+    vocabulary: "tiny": trained on `tiny_corpus.txt`. The integers 0 to 112, each sentence of the instructions in that
+        file (or its part between two tags) and the fixed text around the boxes of a grounding answer are single tokens.
         "benchmark": trained on `benchmark_corpus.txt`. The integers 0 to 16 are single tokens, also after a space.
         "real": as "tiny", then filled up to 151,936 ids with merges drawn from `seed`. Only "real" depends on the seed.
     family: for InternVL, its own special tokens are added. For Qwen3.5, text is split as in the real model, which
