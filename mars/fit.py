@@ -97,9 +97,9 @@ def restored(hooks: StepHooks, stream: PromptRounds, sampling: SamplingState, sc
 
 
 class _WatchedUpdates:
-    """A `PolicyTrainer` that defers interruptions from the beginning of an update until `interrupts.allow`.
+    """A `PolicyTrainer` that defers interruptions from the beginning of `update` until `interrupts.allow`.
 
-    report: called with the updates that were skipped, also if they end the run.
+    report: called with the optimizer updates that `update` skipped, also if they end the run.
     """
 
     def __init__(self, trainer: PolicyTrainer, report: SkippedReport, step: int) -> None:

@@ -111,5 +111,5 @@ def worker_report(events: EventLog, processes: ProcessList) -> WorkerReport:
 
 
 def stall_report(events: EventLog, run_dir: Path) -> Callable[[str], None]:
-    """A function that the watchdog calls with the reason of a stall."""
+    """A function that logs a stall as an event of the run. The watchdog calls it with the reason."""
     return lambda reason: events.log("stalled", last_logged_step(run_dir), reason=reason)

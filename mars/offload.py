@@ -97,7 +97,7 @@ def restore(freed: Freed) -> None:
 
 
 def storages_of(tensors: Iterable[Tensor]) -> dict[int, torch.UntypedStorage]:
-    """The storages of these tensors, each once, by their addresses."""
+    """The storages of these tensors, each once. Key: the address of the storage object, not of its memory."""
     storages = (local_part(tensor).untyped_storage() for tensor in tensors)
     return {storage._cdata: storage for storage in storages}
 

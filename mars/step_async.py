@@ -198,7 +198,8 @@ class _BusyTrainer:
         self._updated.set()
 
     def take_back(self) -> None:
-        """Wait until a `score_responses` that has begun returns. A later `score_responses` ends the sampling."""
+        """Wait for the end of a running call of `score_responses`, if any. A later call raises `background.Stopped`,
+        which ends the sampling."""
         with self._call:
             self._is_lent = False
 

@@ -114,7 +114,8 @@ class SamplingState:
         without prompts adds 0.
     carried: kept prompts beyond this step's quota; the next step trains on them first.
     quarantine: prompts that could not be read, which are not sampled again.
-    version: of the engine's weights. Not compared, because another process may count from another number.
+    version: of the engine's weights. `==` of two states ignores it, because another process may count from another
+        number.
     ahead: what the next step trains on, if it is sampled already (mars/step_async.py).
     hooks: what the hooks keep between steps (`StepHooks.snapshot`), at the end of the sampling.
     """

@@ -166,7 +166,7 @@ class RewardInput:
 class RewardResult:
     """score: used in training, within -MAX_SCORE to MAX_SCORE. parts: named values for the metrics.
     accuracy: in [0, 1], reported by evaluation (VQA: 1 if right, else 0; grounding: mean IoU). failed: why there is no
-    score (exception, time-out, bad number), else None. A failed sample is counted, in no pool, and not trained on.
+    score (exception, time-out, bad number), else None. A failed sample is in no pool and not trained on, but counted.
     """
 
     score: float

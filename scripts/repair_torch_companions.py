@@ -51,7 +51,10 @@ def import_error(package: str) -> str | None:
 
 
 def repair_torchvision() -> None:
-    """Raises SystemExit(4) if torchvision fails for a reason other than missing operators."""
+    """If torchvision cannot be imported because operators are missing, declare them for the whole environment.
+
+    Raises SystemExit(4) if it then still cannot be imported, or could not for another reason.
+    """
     error = import_error("torchvision")
     if error is None:
         return

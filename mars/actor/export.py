@@ -33,8 +33,8 @@ def export_policy(shards: str, model: ModelConfig, lora: LoraConfig, folder: str
 
     shards: folder of the trainer's shards, from any number of ranks. model, lora: those of the run. The weights at
     model.path say which tensors the model has; with LoRA they are also the weights that the adapters are added to. The
-    other files there are copied. Needs memory for the weights in float32 and, at any time, at most once in model.dtype:
-    first to write them, later for transformers, which loads the folder to check it.
+    other files at model.path are copied. Needs memory for the weights in float32 plus one copy of them in model.dtype:
+    first the copy that is written, later the one that transformers loads from `folder` as a check.
     Raises CheckpointError for another model's shards. Raises SetupError as `load_policy` and `save_policy` do, or if a
     loaded weight differs from the written one.
     """

@@ -111,8 +111,8 @@ class Objective:
 
         logprobs, entropy, old_logprobs, ref_logprobs: float [T], the rows' response tokens one after the other.
         old_logprobs: with the weights before the step's first update; None in the first update, where `logprobs` are
-        also the old ones (ratio 1). ref_logprobs: None if the loss has no KL term. compare_rollout: whether the
-        old ones are compared with the engine's (`compared_update`). rule: of `recipe.tokens`; w scales its terms too.
+        also the old ones (ratio 1). ref_logprobs: None if the loss has no KL term. compare_rollout: whether to
+        compare old and rollout log-probs (`compared_update`). rule: the token rule; changes or adds terms, scaled by w.
         """
         algorithm = self._algorithm
         tokens = TokenTargets.of(rows, lengths, logprobs)

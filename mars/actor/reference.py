@@ -1,4 +1,4 @@
-"""The reference model of the KL term, and its updates. It has no gradient."""
+"""The reference model of the KL term, without gradient, and its updates from the policy's weights."""
 
 from __future__ import annotations
 

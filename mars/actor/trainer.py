@@ -145,10 +145,10 @@ class PolicyTrainer(CheckpointedTrainer, Protocol):
     ) -> ResponseScores:
         """One number for each response, such as its KL to the reference model (mars/algorithms/scoring.py).
 
-        Uses the current weights. Does not train, and ignores advantages and weights. spans: for each prompt, for each
-        of its responses, the tokens that count; None: all. The batch's updates must hold every row, that is
-        every response of every prompt, exactly once. Raises ConfigError if `spec` needs a reference model and there is
-        none.
+        Uses the policy as it is now, and does not train it. Ignores advantages and the weights of responses. spans: for
+        each prompt, for each of its responses, the tokens that count; None: all. The batch's updates must hold every
+        row, that is every response of every prompt, exactly once. Raises ConfigError if `spec` needs a reference model
+        and there is none.
         """
         ...
 

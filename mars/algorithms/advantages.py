@@ -49,7 +49,7 @@ class AdvantageSettings:
 class Advantages:
     """Advantages of N responses in P prompts, and the statistics they came from.
 
-    values: [N], 0 where the weight is 0 or the rewards are equal.
+    values: [N], 0 where the weight is 0, the pool's rewards are equal, or all multi rewards equal the pool's mean.
     weights: [N], 1, or 0 where the prompt has too few rewards for statistics or the response is left out (`without`).
     defined: bool [P], True for the prompts that have enough rewards for statistics.
     mean: float64 [P], the pool's mean. leave_one_out subtracts the mean of the pool's other rewards instead.

@@ -1,4 +1,4 @@
-"""Enter a run directory. Only one process at a time writes to it; if it has a run, then only to resume that run."""
+"""Enter a run directory. Only one process at a time writes to it. If a run is in it, only that run may go on there."""
 
 from __future__ import annotations
 

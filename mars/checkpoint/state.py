@@ -5,9 +5,9 @@
     advantages of a prompt        a line for each: of carried prompts; then, if the next step is sampled ahead, of those
                                   that it trains on and of those that it leaves to the step after it
 
-Writing a line blocks the other threads of the process, so a line has one prompt at most. The order of the data needs
-nothing but `round`, because it depends only on the seed and the number of the round. Requests need nothing, because
-each has its own seed. The state of hooks is the text of `SamplingState.hooks`.
+Writing a line blocks the other threads of the process, so a line has one prompt at most. `round` is enough
+to restore the order of the data, which depends only on the seed and the number of the round. Requests have no
+random state to store, because each has its own seed. The state of hooks is the text of `SamplingState.hooks`.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ def list_(run_dir: RunDir, as_json: AsJson = False) -> None:
 
 @ckpt.command(epilog=example("mars ckpt verify runs/mars --step 50"))
 def verify(run_dir: RunDir, step: Step = None, as_json: AsJson = False) -> None:
-    """Compare every file with its SHA-256 sum. Names each that is damaged, missing or unreadable,
-    and then exits with 7."""
+    """Compare every file with its SHA-256 sum. Names each that is damaged, missing or unreadable;
+    exits with 7 if there is one."""
     from mars.checkpoint.catalogue import MANIFEST_FILE
     from mars.errors import CheckpointError
     from mars.output.text import visible

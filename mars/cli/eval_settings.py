@@ -1,4 +1,4 @@
-"""The settings of `mars eval run` and `infer`: those of a training job or, with --like, those of a run."""
+"""The settings of `mars eval run` and `infer`: those of configs/train.yaml or, with --like, those of a run."""
 
 from __future__ import annotations
 

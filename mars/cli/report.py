@@ -49,8 +49,8 @@ def follow_run(run_dir: Path, every: int, out: Path | None = None, wait: Callabl
 
 
 def _check_page_of_run(run_dir: Path, out: Path | None) -> None:
-    """Raises ConfigError or SetupError unless `out`, if given, is the name of a page that can be written and is not the
-    report of another run."""
+    """Raises ConfigError or SetupError if `out` is given and is the report of another run, or is not the name of a page
+    that can be written."""
     if out is not None:
         if out.resolve() != (run_dir / REPORT_FILE).resolve():
             refuse_report_of_a_run(out)

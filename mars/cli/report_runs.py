@@ -25,7 +25,7 @@ _HEAD_BYTES = 4096  # the first bytes of a page, which say what wrote it
 def report_runs(run_dirs: Sequence[Path], out: Path) -> None:
     """Write the page to `out`, and print the evaluations side by side and the path of the page.
 
-    Raises ConfigError as `check_runs` and `write_comparison` do, and if `out` is a file that is not such a page.
+    Raises ConfigError and SetupError as `check_runs`, `_check_comparison` and `write_comparison` do.
     """
     check_runs(run_dirs)
     _check_comparison(out)

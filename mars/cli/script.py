@@ -11,7 +11,7 @@ _WITHOUT_SCRIPT = {"ray_up.sh": "mars ray", "ray_submit.sh": "mars ray submit"}
 
 
 def command_of(script: str) -> str:
-    """A command that works from the user's folder: `bash PATH`, or the `mars` command if no script was called."""
+    """How to call `script` from the user's folder: `bash PATH`, or as a `mars` command if the user called no script."""
     called = os.environ.get(_VARIABLE)
     if called is None:
         return _WITHOUT_SCRIPT[script]

@@ -3,7 +3,7 @@
 process lost, node fine  another process takes the engine's place; a call waits for it
 node lost                a call waits for `cluster.replace_timeout_s`, then does without all engines of the node
 room again               the engine is built while steps go on, and is back when weights are loaded the next time
-build fails              on the new node: the engine is not started again while others work, as it would fail again
+build fails              on the new node: after at most `MAX_TRIES` starts, no further start while other engines work
 no engine left           a call waits for any of them for `cluster.start_timeout_s`, then the run ends
 """
 

@@ -24,7 +24,7 @@ _REMEDIES = {
 
 @dataclass(frozen=True)
 class Difference:
-    """kind: a key of the remedies. there, here: the value on the node, and on the driver's node."""
+    """kind: a key of `_REMEDIES`. there, here: the value on the node, and on the driver's node."""
 
     kind: str
     what: str

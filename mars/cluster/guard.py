@@ -76,7 +76,7 @@ def clean_up(folder: Path, driver: int, session: int, log_dir: Path | None) -> N
 
 
 def members(folder: Path, driver: int, session: int) -> Iterator[int]:
-    """Processes of the cluster: those with its mark, and those of its session that write to its files.
+    """Processes of the cluster: those with its mark, and those of `session` (as of setsid) that write to its files.
 
     The mark is an environment variable. A process that renames itself, as Ray's do, may overwrite its environment; it
     is found by the files. While the mark was in the driver's environment, the driver may also have started processes

@@ -1,6 +1,7 @@
 """Watches Ray's head processes on this machine.
 
-Without this, calls of Ray would wait for a minute, or end the driver without a message, after one has died.
+Without this, after one of these processes has died, calls of Ray would wait for a minute, or end the driver without
+a message.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Placement:
 
     timeout_s: how long to wait until other jobs free the resources.
     Raises SetupError with a table of the nodes: at once if the workers would not fit on the empty cluster, after
-    timeout_s if other jobs still use it.
+    timeout_s if other jobs still use the resources.
     """
 
     def __init__(self, layout: Layout, choice: NodeChoice, timeout_s: float) -> None:

@@ -179,8 +179,8 @@ class _Connection:
     """Ray, started and stopped in a separate thread.
 
     So the main thread is not in a call of Ray meanwhile, and can handle signals and end the process at any time. If Ray
-    replaces the signal handlers of mars, the main thread installs them again. The kernel ends Ray's processes with the
-    thread that has started them, so this thread lives until Ray is shut down.
+    replaces the signal handlers of mars, the main thread installs them again. When the
+    thread that has started Ray's processes ends, the kernel ends them, so this thread lives until Ray is shut down.
     """
 
     def __init__(self, options: dict[str, Any], where: str) -> None:

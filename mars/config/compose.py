@@ -86,7 +86,8 @@ def compose_saved(root: str, schema: type[Root], content: Mapping[str, Any], ove
     """The settings that a run has saved, changed by overrides of keys.
 
     Overrides of groups are refused: the run saved the keys that its groups set, not the groups.
-    A key that the run does not have, because its version of mars had none, has its default of configs/<root>.yaml.
+    A key that the run did not save, because its version of mars did not have this key, gets the default in
+    configs/<root>.yaml.
     """
     known = Known(tuple(leaves(schema)), {}, mappings(schema), nested_mappings(schema))
     checked = check_overrides(overrides, known)

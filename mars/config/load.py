@@ -65,7 +65,7 @@ def _shipped_adapters(root: RootName) -> Mapping[str, Any]:
 
 
 def shipped_values(schema: type[Root]) -> dict[str, Any]:
-    """Dotted key -> default of every setting of a schema that has one."""
+    """Dotted key -> default, for each of the schema's settings that has a default."""
     (root,) = (name for name, found in SCHEMAS.items() if found is schema)
     composition = compose_files(root, schema, [], [])
     assert composition.config is not None  # the shipped files

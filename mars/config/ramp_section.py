@@ -86,8 +86,9 @@ def weights_at(
 def ramp_problems(
     ramps: Sequence[Ramp], values: Mapping[str, Any], check: Callable[[Mapping[str, Any]], Sequence[Problem]]
 ) -> Iterator[Problem]:
-    """What is wrong with the ramps. values: dotted key -> value of the composed configuration. check: such values ->
-    what is wrong with them. Called for `first` and `last`: if both are valid, so are all numbers between them."""
+    """What is wrong with the ramps. values: dotted key -> value of the composed configuration. check: returns
+    what is wrong with such a mapping. Called with `first` and with `last` as the key's value: if both are valid, so
+    are all numbers between them."""
     keys = [ramp.key for ramp in ramps]
     for ramp in ramps:
         where = f"ramps: {ramp.key}"

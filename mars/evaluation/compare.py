@@ -30,7 +30,7 @@ def compare(files: Sequence[Scored], threshold: float | None) -> dict[str, Any]:
     - "task", "metric" (of the records), "method" and "n" (number of common questions);
     - "files": [{"name", "results", "model", "n", "left_out"}];
     - "rows": [{"quantity", "scorer", "values": one per file, "differences": one per file, the first None}]. There
-      are rows with the scorer "strict" and, if every record has a compat value, rows with the scorer "compat".
+      are rows with the scorer "strict" (see `ScorerName`) and, if every record has a `compat`, with "compat".
     Values and differences are {"mean", "low", "high", "n"} with 95 % intervals, or None if a file lacks the quantity.
     A difference is paired: the mean of the differences over all questions for which both files have the quantity.
 

@@ -31,7 +31,11 @@ Frames = tuple[Size, Size]
 
 @dataclass(frozen=True)
 class Scored:
-    """A result file, its answers with the strict scorer's rewards, and the record of each for `summarize`."""
+    """A result file, its answers with rewards, and the record of each answer for `summarize`.
+
+    The rewards are the strict scorer's (`score_results`), or those that a training run gave to the answers of its own
+    evaluation (mars/evaluation/run_pairs.py). In the second case, `task` is the text of the run's rewards.
+    """
 
     results: Results
     task: Task

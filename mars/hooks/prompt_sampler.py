@@ -54,9 +54,9 @@ class SampledRounds:
         return self._decided[step]
 
     def probes(self, step: int, round: int) -> tuple[Prompt, ...]:
-        """The prompts to probe before `step`. round: the next round to be sampled. The sampler always chooses its
-        prompts before the probes, because a run that reads images ahead must. So it makes no difference to the chosen
-        prompts whether a run reads ahead.
+        """The prompts to probe before `step`. round: the next round to be sampled. The sampler always chooses this
+        round's prompts before the probes, as it has to in a run that reads images ahead. So the choice is the same in a
+        run that does not read ahead.
         """
         self.batch(round)
         return self._checked(self._sampler.probes(step), f"the probes of step {step}")

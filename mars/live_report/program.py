@@ -44,7 +44,8 @@ def pauses(pipe: int, clock: Callable[[], float] = time.process_time) -> Callabl
 
 
 def write_pages(run_dir: Path, pause: Callable[[float], None]) -> None:
-    """Write the page until `pause` raises RunOver, then once more. A run without anything to show gets no page.
+    """Write the page until the run has ended or `pause` raises RunOver, then once more, but not if the run was resumed
+    meanwhile. A run without anything to show gets no page.
 
     The first page comes after a pause, so that it does not slow down the start of the run. If a page cannot be written,
     for example because the disk is full, it is tried again after a pause. Raises MarsError or OSError only for the last

@@ -1,4 +1,5 @@
-"""rich's console, made safe for texts of models, data sets, users' files and file names. All of mars prints with it."""
+"""rich's console, made safe for texts of models, data sets, users' files and file names. No other
+console of rich is used."""
 
 from __future__ import annotations
 

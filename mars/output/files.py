@@ -74,8 +74,8 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
     A process that opens `path` finds either the old file or the complete new one, even if the writer is killed midway.
     Makes the folder. shared: whether several processes may write the file at once. Then each draft has its own name,
     and stays behind if its process is killed.
-    Raises OSError, also if `path` is a device, a pipe or a socket, which root would lose: a file renamed to /dev/null
-    takes its place.
+    Raises OSError, also if `path` is a device, a pipe or a socket, because for root the renaming would replace even
+    /dev/null.
 
         with replacing(Path("metrics.jsonl")) as draft:
             draft.write_bytes(lines)

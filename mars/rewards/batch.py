@@ -21,7 +21,7 @@ class Batch:
 
     The workers get the answers in `Call`s, each of which is one call of the reward function for one answer or more.
     Two threads share a batch without a lock. Until the serving thread has ended, the caller of `score` uses only `add`,
-    `complete`, `abandoned` and `error`; the serving thread uses the rest.
+    `complete`, `abandoned` and `error`; the serving thread uses everything but `add`.
 
     calls: all calls; a call's index is its number. pending: numbers of the calls still to send. suspects: numbers of
         calls whose worker died or hung.

@@ -43,15 +43,16 @@ class RewardsBySet:
         return tuple(dict.fromkeys(self.by_set.values())) or (self.function,)
 
     def of(self, data_source: str) -> str:
-        """The reward of a set. Raises KeyError if it has none; `check_sets` refuses such sets when rows are loaded."""
+        """The reward of rows with this `data_source`. Raises KeyError if there is none; `check_sets` refuses such rows
+        when they are loaded."""
         return self.by_set[data_source] if self.by_set else self.function
 
     def has(self, data_source: str) -> bool:
         return not self.by_set or data_source in self.by_set
 
     def check_sets(self, data_sources: Iterable[str]) -> None:
-        """Raises ConfigError that names all sets without a reward. `by_set` may name further sets, because an
-        evaluation may use only some of the sets of a run."""
+        """Raises ConfigError that names each of `data_sources` that has no reward. `by_set` may also have rewards for
+        others, because an evaluation may use only some of the data_sources of a run."""
         without = sorted({data_source for data_source in data_sources if not self.has(data_source)})
         if without:
             raise ConfigError(

@@ -28,8 +28,9 @@ def load_check(spec: str) -> CheckTruth | None:
     The text that the function returns says what is wrong with a truth, and so does the text of a DataError that it
     raises. The file is run only if its code defines `check_NAME`, or has an `import *`, which may define it.
     Raises ConfigError if running the file fails, or if `check_NAME` is not a plain function. Returns None for a file
-    that cannot be read or has a syntax error: loading the reward itself reports this. The result of `load_check` raises
-    ConfigError if the function raises another exception, or returns anything but a text or None.
+    that cannot be read or has a syntax error: loading the reward itself reports this. The check that `load_check`
+    returns raises ConfigError if the user's function raises an exception other than DataError, or returns anything but
+    a text or None.
     """
     path, _, name = spec.rpartition(":")
     own = f"{path}:check_{name}"

@@ -70,8 +70,9 @@ def yes_or_no(answer: str) -> str | None:
     """ "yes", "no", or None if the answer is neither, or both.
 
     Three rules are tried in this order:
-    - If the last word is yes or no, it decides. If its clause negates it ("not yes", "I cannot say no") or says the
-      opposite too, the result is None, and no other rule is tried.
+    - If the last word is yes or no, it decides, and no other rule is tried. The result is None if the clause of this
+      word negates it ("not yes", "I cannot say no"), says the opposite too, or is a question ("Is it yes?"; but "yes?"
+      is yes). It is also None if the text has both yes and no, and a word like "maybe".
     - The first word decides, if a clause follows that does not contradict or revise it: "Yes, there is a car."
     - If the answer is one sentence that says whether something is there, it decides: "There is no car.", "It is not."
     Of an answer longer than `MAX_CHARS`, only the last `MAX_CHARS` characters are read, and only the first rule is

@@ -182,8 +182,8 @@ class ExtraPlan:
         return PlannedRequests(left_out=(replace(request, num_samples=0),))
 
     def _check(self, extra: Extra, prompt: Prompt, sizes: Mapping[View, int]) -> None:
-        """sizes: number of rollouts of each view; `extra.about` must be below that of `extra.view`. {} before
-        sampling."""
+        """sizes: view -> its number of rollouts; empty before sampling. `extra.about` must be below the number of
+        `extra.view`."""
         self._check_name(extra.name, prompt)
         wrong, sampling, own = None, extra.sampling, self.sampling
         names = {source.name for source in prompt.sources}

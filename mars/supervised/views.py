@@ -67,7 +67,7 @@ def response_of(prompt: Prompt, view: View) -> str:
 
 
 def _is_named(source: str, place: int, text: str) -> bool:
-    """Whether a text names the source, or numbers the source's image: "Image 2", "second".
+    """Whether a text names the source, or numbers the source's image: "Image 2", "the second".
 
     place: of the image in the prompt, from 0. Texts count from 1, so that "Image 2" has place 1.
     """

@@ -46,7 +46,8 @@ class JsonlTracker:
     next row, in order. So a full disk does not end the run, and rows are lost only if the disk is still full at
     `close`.
 
-    Raises ConfigError if resumed_step is None and the file has rows, SetupError if the file cannot be written.
+    The constructor raises ConfigError if resumed_step is None and the file has rows, SetupError if it cannot open or
+    write the file.
     """
 
     def __init__(self, path: Path, resumed_step: int | None) -> None:

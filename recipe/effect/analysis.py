@@ -67,8 +67,8 @@ def comparisons(study: Study, rows: Sequence[Row]) -> list[Comparison]:
 
     rows: of finished runs, with the keys dial, arm, seed and cold_start. Two runs with the same dial and seed are a
     pair. `study.primary` names the primary comparisons. An arm that chooses its training prompts (`not_comparable`) is
-    compared only by the evaluation. An arm with more rollouts of some prompts (`uneven`) is compared by the evaluation
-    and the primary metric.
+    compared only by the evaluation. An arm whose prompts get different numbers of rollouts (`uneven`) is compared by
+    the evaluation and the primary metric.
     """
     planned, decides = planned_primary(study), (PRIMARY, study.baseline)
     found = [

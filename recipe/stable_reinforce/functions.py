@@ -78,7 +78,7 @@ check_score = check_truth
 
 
 def question(response: str, answer: str) -> str:
-    """The question to the judge, with the last lines before the answer."""
+    """The question to the judge about the answer and the last LINES lines of the response before <answer>."""
     reasoning = response.partition("<answer>")[0].strip().splitlines()[-LINES:]
     said = answer.strip()
     return ASK.format(reasoning="\n".join(reasoning)[-MAX_CHARS:], answer=MEANING.get(said, said)[:MAX_CHARS])

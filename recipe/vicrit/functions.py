@@ -17,8 +17,8 @@ MARKS = " \t\n\r.,;:!?\"'`*“”‘’()[]"
 def span(item: RewardInput) -> RewardResult:
     """score = exact (0 or 1) + format (0 to 0.5). accuracy: exact.
 
-    parts: exact, 1 if the answer is the truth: the wrong words in the description; first_word, 1 if the answer has
-    the first of these words, as in the public code's evaluation; format, 0.25 for a think and 0.25 for an answer.
+    The truth is the wrong words of the description. parts: exact, 1 if the answer is these words; first_word, 1 if it
+    has the first of them, as in the public code's evaluation; format, 0.25 for a think and 0.25 for an answer.
     Raises DataError for a truth without words.
     """
     check_span(item.truth)

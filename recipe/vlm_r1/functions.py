@@ -21,8 +21,8 @@ from mars.types import RewardInput, RewardResult
 def detection(item: RewardInput) -> RewardResult:
     """score = od_length (0 to 1) + format (0 or 1). accuracy: od_length.
 
-    parts: od_length (mAP times the length factor; 1 if neither answer nor truth has boxes, 0 if only one of them has),
-    map, length_factor, format. Raises DataError for a malformed truth.
+    parts: od_length (mAP times the length factor; 1 if neither answer nor truth has boxes, 0 if only one of them has,
+    or if the answer is missing or unreadable), map, length_factor, format. Raises DataError for a malformed truth.
     """
     reading = read_labelled(item)
     precision = class_precision(reading)

@@ -140,7 +140,7 @@ class _Decoder:
         self._images = access.open()
 
     def seconds(self, images: Sequence[Any]) -> tuple[float, float]:
-        """Seconds by the clock, and seconds of this process's processor time."""
+        """Decode the images. Returns the seconds by the clock and the seconds of this process's processor time."""
         start, cpu = time.perf_counter(), time.process_time()
         self._images.expect(images)
         for image in images:

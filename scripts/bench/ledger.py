@@ -77,7 +77,8 @@ class Ledger:
         self._wall, self._cpu, self._watchers = time.perf_counter(), time.process_time(), watchers_seconds()
 
     def _record(self) -> dict[str, Any]:
-        """Facts about the step that ends. cpu: of all threads of this process. watchers: of each thread of WATCHERS."""
+        """Facts about the step that ends. wall: its seconds. cpu: processor seconds of all threads of this process.
+        watchers: processor seconds of each thread that WATCHERS names."""
         wall, cpu, watchers = time.perf_counter(), time.process_time(), watchers_seconds()
         return {
             "kind": kind(self._step),

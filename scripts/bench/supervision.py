@@ -48,7 +48,7 @@ def supervision(pairs: int, timeout: float) -> dict[str, Any]:
 
 
 def let_responses_end(model: Path) -> None:
-    """Change the model of the workload, which would never sample the end token."""
+    """Give the end token END_WEIGHT in the workload's model, which would otherwise never sample it."""
     from safetensors.torch import load_file, save_file
 
     weights = load_file(model / "model.safetensors")

@@ -73,7 +73,7 @@ def run_job(job: Job, after_step: Callable[[int], None] = lambda _: None) -> Don
     A step ends when its row is in metrics.jsonl.
 
     after_step: called with the number of finished steps whenever it has grown, while the next step runs.
-    Raises ContenderFailed, also if a step had no gradient.
+    Raises ContenderFailed as `run_process`, and if a step had no gradient.
     """
     command = [sys.executable, "-m", "mars.main", "--config-dir", str(BENCH), *job_overrides(job)]
     metrics, ends, size = job.run_dir / METRICS_FILE, [], 0

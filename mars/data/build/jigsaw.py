@@ -95,7 +95,8 @@ def refuse_alike(images: Sequence[Image.Image], rows: int, columns: int) -> None
 
 
 def grid(order: Sequence[int], columns: int) -> str:
-    """The truth: the number, from 1, of the shown piece at each place of the original image, row by row.
+    """The truth: for each place of the original image, row by row, the number (from 1) of the shown piece that belongs
+    there.
 
     order: for each shown piece, its place in the original image, from 0.
 

@@ -33,9 +33,9 @@ class Perturb:
         distractor: joined with an image of another row: the same row and the same side for all;
         mixup: mixed with an image of another row: the same row and the same share for all.
     sources: which images are chosen, see `chosen`; the others stay as they are.
-    side: of the distractor; "random" is drawn. size: sides of a mixture in pixels (256 in the paper's code); None: the
-    image keeps its size, and the image of the other row is fitted into it. right_angles: rotate only by 90, 180 or 270
-    degrees.
+    side: of the distractor; "random" is drawn. size: width and height of a mixture in pixels (256 in the paper's
+    code); None: the image keeps its size, and the image of the other row is fitted into this size. right_angles: rotate
+    only by 90, 180 or 270 degrees.
     """
 
     change: Literal["distractor", "mixup", "rotation"]

@@ -65,8 +65,8 @@ def read_question(record: Any, number: int, metadata: Mapping[str, Any]) -> Ques
     - {messages: [{role, content}, …], images}: LLaMA-Factory, OpenAI.
     - {instruction, input?, output, history?, images}: Alpaca.
       In these three forms: the text of a key `system` becomes the first turn, of role system. Question k comes with the
-      turns before it, answers included. If there are as many image tags as images, it has only the images of the tags
-      up to it.
+      turns before it, answers included. If the record has as many image tags as images, question k has only the
+      images whose tags are in these turns or in the question.
     - {sample_id, task_instruction_id, task_instance: {context, images_path, choice_list?}, response}: DEMON, with
       metadata {task_instruction: [...]}.
     - {role, content: [{type: image, image}, …, {type: text, text}], ground_truth, extra_info?}: evaluation files.

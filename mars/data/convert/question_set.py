@@ -43,8 +43,8 @@ class SetRules:
         only if the numbers of image tags and of images differ.
     depth: encoding of the source "depth" if its file has more than 8 bits per channel.
     truth: answer -> ground truth, for questions without choices.
-    keep_file_names: whether every split has its file's name; otherwise a split is train or test, as the run scripts
-        expect, except where several files would share it (`split_names`).
+    keep_file_names: whether every split has its file's name. If not, a split is train or test, as the run scripts
+        expect; only where several files would share a split, each has its file's name (`split_names`).
     responses: whether the assistant's turn of a conversation is also the row's response, for the cold start.
     tidy: whether to put leading image tags on a line of their own, followed by the task instruction, and to list the
         choices.

@@ -66,11 +66,11 @@ class _Split:
 
 
 def write_set(public: PublicSet, out: Path, options: WriteOptions) -> dict[str, Any]:
-    """Write {split}.parquet for every split, and dataset.json, into the folder `out`; returns their metadata.
+    """Write {split}.parquet for every split, and dataset.json, into the folder `out`.
 
     Image paths are relative to `out` if the image root is inside it (then data.image_root is not needed), else to the
-    image root. Items keep their order; the same set gives the same bytes. The result is the content of
-    dataset.json, without splits of earlier conversions, and "problems": (label, reason, detail) of each bad item.
+    image root. Items keep their order; the same set gives the same bytes. Returns the content of dataset.json,
+    without splits of earlier conversions, and "problems": (label, reason, detail) of each bad item.
     Raises DataError if a split has no usable item, or if it has a bad item and `on_bad_sample` is "error". Raises
     SetupError if `out` cannot be written.
     """

@@ -27,8 +27,8 @@ _PARTS = 16  # parts of a cache; a full cache drops its whole oldest part
 class FirstContents:
     """Reads images, and refuses an image whose content has changed since its first reading.
 
-    So no two processes of a run see different pixels. A file is hashed again only if its length or modification time
-    changed. Safe to call from several threads.
+    So no two processes of a run see different pixels. `digest` reads an image again only if the length or modification
+    time of its file changed; `content` checks the hash of all bytes that it reads. Safe to call from several threads.
 
     read: gives the encoded bytes.
     recent_bytes: how many bytes of contents stay in memory. An image that is still there is not read again for a node

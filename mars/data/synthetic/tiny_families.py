@@ -104,7 +104,7 @@ def _internvl_processor(tokenizer: Any) -> Any:
 
 
 def build_config(family: Family, tokenizer: Any, *, tie_word_embeddings: bool) -> Any:
-    """For the ids of `tokenizer`: about 1 million parameters; with 151,936 ids, 15 million (tied) or 30 million."""
+    """Config of a model for `tokenizer`: about 1 million parameters, or with 151,936 ids 15 (tied) or 30 million."""
     from transformers import Qwen2_5_VLConfig, Qwen2VLConfig, Qwen3VLConfig
 
     vocab_size = len(tokenizer)
