@@ -118,6 +118,7 @@ def guide_metrics(
 
 
 def _as_scored(item: PromptRollouts) -> list[Rollout]:
-    """The anchor rollouts that are guests, with their own rewards."""
+    """The anchor rollouts that became guests, with the rewards that they were scored with, not those that
+    `anchor.shuffle=reward` gave to the guests."""
     chosen = {(guest.view, guest.index) for guest in guests(item)}
     return [rollout for group in item.anchors for rollout in group.valid if (rollout.view, rollout.index) in chosen]

@@ -65,7 +65,8 @@ def sent_settings(config: TrainConfig | SftConfig, sent: SentFiles) -> dict[str,
     Relative paths, which start at the user's folder, become absolute, with two exceptions: paths of files that are sent
     along become or stay relative to that folder, and paths of files of mars' own recipes stay as they are.
 
-    Raises ConfigError if a file of the user is missing or not sent, or if a setting contains a secret.
+    Raises ConfigError if a file of the user is missing, if it is in the user's folder but not sent, or if a setting
+    contains a secret.
     """
     settings = config.model_dump()
     dotted = config.dotted()

@@ -235,7 +235,7 @@ def read_choices(extra_info: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _alternatives(truth: str) -> set[str]:
-    """The normal forms of all alternatives ("three", "3") and of the whole truth ("three or 3")."""
+    """The normal forms of the whole truth ("three or 3") and of its alternatives, split at "or" ("three", "3")."""
     words = words_of(truth)
     cuts = [-1, *(place for place, word in enumerate(words) if word == "or"), len(words)]
     parts = [words[start + 1 : end] for start, end in pairwise(cuts)]

@@ -224,10 +224,11 @@ def chosen(prompt: Prompt, sources: str, chance: Generator) -> tuple[Source, ...
 
 
 def pairs(prompt: Prompt, sources: str, chance: Generator) -> list[tuple[Source, Source]]:
-    """(the source that is shown as it is, the source that is shown changed), as `--sources` says.
+    """Pairs of (source to show as it is, source to show changed), as `--sources` says.
 
-    "cross": two different sources, drawn; else each chosen source with itself. Raises RowError, for example if the two
-    have different sizes.
+    "cross": one pair of two different sources, chosen at random. Otherwise one pair for each source that `chosen`
+    gives, with this source in both places. Raises RowError, for example if the two sources of "cross" have different
+    sizes.
     """
     if sources != CROSS:
         return [(source, source) for source in chosen(prompt, sources, chance)]

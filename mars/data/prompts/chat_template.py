@@ -127,7 +127,8 @@ def failure_of(error: Exception) -> str:
 
 
 def template_path(model_path: str) -> str:
-    """The path of the file that holds the template, for messages. A hub name always gets tokenizer_config.json."""
+    """The path of the file that holds the chat template, to name it in an error message. For a model of the hub this is
+    always the path of tokenizer_config.json."""
     for name in ("chat_template.jinja", "chat_template.json"):
         if (Path(model_path) / name).is_file():
             return f"{model_path}/{name}"
