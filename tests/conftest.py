@@ -44,9 +44,11 @@ def pytest_runtest_protocol(item):
 
 
 @cache
-def _propagate(_: int) -> None:
-    """pytest puts its handlers on every logger that does not propagate, twelve times a test, and torch makes 44 of
-    them. Called with the number of loggers, so that it does something only after new ones were made."""
+def _propagate(num_loggers: int) -> None:
+    """Let torch's loggers propagate. It has 44 that do not, and pytest puts its handlers on each, twelve times a test.
+
+    Cached by the number of loggers: it does something only after new ones were made.
+    """
     for name, logger in logging.root.manager.loggerDict.items():
         if name.partition(".")[0] == "torch" and isinstance(logger, logging.Logger):
             logger.propagate = True

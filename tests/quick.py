@@ -1,4 +1,4 @@
-"""What makes the tests of tests/unit and tests/shipped quick; the conftest.py of both imports it."""
+"""Fixtures that make the tests of tests/unit and tests/shipped quick. The conftest.py of both folders imports them."""
 
 from __future__ import annotations
 
