@@ -16,46 +16,24 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Train, or show or check the configuration. Returns the exit code.
+    """Train, or show or check the configuration. Returns the exit code. Raises MarsError (`run_job`)."""
+    from mars.job_command import run_job
 
-    Imports torch and the like only after the configuration is valid.
-    Raises MarsError, which `mars.process.run_command` reports.
-    """
-    from mars.config.command_line import parse_command_line
+    return run_job("train", argv, check=_check, start=train)
 
-    line = parse_command_line("train", "python -m mars.main", argv)
-    from mars.config.load import composed_yaml, load_config
 
-    if line.show_config:
-        sys.stdout.write(composed_yaml("train", line.overrides, line.config_dirs))
-        return 0
-    config = load_config("train", line.overrides, line.config_dirs)
-    if line.dry_run:
-        from mars.job import check_run_dir
+def _check(config: TrainConfig) -> None:
+    from mars.checks.dry_run import report
 
-        check_run_dir(config)
-        from mars.checks.dry_run import report
-
-        report(config)
-        return 0
-    train(config, line.overrides)
-    return 0
+    report(config)
 
 
 def train(config: TrainConfig, overrides: Sequence[str]) -> None:
     """Train. overrides: the ones of the command line, for the record of the run."""
-    from pathlib import Path
+    from mars.cluster.environment import gc_paused
+    from mars.job_command import entered_job
 
-    from mars.checkpoint.entry import check_enterable, enter
-    from mars.cluster.environment import gc_paused, prepare_process
-    from mars.run_dir.lock import RunLock
-
-    run_dir = Path(config.run.dir)
-    check_enterable(run_dir, config.run.resume)
-    with RunLock(run_dir) as lock:
-        if run_dir.exists():  # a new one is made when rows and model have been checked
-            enter(run_dir, lock, config.run.resume)
-        prepare_process(config.cluster.kind, config.cluster.threads_per_worker, config.cluster.device)
+    with entered_job(config) as lock:
         from mars.checks.model import ModelCheck
 
         with ModelCheck(config, in_process=config.cluster.kind == "local") as model_check:

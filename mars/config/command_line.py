@@ -7,9 +7,12 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mars.config.folders import groups, shipped_folder
+
+if TYPE_CHECKING:
+    from mars.config.load import RootName
 
 _WIDTH = 80  # most characters of a line
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -23,6 +26,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--dry-run": {"action": "store_true", "help": "check settings, data and model files and exit"},
 }
 """Option -> its arguments of `add_argument`."""
+PROGRAMS: dict[RootName, str] = {"train": "python -m mars.main", "sft": "python -m mars.sft"}
+"""Configuration -> the command of its job."""
 _EXAMPLES = {
     "train": "experiment=quickstart run.num_steps=5 --dry-run",
     "sft": "experiment=quickstart_sft run.num_steps=5 --dry-run",

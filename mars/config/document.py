@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from mars.config.browse import written_defaults
+from mars.config.command_line import PROGRAMS
 from mars.config.compose import compose_files
 from mars.config.folders import shipped_folder
 from mars.config.keys import expected, leaves, sections_of
@@ -26,14 +27,13 @@ Every default is in one YAML file under configs/. On the command line, `key=valu
 the composed configuration, and `mars config find` searches the settings ([commands](commands.md#look-at-settings)).
 `required`: there is no default.
 """
-_PROGRAMS: dict[RootName, str] = {"train": "python -m mars.main", "sft": "python -m mars.sft"}
 DOCUMENT = shipped_folder().parent / "docs" / "config.md"
 NAMES_DOCUMENT = DOCUMENT.with_name("coming_from.md")
 
 
 def document() -> str:
     """The text of docs/config.md."""
-    return "\n".join([_INTRODUCTION, *(_program(root, program) for root, program in _PROGRAMS.items())])
+    return "\n".join([_INTRODUCTION, *(_program(root, program) for root, program in PROGRAMS.items())])
 
 
 def _program(root: RootName, program: str) -> str:

@@ -123,8 +123,9 @@ MAY_IMPORT = {
     | {"data.prompts", "data.rows", "faults", "fit", "inputs", "interrupts", "job", "live_report", "output", "report"}
     | {"run_dir"}
     | {"step_parts", "tracking", "train", "watchdog"},
-    "sft": BASE | {"checkpoint", "cluster", "config", "interrupts", "job", "process", "run_dir", "supervised"},
-    "main": BASE | {"checkpoint", "checks", "cluster", "config", "interrupts", "job", "process", "run", "run_dir"},
+    "job_command": BASE | {"checkpoint", "cluster", "config", "job", "run_dir"},
+    "sft": BASE | {"cluster", "config", "interrupts", "job_command", "process", "supervised"},
+    "main": BASE | {"checks", "cluster", "config", "interrupts", "job_command", "process", "run"},
     "chaos": BASE | {"output", "run_dir", "tracking"},
     "cli": READING
     | {"chaos", "checkpoint", "interrupts", "versions"}
@@ -268,7 +269,16 @@ def test_the_trainer_knows_no_rewards_and_no_anchors():
 
 def test_what_starts_a_process_imports_nothing_heavy():
     """In one process, one module after the other: the first that brings something in is named."""
-    modules = ("mars", "mars.types", "mars.config.load", "mars.cli.main", "mars.cli.app", "mars.main", "mars.sft")
+    modules = (
+        "mars",
+        "mars.types",
+        "mars.config.load",
+        "mars.cli.main",
+        "mars.cli.app",
+        "mars.main",
+        "mars.sft",
+        "mars.job_command",
+    )
     code = f"""
 import importlib, sys
 for module in {modules}:
@@ -279,14 +289,20 @@ for module in {modules}:
     assert result.stdout.splitlines() == [f"{module} []" for module in modules]
 
 
+def imported_at_the_top(path):
+    """The names that a file imports when it is itself imported, without those of Python's standard library."""
+    names = {name.name for node in trees()[path].body if isinstance(node, ast.Import) for name in node.names}
+    parts = [node for node in trees()[path].body if isinstance(node, ast.ImportFrom)]
+    names |= {f"{node.module}.{name.name}" for node in parts for name in node.names}
+    return {name for name in names if name.partition(".")[0] not in sys.stdlib_module_names}
+
+
 def test_what_starts_a_process_handles_signals_first():
     """A signal ends Python without a word until then, so nothing that takes time is imported before."""
+    assert imported_at_the_top(Path("mars/job_command.py")) == set()
     for path in (Path("mars/cli/main.py"), Path("mars/main.py"), Path("mars/sft.py")):
-        names = {name.name for node in trees()[path].body if isinstance(node, ast.Import) for name in node.names}
-        parts = [node for node in trees()[path].body if isinstance(node, ast.ImportFrom)]
-        names |= {f"{node.module}.{name.name}" for node in parts for name in node.names}
-        slow = {name for name in names if name.partition(".")[0] not in sys.stdlib_module_names}
-        assert {name for name in slow if not name.startswith("mars.errors.")} == {"mars.interrupts"}, path
+        names = imported_at_the_top(path)
+        assert {name for name in names if not name.startswith("mars.errors.")} == {"mars.interrupts"}, path
         (entry,) = [
             node for node in trees()[path].body if isinstance(node, ast.If) and "__main__" in ast.dump(node.test)
         ]
@@ -376,14 +392,14 @@ def test_every_setting_of_the_training_is_read():
 
 
 COLD_START_FILES = (
+    "sft.py", "job_command.py", "job.py", "inputs.py", "train.py",  # mars
     "supervised_trainer.py", "model.py", "optimizer.py", "trained_policy.py", "lora.py", "parts.py",  # mars/actor
     "build.py", "fit.py", "local.py", "placement.py", "ray_launch.py", "runtime.py", "worker_images.py",
 )  # fmt: skip
 
 
 def test_every_setting_of_the_cold_start_is_read():
-    own = [path for path in trees() if path.parts[1] in ("sft.py", "supervised", "job.py", "inputs.py", "train.py")]
-    own += [path for path in trees() if path.parts[1] == "checkpoint" or path.name in COLD_START_FILES]
+    own = [path for path in trees() if path.parts[1] in ("supervised", "checkpoint") or path.name in COLD_START_FILES]
     read = keys_read(SftConfig, own)
     read |= {"model.box_space"}  # by the training only, with which the model's settings are shared
     assert [key for key in leaves(SftConfig) if key not in read] == []
