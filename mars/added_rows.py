@@ -1,6 +1,4 @@
-"""Read the rows that a sampler adds to the training set during a run. They are checked like the rows given at the
-start of the run.
-"""
+"""Read the rows that a sampler adds to the training set during a run."""
 
 from __future__ import annotations
 
@@ -49,8 +47,8 @@ def read_added(config: TrainConfig, inputs: Inputs, file: str) -> RowsFile:
         logger.warning("no row is added: %s", error)
         return RowsFile((), "", 0)
     training = tuple(config.data.train_files)
-    # With a single training file this test is not needed: the prompts of a copy have the same ids as the prompts of the
-    # training file, and `KnownPrompts` leaves out prompts whose ids it knows.
+    # With a single training file this test is not needed: the prompts of a copy have the ids of the training file's
+    # prompts, and `KnownPrompts` leaves out ids that it knows.
     if len(training) > 1 and rows.fingerprint in _fingerprints(training):
         logger.warning("%s: has the contents of a training file; no row is added", file)
         return RowsFile((), rows.fingerprint, rows.num_rows)

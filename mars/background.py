@@ -39,7 +39,7 @@ def check() -> None:
 class Background(Generic[T]):
     """Calls `call` in a thread. The end of a `with` block stops the call and waits for its end (see `__exit__`).
 
-    call: stops where it calls `check`. name: of the thread.
+    name: of the thread.
 
     >>> with Background(lambda: 6 * 7, name="answer") as answer:
     ...     answer.result()

@@ -13,10 +13,7 @@ _PLAIN, _KEYS = "_settings_that_can_be_read", "_keys_of_ramps"
 
 
 def at_step(settings: Any, values: Mapping[str, float]) -> Any:
-    """The settings with these values, by name. A value is rounded where `settings` has an integer.
-
-    Without values, `settings` itself is returned, with the guard of `read_once` if it has one.
-    """
+    """The settings with these values, by name. A value is rounded where `settings` has an integer."""
     if not values:
         return settings
     settings = getattr(settings, _PLAIN, settings)

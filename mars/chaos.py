@@ -91,9 +91,8 @@ def train_undisturbed(command: Sequence[str], log: Path) -> float:
 def train_disturbed(command: Sequence[str], run_dir: Path, log: Path, strikes: Sequence[Strike]) -> Disturbed:
     """Run the command, kill its driver or the driver's workers, and start it again with run.resume=true.
 
-    Returns when the run is complete. The run is started again after a kill of its driver, and after it
-    ended with exit code 5 because workers were lost. Raises WorkerError for any other end, and for exit code 5 before
-    the first kill.
+    The run is started again after a kill of its driver, and after it ended with exit code 5 because workers were lost.
+    Raises WorkerError for any other end, and for exit code 5 before the first kill.
     """
     begin = time.monotonic()
     left, kills, ended, starts, trained = list(strikes), [], [], 0, 0.0

@@ -49,8 +49,7 @@ class TransferError(WorkerError):
 class NumericalError(MarsError):
     """Losses or gradients were not finite, and training cannot go on.
 
-    skipped: the updates that the failed call of `PolicyTrainer.update` (mars/actor/trainer.py) skipped, for the record
-        of the run.
+    skipped: the updates that the failed call of `PolicyTrainer.update` (mars/actor/trainer.py) skipped.
     """
 
     exit_code = 6

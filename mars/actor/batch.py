@@ -127,10 +127,7 @@ def forward_batch(
 
 
 def distinct_images(prompts: Sequence[ProcessedPrompt]) -> DistinctImages:
-    """Each image of the prompts once, in order of appearance.
-
-    `index` of the result: for each image of the prompts, prompt by prompt, its index among the distinct images.
-    """
+    """Each image of the prompts once, in order of appearance."""
     images: dict[ImageRef, tuple[Tensor, tuple[int, int, int]]] = {}
     for prompt in prompts:
         for key, pixels, grid in zip(prompt.image_keys, prompt.pixel_values, prompt.image_grid_thw, strict=True):

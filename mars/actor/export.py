@@ -33,10 +33,9 @@ def export_policy(shards: str, model: ModelConfig, lora: LoraConfig, folder: str
 
     shards: folder of the trainer's shards, from any number of ranks. model, lora: those of the run. The weights at
     model.path say which tensors the model has; with LoRA they are also the weights that the adapters are added to. The
-    other files at model.path are copied. Needs memory for the weights in float32 plus one copy of them in model.dtype:
-    first the copy that is written, later the one that transformers loads from `folder` as a check.
-    Raises CheckpointError for another model's shards. Raises SetupError as `load_policy` and `save_policy` do, or if a
-    loaded weight differs from the written one.
+    other files at model.path are copied. Needs memory for the weights in float32 plus one copy of them in model.dtype.
+    Raises CheckpointError for another model's shards. Raises SetupError as `load_policy` and `save_policy` do, or if
+    transformers loads other weights from `folder`.
     """
     plain = _plain(model)
     policy = _loaded(shards, plain, lora)
@@ -108,8 +107,7 @@ def _same_bits(one: Tensor, other: Tensor) -> bool:
 
 
 def _plain(model: ModelConfig) -> ModelConfig:
-    """The same model with attention that needs no GPU. The exported files are the same with any kind of attention,
-    because it is not saved."""
+    """The same model with attention that needs no GPU. The kind of attention is not saved."""
     return model.model_copy(update={"attention": "sdpa"})
 
 

@@ -42,10 +42,7 @@ from mars.weights.transfer import WeightTransfer
 
 
 class FsdpTrainer:
-    """A `PolicyTrainer`. process: turns a prompt's token ids and images into tensors. transfer: sends the weights.
-
-    rule: of `recipe.tokens`, or None.
-    """
+    """A `PolicyTrainer`. rule: of `recipe.tokens`, or None."""
 
     def __init__(
         self,
@@ -127,7 +124,7 @@ class FsdpTrainer:
         ).score(batch, spec, spans)
 
     def publish_weights(self) -> WeightUpdate:
-        """Publish the full weights in the engine's dtype. Only rank 0 returns a payload; on the other ranks it is None.
+        """Publish the full weights in the engine's dtype. `WeightTransfer.send` says which ranks return a payload.
 
         While the trainer is offloaded, tensors of the payload may be the trainer's copies in host memory. The next
         `offload` overwrites these copies.
@@ -226,8 +223,7 @@ class FsdpTrainer:
         return UpdatePass(batch, sums, denominator, used)
 
     def _finish(self, done: UpdatePass, number: int, unreadable: Mapping[int, str]) -> UpdateOutcome:
-        """Add up the sums of all ranks, then apply or skip the update. All ranks decide alike, because they have the
-        same totals."""
+        """Add up the sums of all ranks, then apply or skip the update."""
         totals = done.sums.all_reduce()
         scale = self._objective.kept_scale(totals, done.denominator)
         if scale is None:  # every token is masked
@@ -280,7 +276,7 @@ class FsdpTrainer:
         return {name: model for name, model in models.items() if model is not None}
 
     def _synchronize(self) -> None:
-        """Wait for the GPU, because CUDA is asynchronous, so that time is counted in the right stage."""
+        """Wait for the GPU, so that time is counted in the right stage."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 

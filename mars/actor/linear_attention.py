@@ -1,8 +1,7 @@
 """Linear attention over packs: each response starts from the state at the end of its prompt.
 
 A gated delta rule (Yang et al. 2024, arXiv 2412.06464) keeps no keys and values. Of the tokens before, a token needs
-only the state (one matrix for each head) and the last inputs of a short convolution. Both are computed once for a
-prompt and copied for each of its responses.
+only the state (one matrix for each head) and the last inputs of a short convolution.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ def _scan_pack(layer: Any, inputs: tuple[Tensor, ...], layout: SharedPrefixLayou
     """inputs: three tensors. The first holds queries, keys and values before the convolution, side by side: [N, C]. The
     others are decay and beta, [N, heads] each.
 
-    Returns [N, heads, D]. Calls `_scan` once for each prompt, and once for each batch of responses of similar length.
+    Returns [N, heads, D].
     """
     outputs = []
     parts = zip(*(x.split(layout.sizes) for x in inputs), strict=True)

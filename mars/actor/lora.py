@@ -47,8 +47,8 @@ class LoraLinear(nn.Linear):
 def add_adapters(policy: PolicyModel, settings: LoraConfig, seed: int) -> None:
     """Give the chosen linear layers an adapter and freeze all other parameters. Call it before `shard`.
 
-    The adapters' initial values depend only on `seed`; each rank makes all of them on the CPU. After the weights have
-    been read, set `policy.base_sum` to `bit_sum(policy)`. Raises ConfigError if a target is not the name of a layer.
+    The adapters' initial values depend only on `seed`. After the weights have been read, set `policy.base_sum` to
+    `bit_sum(policy)`. Raises ConfigError as `adapter_layers` does.
     """
     backbone = policy.backbone
     layers = {name: module for name, module in backbone.named_modules() if isinstance(module, nn.Linear)}
@@ -60,7 +60,7 @@ def add_adapters(policy: PolicyModel, settings: LoraConfig, seed: int) -> None:
 
 
 def make_adapter(layer: nn.Linear, settings: LoraConfig, generator: torch.Generator) -> None:
-    """Add an adapter with A uniform in +-1 / sqrt(inputs) and B = 0, so that the layer's output does not change yet."""
+    """Add an adapter with A uniform in +-1 / sqrt(inputs) and B = 0."""
     rank, bound = settings.rank, 1 / math.sqrt(layer.in_features)
     layer.__class__ = LoraLinear
     assert isinstance(layer, LoraLinear)
@@ -78,7 +78,7 @@ def adapted_layers(policy: PolicyModel) -> dict[str, LoraLinear]:
 def merged(weight: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Tensor:
     """W + s B A, computed in float64 and rounded to float32.
 
-    If the weights are sharded, each rank gathers A and computes its own rows of the sum.
+    A collective call if the weights are sharded.
     """
     if not isinstance(weight, DTensor):
         return (lora_b.double() @ lora_a.double()).mul_(scale).add_(weight).float()
@@ -91,7 +91,7 @@ def merged(weight: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Tens
 
 
 class BaseModel:
-    """The policy without its adapters: the model that the run started from. It needs no memory of its own."""
+    """The policy without its adapters: the model that the run started from."""
 
     def __init__(self, policy: PolicyModel) -> None:
         self._policy = policy
@@ -117,9 +117,7 @@ def _without_adapters(policy: PolicyModel) -> Iterator[None]:
 def bit_sum(policy: nn.Module) -> Tensor:
     """int64 [1]: a checksum of all parameters except those of the adapters.
 
-    Each float32 value is read as the int32 with the same bits. These integers are summed for each parameter, and the
-    sums are multiplied by 1, 2, 3, ... and added up modulo 2^63. Sums of integers are exact in any order, so the
-    checksum is the same for any number of ranks.
+    Bits are added up as integers, so the checksum is the same for any number of ranks.
 
     A collective call if the policy is sharded.
     """

@@ -19,7 +19,7 @@ class PeakMemory:
     def metrics(self) -> dict[str, float]:
         """perf/max_memory_allocated_gb: the maximum over all ranks, in GiB, as in verl. A collective call.
 
-        Empty on a CPU, where torch does not track allocated memory.
+        Empty on a CPU.
         """
         if self._device.type != "cuda":
             return {}

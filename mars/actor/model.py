@@ -50,7 +50,7 @@ class ScoringSettings:
 
 
 class PolicyModel(nn.Module):
-    """Scores response tokens. In forward and backward the logits of only `chunk_tokens` tokens are in memory."""
+    """Scores response tokens."""
 
     def __init__(self, backbone: nn.Module, scoring: ScoringSettings) -> None:
         super().__init__()
@@ -62,10 +62,7 @@ class PolicyModel(nn.Module):
         self.base_sum: Tensor | None = None  # `bit_sum` of all weights but LoRA's; None without LoRA
 
     def forward(self, batch: ForwardBatch, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
-        """Log-probs of `batch.targets`, and the entropies of their distributions in nats: float32 [T] each.
-
-        entropy_gradient: whether the entropy has a gradient.
-        """
+        """Log-probs of `batch.targets`, and the entropies of their distributions in nats: float32 [T] each."""
         hidden = self._hidden_states(batch)[batch.token_rows, batch.token_columns]
         return token_scores(
             hidden,
@@ -134,7 +131,7 @@ def empty_policy(
     """The model at `model.path` in float32, with its weights on torch's meta device: they have neither memory nor
     values until `fill` reads them.
 
-    packing: the layout of all batches that the model will get, "padded" or "shared_prefix".
+    packing: the layout of all batches that the model will get.
     key: the setting that holds the path, for messages.
     Raises SetupError if the model's configuration cannot be read.
     """
@@ -232,8 +229,7 @@ def fill(policy: PolicyModel, model: ModelConfig, placement: Placement, key: str
 def freeze(policy: PolicyModel, parts: Sequence[Part]) -> None:
     """Do not train these parts of the policy. Call it before `shard` and before the optimizer is made.
 
-    Their parameters need no gradient, so the optimizer has no state for them. Backward skips the first layers of the
-    forward if all their parameters are frozen. Tied weights belong to the language model.
+    Tied weights belong to the language model.
     """
     for name, parameter in policy.backbone.named_parameters():
         parameter.requires_grad_(part_of(name, policy.family.parts) not in parts)

@@ -1,7 +1,7 @@
 """Read a model's weights from its safetensors files. Each rank reads only the rows that it holds.
 
-At first the model is on torch's meta device: it has names and shapes but no memory. Names in the files are translated
-as in transformers' `from_pretrained`. The policy's weights are saved under the names in the files.
+Names in the files are translated as in transformers' `from_pretrained`. The policy's weights are saved under the names
+in the files.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def read_weights(backbone: Any, path: str, key: str, parameters: str, buffers: s
 
     parameters, buffers: the devices on which they shall be.
 
-    Parameters may be sharded. Then only this rank's rows are read, so loading needs the memory of the shards and of one
-    more tensor. path: the model's folder or hub name. key: the setting that holds the path, for messages.
+    Parameters may be sharded. Loading needs the memory of this rank's shards and of one more tensor.
+    path: the model's folder or hub name. key: the setting that holds the path, for messages.
     Raises SetupError if the files cannot be read, or if they do not have exactly the model's tensors.
     """
     try:
@@ -66,8 +66,7 @@ def read_weights(backbone: Any, path: str, key: str, parameters: str, buffers: s
 
 
 def _files(path: str, key: str) -> Sequence[str]:
-    """The safetensors files of a folder or hub name. Files of a hub name come from the local cache, or are
-    downloaded."""
+    """The safetensors files of a folder or hub name."""
     from transformers.utils import cached_file
 
     single = cached_file(path, _SINGLE, _raise_exceptions_for_missing_entries=False)
@@ -149,7 +148,7 @@ def _refuse_another(first: StoredTensor, second: StoredTensor, where: str) -> No
 def _share_tied(backbone: Any, found: dict[str, StoredTensor], where: str) -> None:
     """Give every name of a tied weight the tensor that is stored under one of its names.
 
-    Raises SetupError if several tensors with different values are stored: engine and trainer might use different ones.
+    Raises SetupError if several tensors with different values are stored.
     """
     for places in _places(backbone).values():
         names, shape = [place.name for place in places], tuple(places[0].tensor.shape)
@@ -166,7 +165,7 @@ def _share_tied(backbone: Any, found: dict[str, StoredTensor], where: str) -> No
 
 
 def _equal(one: StoredTensor, other: StoredTensor) -> bool:
-    """Whether the model gets the same float32 bits from both. So NaN equals NaN."""
+    """Whether the model gets the same float32 bits from both."""
     if one is other or one.shape != other.shape:
         return one is other
     if not one.shape:

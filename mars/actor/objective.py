@@ -33,8 +33,7 @@ _NO_TERMS = TokenTerms()
 class Objective:
     """Policy loss, KL term and entropy bonus over the rows of one micro-batch.
 
-    truncation_nats: by how much the engine's log-probs may exceed the trainer's, because the engine samples only from
-    the top_p or top_k part of the distribution (see the function `truncation_nats`).
+    truncation_nats: by how much the engine's log-probs may exceed the trainer's (see the function `truncation_nats`).
     """
 
     def __init__(self, algorithm: AlgorithmConfig, truncation_nats: float) -> None:
@@ -165,8 +164,7 @@ class Objective:
     def _importance_weights(self, old: Tensor, tokens: TokenTargets) -> tuple[Tensor, dict[str, Tensor], TokenTargets]:
         """The factor of each token's policy loss, sums for metrics, and the targets without masked tokens.
 
-        Without algorithm.importance_cap, the factor of every token is 1. With it, the factor of off-policy tokens is
-        still 1, because their rollout log-probs belong to another prompt.
+        The factor of off-policy tokens is always 1, because their rollout log-probs belong to another prompt.
         """
         if self._importance is None:
             none = old.new_zeros(())

@@ -17,7 +17,6 @@ class Offloading:
     policy: sharded. reference: the reference model; None if there is none, or if it needs no memory of its own.
     on_cpu: whether parameters and optimizer states are always in CPU memory (`actor.offload=cpu`); then only buffers
     are moved.
-    Gradients and activations are not moved, because they exist only inside an update.
     """
 
     def __init__(self, policy: nn.Module, reference: nn.Module | None, optimizer: Optimizer, on_cpu: bool) -> None:

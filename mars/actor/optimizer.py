@@ -51,7 +51,7 @@ class Optimizer:
         )
 
     def scale(self, factor: float) -> None:
-        """Multiply the gradients by `factor`. With a factor of 1, the gradients keep all their bits."""
+        """Multiply the gradients by `factor`."""
         for parameter in self._parameters if factor != 1.0 else ():
             if parameter.grad is not None:
                 parameter.grad.mul_(factor)

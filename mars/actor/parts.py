@@ -1,6 +1,6 @@
 """Which part of the model a module belongs to: vision tower, projector or language model.
 
-Uses only names, so it works for a loaded model and for the headers of its files. Imports no torch.
+Uses only names, and imports no torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ALL_LINEAR = "all-linear"
 
 def part_of(name: str, parts: ModelParts) -> Part:
     """The part of the model to which a parameter or module belongs. name: its dotted name in the model or in the files
-    of the model. parts: where the parts of this kind of model are.
+    of the model.
 
     Example for Qwen2.5-VL: model.visual.merger.mlp.0.weight belongs to the projector. visual.blocks.0.norm1.weight, a
     name in older files, which lack "model.", belongs to the vision tower.

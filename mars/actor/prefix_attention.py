@@ -29,10 +29,7 @@ class PaddedResponses:
 
     @cached_property
     def mask(self) -> Tensor:
-        """Bool [R, P + R], the tokens that a token attends to: the whole prompt, earlier response tokens and itself.
-
-        Made on demand, because the mask of a long response is large, and variable-length attention needs no mask.
-        """
+        """Bool [R, P + R], the tokens that a token attends to: the whole prompt, earlier response tokens and itself."""
         longest = len(self.tokens) // self.count
         mask = torch.ones(longest, self.prompt_tokens + longest, dtype=torch.bool, device=self.tokens.device)
         return mask.tril(self.prompt_tokens)
@@ -56,8 +53,8 @@ class PrefixGroup:
 class SharedPrefixLayout:
     """Which tokens attend to which in a pack of N tokens: prompt, its responses, next prompt, its responses, and so on.
 
-    Every forward gets the layout as an argument. It is not stored in the model: gradient checkpointing repeats forwards
-    in backward, and by then the model might have the layout of another pack.
+    The layout is not stored in the model: gradient checkpointing repeats forwards in backward, and by then the model
+    might have the layout of another pack.
     query_ends, key_ends: int32 [S + 1] for S segments (prompts, and responses that are not empty): 0, then the running
         totals of the numbers of queries (keys) of the segments.
     """
@@ -157,11 +154,7 @@ def grouped_varlen() -> Callable[..., Tensor]:
 
 
 def attend_padded(query: Tensor, key: Tensor, value: Tensor, layout: SharedPrefixLayout, scale: float) -> Tensor:
-    """query [N, H, D], key and value [N, Hk, D] -> [N, H, D], on any device and in any dtype.
-
-    Makes one causal call for each prompt, and one for each batch of responses of similar length. The keys of a response
-    are the keys of its prompt followed by its own.
-    """
+    """query [N, H, D], key and value [N, Hk, D] -> [N, H, D], on any device and in any dtype."""
     outputs = []
     # One split instead of many slices, because its backward is a single concatenation.
     parts = zip(*(x.split(layout.sizes) for x in (query, key, value)), strict=True)
@@ -192,8 +185,7 @@ def attend_segments(
         query,
         _keys_by_segment(key, layout),
         _keys_by_segment(value, layout),
-        # Tensors of the layout, because they are on the device already. Tensors made here would be copied from the CPU
-        # in every layer.
+        # Tensors of the layout, because tensors made here would be copied from the CPU in every layer.
         layout.query_ends,
         layout.key_ends,
         max(queries),

@@ -11,10 +11,7 @@ from mars.weights.transfer import WeightTransfer
 
 
 class WeightPublisher:
-    """Sends the weights of `policy` in `dtype`. All calls except `changed` and `version` are collective.
-
-    readable: a function that replaces the tensors of an offloaded trainer by their copies in host memory.
-    """
+    """Sends the weights of `policy` in `dtype`. All calls except `changed` and `version` are collective."""
 
     def __init__(self, policy: PolicyModel, dtype: str, transfer: WeightTransfer, readable: Readable) -> None:
         self._readable = readable
@@ -22,7 +19,7 @@ class WeightPublisher:
         self._version, self._is_current = 0, True
 
     def changed(self) -> None:
-        """Call it when the weights change: they are then no longer those of the last version."""
+        """Call it when the weights change."""
         self._is_current = False
 
     @property

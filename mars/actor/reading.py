@@ -41,9 +41,8 @@ class _Read:
 class ReadPrompts:
     """The prompts of one rank's rows, by their index in the batch.
 
-    A thread reads the prompts ahead. Asking for a prompt waits until it is read. A prompt that cannot be read gets
-    blank images of the same sizes; `unreadable` names it. It is not left out, because all ranks must make the same
-    forwards.
+    Asking for a prompt waits until it is read. A prompt that cannot be read gets blank images of the same sizes;
+    `unreadable` names it. It is not left out, because all ranks must make the same forwards.
     """
 
     def __init__(self, pending: Mapping[int, Future[_Read]]) -> None:
@@ -68,7 +67,7 @@ class ReadPrompts:
 
 
 class PromptReader:
-    """Reads each prompt once, in a thread, in the order of the forwards, so that forwards start before all are read."""
+    """Reads each prompt once, in a thread, in the order of the forwards."""
 
     def __init__(self, process: Process) -> None:
         self._process = process

@@ -32,8 +32,7 @@ def kl_reference(
 
     With LoRA, if `algorithm.kl_reference` is model.path, this is the policy without its adapters, so nothing is loaded.
 
-    policy: sharded, before its first update. scoring: how logits become log-probs; the policy's settings. Raises what
-    `load_reference` raises.
+    policy: sharded, before its first update. scoring: the policy's. Raises what `load_reference` raises.
     """
     algorithm, model, actor = config.algorithm, config.model, config.actor
     if not algorithm.loads_reference:
@@ -48,8 +47,7 @@ def kl_reference(
 class ReferenceUpdate:
     """Moves the reference model towards the policy: reference <- decay x reference + (1 - decay) x policy.
 
-    Each rank updates its own shards, because both models are sharded alike. decay: with 0 the reference becomes an
-    exact copy of the policy. every: in optimizer steps. Raises ConfigError if the models differ in their parameters.
+    every: in optimizer steps. Raises ConfigError if the models differ in their parameters.
     """
 
     def __init__(self, policy: PolicyModel, reference: PolicyModel, decay: float, every: int) -> None:

@@ -57,8 +57,7 @@ class RulePasses:
     def totals(
         self, batch: TrainBatch, micros: Sequence[MicroBatch], old: Scores, extra: _Extra, objective: Objective
     ) -> dict[str, float]:
-        """The results of the rule's `measure`, reduced over an update's forwards on all ranks. `apply` gets these
-        totals.
+        """The results of the rule's `measure`, reduced over an update's forwards on all ranks.
 
         old: log-probs and entropies with the weights before the first update.
         """
@@ -151,8 +150,7 @@ class BatchPasses:
 class PreparedBatch:
     """What the updates of a batch use: its prompts, old log-probs of forwards, and the passes of a rule.
 
-    old: forward -> its old log-probs. May lack the forwards of the first update: it uses the log-probs that
-    it computes itself, because no weight has changed yet.
+    old: forward -> its old log-probs. May lack the forwards of the first update.
     """
 
     prompts: ReadPrompts

@@ -39,7 +39,7 @@ class RuleInputs:
     def terms(
         self, logprobs: Tensor, old: Tensor, reference: Tensor | None, entropy: Tensor, tokens: TokenTargets
     ) -> TokenTerms:
-        """The rule's terms. tokens: those of the forward.
+        """The rule's terms.
 
         Raises ConfigError if `apply` fails, for a term that is not [T], and for a mean that is not a pair of scalars.
         """

@@ -1,6 +1,6 @@
 """A small file in which a rank reports that its shards of a checkpoint are on the disk, or why they are not.
 
-The driver reads it while the rank goes on training, so a checkpoint is complete as soon as its last shard is.
+The driver reads it while the rank goes on training.
 """
 
 from __future__ import annotations

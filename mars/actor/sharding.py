@@ -25,7 +25,7 @@ def shard_axis(mesh: DeviceMesh) -> int:
 
 
 def num_copies(mesh: DeviceMesh) -> int:
-    """How many copies of the parameters there are. The ranks of a copy hold all parameters together."""
+    """How many copies of the parameters there are."""
     return 1 if mesh.ndim == 1 else mesh.size(0)
 
 

@@ -1,7 +1,6 @@
 """The trainer's state in a checkpoint: each rank writes its shards as one safetensors file, in the background.
 
-torch's distributed checkpoint plans which rank writes what, and reads the tensors onto any number of ranks. The files
-are safetensors, so that loading them executes no code.
+The files are safetensors, so that loading them executes no code.
 """
 
 from __future__ import annotations
@@ -67,9 +66,9 @@ class ShardWriter:
         folder: Path,
         rank: int,
     ) -> None:
-        """state: not read; the argument keeps its tensors alive until the shards are written. Otherwise they would be
-        freed right after `start`, and torch releases the GIL for each tensor that it frees. Each time, this busy
-        thread would take the GIL and hold it for long, and the training thread would wait."""
+        """state: not read; the argument keeps its tensors alive until the shards are written. Otherwise the training
+        thread would free them right after `start`. torch releases the GIL for each tensor that it frees, and this busy
+        thread would then hold it for long."""
         report = _written(copies, group, folder, rank)
         self._busy = False  # before the report, after which the driver may ask for the next checkpoint
         try:
@@ -93,8 +92,7 @@ class _Copies:
 
     @torch.no_grad()
     def of(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Copies of the tensors of `state`. The call returns when all are complete, also those of tensors on a GPU,
-        because the next update changes these tensors."""
+        """Copies of the tensors of `state`. Returns when all are complete, also those of tensors on a GPU."""
         kept, self._kept = self._kept, {}
         for name, value in state.items():
             copy = kept.get(name)
@@ -148,7 +146,7 @@ def load_trainer_state(
     """Read a checkpoint into the policy, the optimizer, `reference` (if given) and this rank's random state, on any
     number of ranks.
 
-    Returns how many updates in a row had been skipped when the checkpoint was written (skipped_in_a_row).
+    Returns how many updates in a row had been skipped when the checkpoint was written.
 
     Raises CheckpointError if the checkpoint belongs to another model.
     """

@@ -1,7 +1,4 @@
-"""Packs: groups (a prompt and its responses) as the tensors of one forward.
-
-A group has its prompt once. An image is there once, even if several groups show it.
-"""
+"""Packs: groups (a prompt and its responses) as the tensors of one forward."""
 
 from __future__ import annotations
 

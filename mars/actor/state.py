@@ -38,7 +38,6 @@ def weight_buckets(
 
     LoRA adapters are added to their weights bucket by bucket. Shards are gathered in buckets, because a collective call
     for each tensor would cost about a millisecond.
-    readable: replaces the tensors of an offloaded trainer by their copies in host memory.
     """
     state = {name.removeprefix("backbone."): value.detach() for name, value in readable(policy.state_dict()).items()}
     adapters = {
@@ -145,7 +144,7 @@ def save_policy(policy: PolicyModel, model: ModelConfig, path: str, is_writer: b
 
     backbone, generation = policy.backbone, policy.backbone.generation_config
     backbone.config.dtype = model.dtype  # config.json names the dtype that the weights are saved in
-    # transformers refuses to write generation settings that it would not use. The model's own file is copied instead.
+    # transformers refuses to write generation settings that it would not use.
     backbone.generation_config = GenerationConfig()
     try:
         Path(path).mkdir(parents=True, exist_ok=True)

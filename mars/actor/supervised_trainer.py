@@ -26,10 +26,7 @@ from mars.types import TokenRules
 
 
 class FsdpSupervisedTrainer:
-    """A `SupervisedTrainer`. process: turns a prompt's token ids and images into tensors.
-
-    total_steps: the step at which the learning rate reaches 0.
-    """
+    """A `SupervisedTrainer`. total_steps: the step at which the learning rate reaches 0."""
 
     def __init__(
         self, config: SftConfig, rules: TokenRules, rendezvous: Rendezvous, process: Process, total_steps: int
@@ -102,10 +99,7 @@ class FsdpSupervisedTrainer:
             dist.destroy_process_group()
 
     def _logprobs(self, batch: TrainBatch, micro: MicroBatch, prompts: ReadPrompts) -> tuple[Tensor, Tensor]:
-        """Log-probs of a forward's response tokens, and the lengths of the responses.
-
-        Both without fillers: rows at the end of a forward that are not trained on (`MicroBatch`).
-        """
+        """Log-probs of a forward's response tokens, and lengths of its responses, without fillers (`MicroBatch`)."""
         forward = self._forward_of(batch, micro, prompts)
         logprobs, _ = self._policy(forward)
         counted = _rows(micro)
@@ -128,5 +122,5 @@ class FsdpSupervisedTrainer:
 
 
 def _rows(micro: MicroBatch) -> tuple[tuple[int, int], ...]:
-    """The rows of a forward without its fillers, which are the last rows."""
+    """The rows of a forward without its fillers."""
     return micro.rows[: len(micro.rows) - micro.num_fillers]

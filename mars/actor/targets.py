@@ -13,7 +13,7 @@ from mars.train_types import MicroBatch, TrainBatch, TrainResponse
 
 @dataclass(frozen=True)
 class RowTarget:
-    """One row of a micro-batch. weight: of the response; 0 for a filler, a row that is not trained on (`MicroBatch`).
+    """One row of a micro-batch. weight: of the response; 0 for a filler (`MicroBatch`).
 
     carried: that of its `TrainPrompt`. with_images: whether its prompt has an image.
     """
@@ -25,7 +25,7 @@ class RowTarget:
 
 
 def row_targets(batch: TrainBatch, micro: MicroBatch) -> list[RowTarget]:
-    """The training targets of one forward, one for each row, in the order of the rows."""
+    """The training targets of one forward, in the order of its rows."""
     targets = []
     for i, (p, k) in enumerate(micro.rows):
         prompt = batch.prompts[p]
@@ -57,7 +57,7 @@ class TokenTargets:
     this step or an earlier one. fresh: on-policy tokens of prompts that are not carried. unbounded: bool, tokens of
     off-policy rows whose ratio is not bounded. guests: bool, trained tokens of guests of `anchor.guide`.
     with_images: bool, tokens of rows whose prompt has an image.
-    weights: the weight of the token's row, which multiplies the token's loss. advantages: that of the token's row.
+    weights, advantages: those of the token's row.
     """
 
     trained: TokenLayout

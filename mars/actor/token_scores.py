@@ -31,8 +31,7 @@ def token_scores(
     gradient.
 
     The logits of only `chunk_tokens` tokens are in memory, in at most two float32 buffers [chunk, V]. Backward computes
-    the logits again instead of keeping them. Forward and backward together take four products of size T x H x V: the
-    logits twice, and one for each gradient.
+    the logits again instead of keeping them.
 
     The gradient of `weight` is added up over chunks in float32 or wider. With a 16-bit head and several chunks this
     takes 4 V H bytes, which are freed before the backward of any layer starts. With a bfloat16

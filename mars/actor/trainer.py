@@ -121,7 +121,7 @@ class SupervisedTrainer(CheckpointedTrainer, Protocol):
         ...
 
     def losses(self, batch: TrainBatch) -> Sequence[float]:
-        """The cross-entropy of each prompt's response in nats, summed over its tokens. Does not train.
+        """The cross-entropy of each prompt's response in nats, summed over its tokens.
 
         Raises DataError for images that cannot be read any more.
         """
@@ -134,9 +134,9 @@ class PolicyTrainer(CheckpointedTrainer, Protocol):
     def update(self, batch: TrainBatch) -> UpdateStats:
         """Make one optimizer step for each of the batch's updates, in order. Computes old and reference log-probs too.
 
-        Uses the batch's advantages and weights. Exception: a prompt with an image that cannot be read any more has
-        weight 0 on all ranks. Metrics are those of docs/metrics.md, reduced over all ranks. Raises NumericalError
-        after too many updates in a row whose loss or gradient is not finite.
+        A prompt with an image that cannot be read any more has weight 0 on all ranks. Metrics are those of
+        docs/metrics.md, reduced over all ranks. Raises NumericalError after too many updates in a row whose loss or
+        gradient is not finite.
         """
         ...
 
@@ -145,10 +145,9 @@ class PolicyTrainer(CheckpointedTrainer, Protocol):
     ) -> ResponseScores:
         """One number for each response, such as its KL to the reference model (mars/algorithms/scoring.py).
 
-        Uses the policy as it is now, and does not train it. Ignores advantages and the weights of responses. spans: for
-        each prompt, for each of its responses, the tokens that count; None: all. The batch's updates must hold every
-        row, that is every response of every prompt, exactly once. Raises ConfigError if `spec` needs a reference model
-        and there is none.
+        Ignores advantages and the weights of responses. spans: for each prompt, for each of its responses, the tokens
+        that count; None: all. The batch's updates must hold every response of every prompt exactly once. Raises
+        ConfigError if `spec` needs a reference model and there is none.
         """
         ...
 
@@ -170,8 +169,7 @@ class PolicyTrainer(CheckpointedTrainer, Protocol):
 
 
 class RankTrainer(PolicyTrainer, Protocol):
-    """One rank's trainer. The caller of `send_weights` gives the version number; for `publish_weights` the rank counts
-    versions itself."""
+    """One rank's trainer."""
 
     def send_weights(self, version: int) -> WeightUpdate:
         """Send the current weights under this version number. Unchanged weights may be sent again under the same

@@ -1,7 +1,4 @@
-"""The sums behind an update's metrics.
-
-Their totals over micro-batches and ranks do not depend on how the work is divided.
-"""
+"""The sums behind an update's metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ _OF_RULE = ("means", "named")
 class UpdateSums:
     """Scalars of one update, added up over micro-batches and ranks; of `difference_max` the maximum is taken.
 
-    loss: the loss. pg_loss, kl_loss: its terms without their coefficients. rule_loss: the term of a token rule.
+    pg_loss, kl_loss: terms of `loss` without their coefficients. rule_loss: the term of a token rule.
     num_tokens, num_sequences: those that are trained on, without masked tokens.
     importance_weight: sum over `num_weights` tokens or responses. num_capped: how many of these were cut to the cap.
     num_masked: how many others are masked (`ImportanceWeights`).

@@ -48,7 +48,7 @@ def segment_attention(
     """query, key and value [1, H, N, D] -> [1, N, H, D]. Gives None for the weights.
 
     cu_seq_lens_q: int32 [segments + 1], cumulative lengths from 0; max_length_q: tokens of the longest segment.
-    Raises NotImplementedError for a mask or dropout, which these towers do not use.
+    Raises NotImplementedError for a mask or dropout.
     """
     if attention_mask is not None or dropout:
         raise NotImplementedError("the vision tower's attention supports no mask and no dropout")

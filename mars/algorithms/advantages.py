@@ -1,5 +1,4 @@
-"""Group-relative advantages, computed for many prompts at once. Each prompt has its own statistics, by default over
-its multi and anchor rewards together."""
+"""Group-relative advantages, computed for many prompts at once."""
 
 from __future__ import annotations
 

@@ -7,8 +7,7 @@ the target prompts, up to a limit (`second_half` says where the rest goes):
     conflict   an anchor is right, and no multi rollout of the first half is
     unsolved   no multi rollout of the first half is right; anchors do not matter (the control of `conflict`)
 
-The multi rollouts of both halves are ordinary samples of the policy. docs/method.md says what the allocation means for
-the estimate of the gradient.
+docs/method.md says what the allocation means for the estimate of the gradient.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ MOST = 4  # a prompt gets at most this many times G multi rollouts
 def is_target(item: PromptRollouts, allocation: Literal["conflict", "unsolved"]) -> bool:
     """Whether the prompt is a target of the second half. item: the rollouts of the first half, and the anchors.
 
-    A response that could not be scored is not right. So a prompt whose multi responses all failed may be a target.
+    A response that could not be scored is not right.
     """
     return (is_in_conflict if allocation == "conflict" else is_unsolved)(item, RIGHT_FROM)
 
@@ -64,10 +63,7 @@ def _share(amount: int, among: Sequence[int], counts: list[int]) -> None:
 
 
 def seeded_order(prompt_ids: Sequence[str], seed: int, step: int) -> list[int]:
-    """A permutation of the prompts: the order of their hashes of (seed, step, prompt id).
-
-    The number of the round is not hashed, because a step samples a prompt only once.
-    """
+    """A permutation of the prompts: the order of their hashes of (seed, step, prompt id)."""
     keys = [blake2b(repr((seed, step, "allocation", name)).encode(), digest_size=16).digest() for name in prompt_ids]
     return sorted(range(len(keys)), key=lambda i: keys[i])
 

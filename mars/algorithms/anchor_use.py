@@ -42,7 +42,7 @@ class AnchorUse:
     def applied(
         self, rollouts: list[PromptRollouts], run_seed: int, step: int, round: int
     ) -> tuple[list[PromptRollouts], AnchorCounts]:
-        """If `shuffle` is on, shuffle the anchors of a round. Then, if `guided`, choose its guests (guided groups).
+        """If `shuffle` is on, shuffle the anchors of a round. Then, if `guided`, choose its guests.
 
         rollouts: of the round. If `guided`, they include the anchors that may become guests (`with_candidates`).
         """

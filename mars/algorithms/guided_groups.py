@@ -41,8 +41,7 @@ class Guided:
 def with_candidates(items: Sequence[PromptRollouts]) -> list[PromptRollouts]:
     """The prompts with all their valid anchor rollouts as candidates for guests, one group for each anchor view.
 
-    `with_guests` later chooses among the candidates. If a KL term is added to the rewards before that, the KL of a
-    candidate is computed with the multi prompt in front of its tokens.
+    If a KL term is added to the rewards, a candidate's KL is computed with the multi prompt in front of its tokens.
     """
 
     def candidates(group: RolloutGroup) -> RolloutGroup:
@@ -59,7 +58,7 @@ def with_candidates(items: Sequence[PromptRollouts]) -> list[PromptRollouts]:
 
 def with_guests(items: Sequence[PromptRollouts], is_allowed: GuestFilter) -> Guided:
     """Keep as guests the candidates that `is_allowed` accepts and whose reward is more than SCORE_TOLERANCE above the
-    mean of the valid multi rewards. The other anchors leave the pool. Without a valid multi reward there is no guest.
+    mean of the valid multi rewards. Without a valid multi reward there is no guest.
 
     Example: multi rewards 0, 0, 0, 1 (mean 0.25), anchors 1 and 0: the first is a guest. U = 0, 0, 0, 1, 1.
     """
@@ -118,7 +117,6 @@ def guide_metrics(
 
 
 def _as_scored(item: PromptRollouts) -> list[Rollout]:
-    """The anchor rollouts that became guests, with the rewards that they were scored with, not those that
-    `anchor.shuffle=reward` gave to the guests."""
+    """The anchor rollouts that became guests, with the rewards that they were scored with."""
     chosen = {(guest.view, guest.index) for guest in guests(item)}
     return [rollout for group in item.anchors for rollout in group.valid if (rollout.view, rollout.index) in chosen]

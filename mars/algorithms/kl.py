@@ -18,8 +18,8 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KlEstimator) 
 
         k1 = d        abs = |d|        k2 = d^2 / 2        k3 = exp(-d) - 1 + d
 
-    k1 and k3 are unbiased estimates of the KL; k2 and k3 are never negative. Gradients flow through `logprobs`. If
-    padding may hold NaN, pass both arguments through `TokenLayout.keep` first, or NaN would reach the gradient.
+    k1 and k3 are unbiased estimates of the KL; k2 and k3 are never negative. If padding may hold NaN, pass both
+    arguments through `TokenLayout.keep` first, or NaN would reach the gradient.
 
     Example: logprobs -1, reference -2: d = 1, k1 = 1, k2 = 0.5, k3 = 0.368.
     """

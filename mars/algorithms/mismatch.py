@@ -41,9 +41,9 @@ def logprob_difference(old_logprobs: Tensor, rollout_logprobs: Tensor, layout: T
 def engine_kl(old_logprobs: Tensor, rollout_logprobs: Tensor, layout: TokenLayout) -> Tensor:
     """The k3 estimate of KL(engine || trainer), summed over the tokens in the mask, in nats; a float64 scalar.
 
-    The tokens were sampled by the engine. With d = rollout_logprobs - old_logprobs, the estimate of a token is
-    exp(-d) - 1 + d, which is never negative. With top_p sampling the estimate is not 0 even if engine and trainer
-    agree: a token whose nucleus has probability m contributes -ln(m) - (1 - m).
+    With d = rollout_logprobs - old_logprobs, the estimate of a token is exp(-d) - 1 + d. With top_p sampling the
+    estimate is not 0 even if engine and trainer agree: a token whose nucleus has probability m contributes
+    -ln(m) - (1 - m).
 
     Example: old (-1, -2), rollout (-1.5, -2): d = (-0.5, 0), sum exp(0.5) - 1.5 = 0.149.
     """
@@ -56,8 +56,8 @@ class ImportanceSettings:
     """level: whether each token or each response has a weight, and how it is computed.
 
         token          each token: exp(d), with d = old_logprobs - rollout_logprobs
-        sequence       each response: exp(sum of d over its tokens), the product of the tokens' weights
-        sequence_mean  each response: exp(mean of d over its tokens), their geometric mean
+        sequence       each response: exp(sum of d over its tokens)
+        sequence_mean  each response: exp(mean of d over its tokens)
 
     mode: what happens to a weight outside the bounds.
 

@@ -1,7 +1,4 @@
-"""Penalties, which are added to the scores of multi rollouts, guests, anchors and own groups.
-
-They are added before advantages are computed.
-"""
+"""Penalties, which are added to the scores of multi rollouts, guests, anchors and own groups."""
 
 from __future__ import annotations
 
@@ -36,8 +33,8 @@ def overlong_penalty(
 
         min(-(length - (max_response_tokens - buffer_tokens)) / buffer_tokens * penalty_factor, 0)
 
-    response_tokens: integers [N]. Returns float64 [N], in units of the reward, never positive. Added to every score,
-    anchors included. Raises ConfigError unless 0 < buffer_tokens <= max_response_tokens.
+    response_tokens: integers [N]. Returns float64 [N], in units of the reward. Raises ConfigError unless
+    0 < buffer_tokens <= max_response_tokens.
 
     Example: at most 100 tokens, buffer 20, factor 1: 80 tokens 0, 90 tokens -0.5, 100 tokens -1.
     """
@@ -87,8 +84,7 @@ def with_kl_penalty(
 def add_to_scores(prompts: Sequence[PromptRollouts], part: str, amounts: Iterable[float]) -> list[PromptRollouts]:
     """Add an amount to each rollout's score and record it as the reward part `part`; failed rollouts stay as they are.
 
-    A rollout whose new score is NaN or not within -MAX_SCORE to MAX_SCORE becomes a failed rollout, as if its reward
-    function had returned this score.
+    A rollout whose new score is NaN or not within -MAX_SCORE to MAX_SCORE becomes a failed rollout.
 
     amounts: one for each rollout, failed ones included, in the order of the prompts, of their `groups` and of the
     groups' rollouts.

@@ -40,11 +40,11 @@ class PolicyLoss:
     over micro-batches and ranks, then divide by the total `num_tokens`.
 
     token_losses: shape of the `TokenLayout`, 0 outside its mask; the only field with a gradient.
-    num_tokens: tokens in the mask that were sampled with their own prompt (not `off_policy`), in this step or before.
+    num_tokens: tokens in the mask that were sampled with their own prompt (not `off_policy`).
     num_clipped: of these tokens, those whose loss comes from the bounded ratio (actor/pg_clipfrac).
     num_dual_clipped: of these tokens, those whose loss comes from dual_clip (actor/pg_clipfrac_lower).
-    kl_sum: the sum of old_logprobs - logprobs in nats over these tokens; divided by num_tokens it is the approximate KL
-    of the update (actor/ppo_kl).
+    kl_sum: the sum of old_logprobs - logprobs in nats over these tokens (actor/ppo_kl, the approximate KL of the
+    update).
     """
 
     token_losses: Tensor

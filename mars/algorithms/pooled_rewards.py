@@ -124,7 +124,6 @@ def with_own_groups(
     """The prompts with advantages and weights of their own groups (`PromptRollouts.own_groups`).
 
     Each own group counts as a prompt without anchors: its advantages come from its own rewards.
-    advantages: computes them.
     """
     own = [PromptRollouts(item.rollouts.prompt, group, ()) for item in prompts for group in item.rollouts.own_groups]
     if not own:

@@ -15,25 +15,18 @@ def is_right(rollout: Rollout, right_from: float) -> bool:
 
 
 def right_share(item: PromptRollouts, right_from: float) -> float | None:
-    """Share of the valid multi responses whose accuracy is at least `right_from`; None if no response is valid.
-
-    Anchors and guests do not count: anchors see fewer images or have a given start, and guests are not sampled from
-    the multi view.
-    """
+    """Share of the valid multi responses whose accuracy is at least `right_from`; None if no response is valid."""
     right = [is_right(rollout, right_from) for rollout in item.multi.valid]
     return sum(right) / len(right) if right else None
 
 
 def is_unsolved(item: PromptRollouts, right_from: float) -> bool:
-    """Whether no multi response is right: all are wrong or could not be scored."""
+    """Whether no multi response is right."""
     return not any(is_right(rollout, right_from) for rollout in item.multi.rollouts)
 
 
 def is_in_conflict(item: PromptRollouts, right_from: float) -> bool:
-    """Whether an anchor is right and no multi response is.
-
-    With `anchor.kind=mono`: the model found a right answer from one source alone, but none from all sources together.
-    """
+    """Whether an anchor is right and no multi response is."""
     anchors = (rollout for group in item.anchors for rollout in group.rollouts)
     return is_unsolved(item, right_from) and any(is_right(rollout, right_from) for rollout in anchors)
 

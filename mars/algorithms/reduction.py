@@ -14,7 +14,7 @@ Reduction = Literal["token_mean", "seq_mean_token_sum", "seq_mean_token_mean", "
 
 
 def loss_counts(lengths: Iterable[int]) -> tuple[int, int]:
-    """(num_tokens, num_sequences) of a whole update batch over all ranks, as `loss_denominator` takes them.
+    """(num_tokens, num_sequences) of a whole update batch over all ranks.
 
     lengths: trained tokens of each response. A response without a trained token is not a sequence.
 
@@ -27,15 +27,15 @@ def loss_counts(lengths: Iterable[int]) -> tuple[int, int]:
 
 
 def loss_denominator(reduction: Reduction, num_tokens: int, num_sequences: int, constant_tokens: int | None) -> float:
-    """The number that `reduce_loss` divides by, from the counts of the whole update batch over all ranks.
+    """The number that `reduce_loss` divides by.
 
         token_mean                num_tokens                         mean over all tokens (DAPO)
         seq_mean_token_sum        num_sequences                      mean over sequences of their sums
         seq_mean_token_mean       num_sequences                      mean over sequences of their means (GRPO's paper)
         seq_mean_token_sum_norm   num_sequences * constant_tokens    mean of sums divided by a constant (Dr. GRPO)
 
-    num_tokens, num_sequences: from `loss_counts`. Raises ValueError for a batch without a token, which has no loss,
-    and ConfigError for seq_mean_token_sum_norm without constant_tokens.
+    num_tokens, num_sequences: from `loss_counts`. Raises ValueError for a batch without a token, and ConfigError for
+    seq_mean_token_sum_norm without constant_tokens.
 
     Example: 3 responses with 10 tokens in all: token_mean 10, seq_mean_token_sum 3.
     """
@@ -59,9 +59,8 @@ def loss_denominator(reduction: Reduction, num_tokens: int, num_sequences: int, 
 def reduce_loss(token_losses: Tensor, layout: TokenLayout, reduction: Reduction, denominator: float) -> Tensor:
     """This micro-batch's part of the loss: a scalar. The parts of all micro-batches and ranks add up to the loss.
 
-    token_losses: the layout's shape. The layout holds whole sequences, so the total does not depend on how sequences
-    are split over micro-batches and ranks. FSDP and DDP average gradients over ranks: with them, multiply the loss by
-    the number of ranks.
+    token_losses: the layout's shape. FSDP and DDP average gradients over ranks: with them, multiply the loss by the
+    number of ranks.
 
     Example: losses 1, 2, 3 in sequences of 1 and 2 tokens: seq_mean_token_mean is (1/1 + (2 + 3)/2) / 2 = 1.75.
     """

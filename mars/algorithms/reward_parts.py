@@ -2,7 +2,7 @@
 2601.05242).
 
 GRPO normalises the sum of the parts. Different combinations of parts can have the same sum, and the part with the
-largest spread dominates. Here each part has mean 0 and standard deviation 1 in its pool before the parts are weighted.
+largest spread dominates.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def part_advantages(
 
     A_ik: the advantage that `PooledRewards.advantages` gives for part k alone, over the prompt's pool.
     p_i: what was added to the score (overlong and KL penalty, and the parts `added` by hooks). P: all p_i in the pool.
-    p_i is centred but not divided by a standard deviation, so that it keeps the size that penalties and hooks gave it:
+    p_i is not divided by a standard deviation, so that it keeps the size that penalties and hooks gave it:
     1 counts as much as one standard deviation of a part of weight 1. If |A_i| is at most SCORE_TOLERANCE, A_i
     becomes 0, because it is the rounding of parts that cancel out.
 
@@ -65,8 +65,8 @@ def batch_normalized(kept: Sequence[SampledPrompt], settings: AdvantageSettings)
 
     s is the root mean square of the advantages of all responses with a weight above 0 (with unbiased_std, the sum of
     squares is divided by their number - 1); 0 without such responses. Without anchors the mean is 0, and s is the
-    standard deviation of GDPO. With anchors the mean depends on the information gain. GDPO subtracts the batch's mean.
-    Here it is not subtracted, because that would remove the gain.
+    standard deviation of GDPO. GDPO subtracts the batch's mean. Here it is not subtracted, because with anchors that
+    would remove the information gain.
 
     Example: advantages (3, -3) and (1, -1), unbiased: s = sqrt(20 / 3) = 2.582.
     """

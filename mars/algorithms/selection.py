@@ -32,8 +32,7 @@ def select_prompts(
 
     "all" keeps every prompt that has an advantage. "nonzero_advantage" keeps prompts with at least one advantage that
     is not 0 (dynamic sampling, DAPO, arXiv 2503.14476, section 3.2). The rule does not test the std of the rewards,
-    because with anchors a group of equal multi rewards can have advantages that are not 0. A prompt without advantages
-    has weight 0 and is never kept.
+    because with anchors a group of equal multi rewards can have advantages that are not 0.
 
     Example: three prompts: the first has advantages (1, -1), the second (0, 0), and the third has only one reward, so
     no advantage. nonzero_advantage keeps the first; num_zero_signal = 1, num_undefined = 1.
@@ -50,11 +49,7 @@ def select_prompts(
 
 
 def with_advantage(advantages: Advantages, prompt_index: Tensor) -> Tensor:
-    """Prompts with enough valid rewards for statistics and a multi rollout or guest of weight above 0: bool [P].
-
-    Both are needed: two anchor rewards are enough for statistics, but without such a multi rollout or guest there is
-    nothing to train on.
-    """
+    """Prompts with enough valid rewards for statistics and a multi rollout or guest of weight above 0: bool [P]."""
     trained = prompt_index[advantages.weights > 0]
     return advantages.defined & (torch.bincount(trained, minlength=len(advantages.defined)) > 0)
 

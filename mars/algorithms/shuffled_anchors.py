@@ -1,7 +1,4 @@
-"""Control experiments: anchors that come from another prompt of the round (`anchor.shuffle`).
-
-If a method is as good with shuffled anchors as with the right ones, the content of the anchors does not matter.
-"""
+"""Control experiments: anchors that come from another prompt of the round (`anchor.shuffle`)."""
 
 from __future__ import annotations
 
@@ -38,7 +35,7 @@ def with_shuffled_anchors(
 
     The prompts are put in a random order, which depends only on (run_seed, step, round) and their ids. For each anchor
     view, a prompt takes the group of the next prompt that has the view, never its own. A view that no other prompt of
-    the round has is left out of the pool; `Shuffled.unshuffled` counts its prompt.
+    the round has is left out of the pool.
     """
     order = sorted(items, key=lambda item: item.prompt.prompt_id)
     key = blake2b(repr(("shuffle", run_seed, step, round)).encode(), digest_size=8).digest()

@@ -20,8 +20,7 @@ class TokenLayout:
     sequence_index: int64, same shape; the sequence of each token, 0 <= index < num_sequences, also outside the mask,
         where it has no meaning.
 
-    Values outside the mask never reach a result, not even NaN: every function here and in policy_loss.py replaces
-    them before computing.
+    Values outside the mask, even NaN, never reach a result of the functions here and in policy_loss.py.
 
     Example: two responses of 2 and 3 tokens, packed:
     >>> layout = TokenLayout.packed(torch.tensor([2, 3]))

@@ -2,8 +2,8 @@
 example with changed images or of the reference model.
 
 The trainer calls a rule for each forward, with the T tokens of several responses, one response after the other. A rule
-works for any packing and any number of ranks: it always gets whole responses, and what it needs to know of the other
-forwards and ranks it gets as totals, to which each forward contributes by `measure`.
+always gets whole responses. What it needs to know of the other forwards and ranks it gets as totals, to which each
+forward contributes by `measure`.
 """
 
 from __future__ import annotations
@@ -68,10 +68,9 @@ class TokenFacts:
         else None; None in `measure`. entropy: of each token's distribution in nats, without gradient.
     extra: name of a `ScoringPass` -> its log-probs. In `measure` only those without gradient.
     advantages: that of the token's response.
-    off_policy: bool, whether the token's response is a guest (`recipe.requests` or `anchor.guide`), which was not
-        sampled from the prompt that it is trained with. guests: bool, whether it is a guest of `anchor.guide`.
-    with_images: bool, whether the token's prompt has an image. If not, every pass scores the unchanged prompt, still
-        with the model that its `ScoringPass` names.
+    off_policy: bool, whether the token's response is a guest (`recipe.requests` or `anchor.guide`). guests: bool,
+        whether it is a guest of `anchor.guide`.
+    with_images: bool, whether the token's prompt has an image. If not, every pass scores the unchanged prompt.
     layout: which response each token belongs to, and which tokens are trained on, without those that
         importance_mode=mask leaves out; the same in `measure` and `apply`. A forward may have no such token: then the
         mask is False everywhere, or T is 0.
@@ -142,7 +141,7 @@ class TokenRule(Protocol):
 
     passes: the further forwards that it needs. A pass without gradient costs as much as a forward for old log-probs, a
     pass with gradient two such forwards and a backward. measures: whether `measure` is called. If so, the first update
-    of a step needs a separate forward for the old log-probs. Otherwise it takes them from its own forward.
+    of a step needs a separate forward for the old log-probs.
 
     The results of `measure` and `apply` must depend only on their arguments, and have the same names in every call. A
     rule may have an attribute `ramps`: the names of settings that may change during a run. Both methods read them with
@@ -156,7 +155,7 @@ class TokenRule(Protocol):
     def measures(self) -> bool: ...
 
     def measure(self, facts: TokenFacts) -> Mapping[str, Measured]:
-        """Called for every forward of an update before the update; no gradient. `apply` gets the combined totals."""
+        """Called for every forward of an update before the update; no gradient."""
         ...
 
     def apply(self, facts: TokenFacts, totals: Mapping[str, float]) -> TokenTerms:

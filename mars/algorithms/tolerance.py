@@ -5,6 +5,5 @@ SCORE_TOLERANCE = 1e-9
 
 The same answer can get 1.75 and 1.7499999999999996: its boxes were scaled from images of two sizes. Such a difference
 is no signal. Scores are at most `MAX_SCORE` = 1e6 in size (mars/types.py), where neighbouring floats are 1.2e-10
-apart, and 2.2e-16 apart at 1; so a few roundings stay below the tolerance at any size. A difference of 1e-6 is a
-thousand times larger and counts.
+apart; so a few roundings stay below the tolerance at any size.
 """

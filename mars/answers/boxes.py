@@ -20,7 +20,7 @@ _MAX_BOXES = 40
 
 
 def find_boxes(text: str, size: tuple[int, int] | None) -> list[Box]:
-    """The boxes in `text`, as fractions of their frame. Returns [] if there are none.
+    """The boxes in `text`, as fractions of their frame.
 
     size: width and height of the frame in the unit of the boxes; None if not known, which gives [].
     Searches the last <answer> (without an <answer>: the whole text) for the last ```json fence or a bare JSON list.

@@ -127,7 +127,7 @@ def reward_input(
 ) -> RewardInput:
     """What a reward function sees of `text` as an answer to one view of a prompt, or to an extra request.
 
-    request: the request that `text` answers; None if there was no request.
+    request: the request that `text` answers, if any.
     """
     truth_size, response_size = _sizes(prompt, view, frames, request)
     extra = None if request is None else request.extra

@@ -22,9 +22,9 @@ def train_batch(
 ) -> TrainBatch:
     """The batch to train on: whole prompts in the given order, each with its valid responses, advantages and weights.
 
-    A prompt is followed by its own groups (`own_groups`), which are trained with their own messages. A prompt and its
-    own groups are in the same update, and count as one prompt of it. Failed rollouts and responses of weight 0 are left
-    out, and so is a prompt or own group that then has no response.
+    A prompt is followed by its own groups (`own_groups`). A prompt and its own groups are in the same update, and count
+    as one prompt of it. Failed rollouts and responses of weight 0 are left out, and so is a prompt or own group that
+    then has no response.
 
     prompt_length: number of tokens in a request's prompt in the model's forward, images expanded.
     Raises ValueError if a prompt is there twice or a multi group does not show all sources.
@@ -64,7 +64,7 @@ def scoring_batch(
     groups_of: the groups of a prompt; by default all but signals. Guests are scored as responses to the prompt that
     they are trained with. All responses are scored at the temperature of the multi responses.
 
-    The batch is for `PolicyTrainer.score_responses`. Nothing is trained on it: every weight is 0.
+    The batch is for `PolicyTrainer.score_responses`: every weight is 0.
     """
     rows = ((item.multi.request if group.role == "guest" else group.request, group, item) for item in rollouts
             for group in groups_of(item) if group.valid)  # fmt: skip

@@ -52,9 +52,8 @@ def at_least(number: int, parts: Sequence[Rows], cost: Callable[[Rows], int]) ->
 def first_fit(costs: Sequence[int], opening_costs: Sequence[int], budget: int) -> list[list[int]]:
     """First-fit bin packing: each item goes to the first pack with room for its cost, or opens a new one.
 
-    A pack also costs the opening cost of its first item. An item that exceeds the budget alone gets a pack of its
-    own. With descending costs and no opening costs at most 11/9 OPT + 6/9 packs are used, where OPT is the fewest
-    possible (Dosa 2007).
+    An item that exceeds the budget alone gets a pack of its own. With descending costs and no opening costs at most
+    11/9 OPT + 6/9 packs are used, where OPT is the fewest possible (Dosa 2007).
 
     Example: costs [6, 5, 4, 3], opening costs 0, budget 10 -> [[0, 2], [1, 3]].
     """
@@ -104,8 +103,7 @@ class _FirstWithRoom:
 def spread(costs: Sequence[int], opening_costs: Sequence[int], num_packs: int) -> list[list[int]]:
     """Distribute items over `num_packs` packs of similar cost.
 
-    Each item goes to the pack whose cost is lowest after the item is added. A pack also costs the opening cost of its
-    first item.
+    Each item goes to the pack whose cost is lowest after the item is added.
 
     With descending costs and no opening costs the largest pack is at most 4/3 of the best possible (Graham 1969).
 

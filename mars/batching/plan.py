@@ -19,9 +19,7 @@ def assign_to_ranks(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
     """Indices of the items each rank takes, in ascending order, so that the ranks' total costs are nearly equal.
 
     Longest processing time first (Graham 1969): the most expensive remaining item goes to the least loaded rank. The
-    largest total is at most 4/3 - 1/(3 num_ranks) of the best possible one. Of equally expensive items
-    the first comes first. Of equally loaded ranks, the one with fewer items gets the item, then the lower rank.
-    With fewer items than ranks some ranks get an empty list.
+    largest total is at most 4/3 - 1/(3 num_ranks) of the best possible one.
 
     Example: costs [5, 4, 3, 3, 3] on 2 ranks -> [[0, 3], [1, 2, 4]].
     """
@@ -82,7 +80,7 @@ def plan_updates(
 
     sizes: split `prompts` into runs of these lengths; each run counts as one prompt and stays in one update. None: each
         prompt is a run by itself.
-    by_length: whether padded rows are sorted by length, so that the rows of a forward need little padding.
+    by_length: whether padded rows are sorted by length.
 
     Example: 3 prompts of one response each, 2 per update, 1 rank -> two updates: rows (0, 0) and (1, 0), then row
     (2, 0).
@@ -132,10 +130,7 @@ def _forwards(
 def _plan_packs(
     prompts: Sequence[TrainPrompt], indices: Sequence[int], num_ranks: int, tokens_per_forward: int
 ) -> UpdatePlan:
-    """The plan with shared-prefix packs. Prompts with images are placed first; text-only prompts fill the rest.
-
-    If any prompt of the update has an image, a pack without one gets a filler that has one.
-    """
+    """The plan with shared-prefix packs. Prompts with images are placed first; text-only prompts fill the rest."""
     filler, is_needed = _filler(prompts, indices)
 
     def opening_cost(index: int) -> int:

@@ -54,9 +54,9 @@ class Catalogue:
         self.folder = folder
         self.events = EventLog(None) if events is None else events
         self._device: int | None = None
-        # Steps that `newest` could not load. They are not counted among the checkpoints that stay.
+        # Steps that `newest` could not load.
         self._left_out: set[int] = set()
-        # Those of them that are damaged. They are removed. The others only cannot be read now, and may be undamaged.
+        # Those of them that are damaged. The others only cannot be read now, and may be undamaged.
         self._damaged: set[int] = set()
 
     def steps(self) -> list[int]:
@@ -168,7 +168,7 @@ class Catalogue:
         return target
 
     def correct_latest(self, newest: str) -> None:
-        """Write `newest` to LATEST, if LATEST is missing, cannot be read, or names another checkpoint."""
+        """Write `newest` to LATEST if LATEST does not name it."""
         path = self.folder / LATEST_FILE
         try:
             named = path.read_bytes().decode(errors="replace").strip() or "nothing"

@@ -26,7 +26,7 @@ def enter(run_dir: Path, lock: RunLock, resume: bool) -> None:
 
 
 def check_enterable(run_dir: Path, resume: bool) -> None:
-    """The checks of `enter` that create and change nothing. Called by dry runs, and by a run before it reads its rows.
+    """The checks of `enter` that create and change nothing.
 
     Raises SetupError, BusyError and ConfigError as `enter` does.
     """

@@ -1,7 +1,7 @@
 """The manifest of a checkpoint: its files, with their sizes and SHA-256 sums. Written last.
 
-A folder without a manifest is not a checkpoint. The loaders of torch and safetensors do not notice a flipped byte, so
-every file is compared with its sum before it is read.
+The loaders of torch and safetensors do not notice a flipped byte, so every file is compared with its sum before it is
+read.
 """
 
 from __future__ import annotations
@@ -75,10 +75,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def file_problems(folder: Path, manifest: Manifest) -> tuple[list[str], list[str]]:
-    """The damaged or missing files of a checkpoint, and the files that cannot be read: two lists of "name: reason".
-
-    Both lists are empty if all files have their original contents.
-    """
+    """The damaged or missing files of a checkpoint, and the files that cannot be read: two lists of "name: reason"."""
     damaged, unreadable = [], []
     for name, expected in manifest.files.items():
         try:

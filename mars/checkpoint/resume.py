@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 class StartingPoint:
     """state: what training starts from. shards: folder for `PolicyTrainer.load_checkpoint`; None for a new policy.
 
-    logged_step: the last step whose row of metrics.jsonl stays; None for a new run, which has no rows yet.
+    logged_step: the last step whose row of metrics.jsonl stays; None for a new run.
     """
 
     state: RunState

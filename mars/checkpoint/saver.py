@@ -85,8 +85,7 @@ class Checkpoints:
             self._finish()
 
     def abandon(self) -> None:
-        """Give up the checkpoint that is being written, because the trainer is lost. Its step may be saved again
-        later."""
+        """Give up the checkpoint that is being written, because the trainer is lost."""
         if self._writing is not None:
             self._writing.cancel()
         self._let_go()

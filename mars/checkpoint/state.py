@@ -7,7 +7,7 @@
 
 Writing a line blocks the other threads of the process, so a line has one prompt at most. `round` is enough
 to restore the order of the data, which depends only on the seed and the number of the round. Requests have no
-random state to store, because each has its own seed. The state of hooks is the text of `SamplingState.hooks`.
+random state to store, because each has its own seed.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class _Groups:
     """The rollouts of a prompt. Their completions have no tokens; `tokens` has them, in the order of the groups.
 
     Images are written as `ImageRef`, without transforms. transforms: of the images, in the order of the groups; () and
-    not written if no image of the prompt has any. other_pool: that of `PromptRollouts`.
+    not written if no image of the prompt has any.
     """
 
     prompt_id: str

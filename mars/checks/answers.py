@@ -31,7 +31,7 @@ def disagreement(prompt: Prompt, function: str, reward: RewardFn, frames: BoxFra
 
     The prompt must ask for think and answer tags. If the answer consists of boxes, the prompt must also ask
     for a json block. A perfect answer must have an accuracy of 1, and an empty answer 0. A user's own function is not
-    checked, because its answer format is unknown.
+    checked.
     """
     if not is_built_in(function):
         return None

@@ -1,8 +1,7 @@
 """Compare a checkpoint with the architecture of its config.json, and try whether a trained policy can be saved.
 
 Slow to import: it needs transformers' model classes. `python -m mars.checks.architecture PATH KEY TRUST` prints the
-error as JSON. mars/checks/model.py runs this module in another process, so that a driver that does
-not need the model classes does not import them.
+error as JSON. mars/checks/model.py runs it in another process, except in jobs that import the model classes anyway.
 """
 
 from __future__ import annotations
@@ -150,10 +149,7 @@ def _refuse_differences(found: Any, model: Any, headers: Mapping[str, TensorHead
 
 def _key_of_vocabulary(folder: Path, key: str) -> str:
     """The key of config.json from which transformers reads the vocabulary size: in text_config, or at the top level if
-    there is no text_config.
-
-    If text_config lacks the key, transformers uses its default, not the number at the top level.
-    """
+    there is no text_config."""
     text = read_json_file(folder / "config.json", key).get("text_config")
     return "text_config.vocab_size" if isinstance(text, dict) else "vocab_size"
 

@@ -40,8 +40,7 @@ SPLITS = ("train", "test", "val", "validation", "valid", "eval", "dev", "held_ou
 class CheckResult:
     """The result for all files. Fields that are not described here are those of PreparedRows.
 
-    problems: all problems except overlong rows, in file order. The reasons "agreement" and "overlap" come only from
-        this check.
+    problems: all problems except overlong rows, in file order.
     overlong: the rows that are too long. image_tokens: source name -> tokens of each of its images.
     repeated: number of rows that are equal to an earlier one.
     unshown: row -> (mono view, words in this view's text that mention, or may mention, images it does not show).
@@ -64,12 +63,11 @@ class CheckResult:
 def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) -> CheckResult:
     """Prepare all rows of `files` and `held_out` as a run does, score two answers to each, compare the splits.
 
-    The result has all problems of all rows. Rows longer than data.max_prompt_tokens are listed separately, because
+    Rows longer than data.max_prompt_tokens are listed separately, because
     they are not mistakes. Images are decoded in full if data.decode_at_start is true. The two answers are a perfect and
     an empty one; a user's own reward function is not checked with them (mars/checks/answers.py).
     Raises
-    - DataError if a file cannot be used, for example because it is missing. If it fails only when its rows are read,
-      the message also lists the bad rows of the other files;
+    - DataError if a file cannot be used;
     - SetupError if the model's files are missing;
     - ConfigError if a data set has no reward, or if data.source_image_pixels names a source that no row has.
     """

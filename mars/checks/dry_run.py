@@ -65,8 +65,7 @@ def report(config: TrainConfig) -> None:
 def checked_hooks(config: TrainConfig) -> StepHooks:
     """Make each hook of a run once, but not the sampler. Try the image transforms, and check the reference model.
 
-    Returns the hooks that a step calls. A worker makes the image transforms and the token rule again, in its own
-    process. The sampler is made later, with the rows. `config.recipe` must come from `hooks.load.resolved`.
+    Returns the hooks that a step calls. `config.recipe` must come from `hooks.load.resolved`.
     Warns of a reference model that nothing reads. Raises ConfigError and SetupError.
     """
     try_transforms(image_transforms(config.recipe, config.ramps))
@@ -143,7 +142,7 @@ def opening_lines(encoder: PromptEncoder) -> list[str]:
 
 
 def sample_lines(config: TrainConfig, inputs: Inputs, warn: Callable[[str], None] = logger.warning) -> list[str]:
-    """Some rows taken all the way: decoded, processed, counted, and scored on a perfect and an empty answer.
+    """Some rows decoded, processed, counted, and scored on a perfect and an empty answer.
 
     Raises DataError if the model's processor makes a different number of prompt tokens than mars counted, and
     ConfigError as `try_rewards` does. warn: gets the warnings of `try_rewards`.

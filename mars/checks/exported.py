@@ -15,9 +15,9 @@ _IMAGES = (ImageRef("wide", (320, 240)), ImageRef("high", (112, 168)))
 
 
 def check_exported(folder: Path, config: TrainConfig) -> None:
-    """Build one prompt, which has two images, twice: with the files of `folder` and with those of model.path.
+    """Build one prompt with two images twice: with the files of `folder` and with those of model.path.
 
-    Raises SetupError unless both folders give the same prompt tokens, image tensors and `TokenRules`.
+    Raises SetupError if the results differ.
     """
     exported = config.model_copy(update={"model": config.model.model_copy(update={"path": str(folder)})})
     for (what, wanted), (_, found) in zip(_reading(config), _reading(exported), strict=True):

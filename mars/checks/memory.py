@@ -16,7 +16,7 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 # Logits of a chunk in float32, and their exponentials (mars/actor/token_scores.py).
 LOGITS_COPIES = 2
 SHARDED = ("parameters", "gradients", "optimizer states", "reference model")
-# Tokens of a chunk of transformers' torch_chunk_gated_delta_rule, which fills every sequence up to whole chunks.
+# Tokens of a chunk of transformers' torch_chunk_gated_delta_rule.
 LINEAR_CHUNK = 64
 
 
@@ -48,7 +48,7 @@ class ModelShape:
 
 
 def read_shape(config: Mapping[str, Any], folder: Path) -> ModelShape:
-    """Read the sizes from config.json and the headers of the *.safetensors in `folder`, without reading weights.
+    """Read the sizes from config.json and the headers of the *.safetensors in `folder`.
 
     Raises SetupError if one of these files is malformed, or config.json lacks a size.
     """
@@ -136,10 +136,9 @@ def _linear_attention(shape: ModelShape, tokens: int, num_layers: int | None) ->
 
     The kernel in torch works in float32. For each token and value head, with keys of K numbers, values of V numbers and
     chunks of C = 64 tokens, it keeps 8 K + 3 V + 5 C + K V / C numbers for backward. While backward computes a layer's
-    gradients, that layer has 15 K + 7 V + 8 C numbers in all, the kept ones included.
+    gradients, that layer has 15 K + 7 V + 8 C numbers in all.
     tests/integration/checks/test_linear_memory.py measures both.
-    The kernel pads each sequence to whole chunks. The estimate leaves this padding out, because it is small for long
-    sequences.
+    The estimate leaves out the padding of each sequence to whole chunks, which is small for long sequences.
     """
     heads, key, value = shape.linear_sizes
     kept = 8 * key + 3 * value + 5 * LINEAR_CHUNK + key * value // LINEAR_CHUNK

@@ -1,7 +1,6 @@
 """Check a model's folder before anything starts: its files, its weights' headers, and that loading and saving can work.
 
-Used by training, the cold start, evaluation and `--dry-run`. No weight is read. What needs transformers' model classes
-is in mars/checks/architecture.py, which takes seconds to import.
+What needs transformers' model classes is in mars/checks/architecture.py, which takes seconds to import.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _TIMEOUT_S = 300.0  # long enough to import from a slow disk
 class ModelCheck:
     """A context that checks the policy, and the reference model of the KL term, while the `with` block does other work.
 
-    Entering makes the quick checks. For the slow ones, which need transformers' model classes, it starts a process for
+    Entering makes the quick checks. For the slow ones it starts a process for
     each model. `finish` waits for these processes. In two cases none is started, and `finish` makes the slow checks
     itself: with `in_process` (for jobs that import the model classes anyway), or if these are already imported.
     Entering and `finish` raise SetupError for a broken model, ConfigError for a setting that does not fit the model.
@@ -135,7 +134,7 @@ def check_files(path: str, key: str) -> None:
 def _refuse_layers(section: Mapping[str, Any], num_tensors: int, folder: Path, key: str) -> None:
     """Refuse a config.json with more layers than the weights have tensors, before the model is built.
 
-    Every layer has at least one tensor. A number with a digit too many would fill the memory with layers.
+    A number with a digit too many would fill the memory with layers.
     """
     for name, value in section.items():
         if isinstance(value, dict):
@@ -164,10 +163,7 @@ def check_context(config: TrainConfig) -> None:
 
 
 def check_engine(config: TrainConfig) -> None:
-    """Raises ConfigError if vLLM is to run on a CPU, and cannot run the model's family in float32 there.
-
-    The log-probs of vLLM would be far from the trainer's.
-    """
+    """Raises ConfigError if vLLM is to run on a CPU, and cannot run the model's family in float32 there."""
     family = _family(config.model.path)
     if config.rollout.engine == "vllm" and config.cluster.device == "cpu" and not family.vllm_on_cpu:
         raise ConfigError(
@@ -189,7 +185,7 @@ def max_positions(config: Mapping[str, Any]) -> int | None:
     """The longest sequence that config.json allows; None if it does not say.
 
     That is max_position_embeddings, multiplied by the factor of a RoPE that is scaled linearly or dynamically. A factor
-    that is not a finite number above 0 is ignored here: `check_architecture` (mars/checks/architecture.py) reports it.
+    that is not a finite number above 0 is ignored here: `check_architecture` reports it.
     """
     nested = config.get("text_config")
     text = {**config, **nested} if isinstance(nested, dict) else config

@@ -24,8 +24,7 @@ def check_packages(config: TrainConfig | SftConfig) -> None:
 
     Also raises it if the run would start a Ray cluster, and Ray cannot make its folder on this machine.
 
-    With cluster.address nothing is checked, because the cluster's nodes have their own GPUs and packages. If a
-    node lacks something, its worker fails when it starts.
+    With cluster.address nothing is checked, because the cluster's nodes have their own GPUs and packages.
     """
     _check_gpu(config)
     with_vllm = isinstance(config, TrainConfig) and config.rollout.engine == "vllm"
@@ -67,7 +66,7 @@ def may_have_gpu(environment: Mapping[str, str], files: Sequence[str] = _GPU_FIL
 
 
 def machine_lines(config: TrainConfig | SftConfig) -> list[str]:
-    """For a dry run: a warning if a run with these settings would not start on this machine. It may start elsewhere."""
+    """For a dry run: a warning if a run with these settings would not start on this machine."""
     try:
         check_packages(config)
     except SetupError as error:

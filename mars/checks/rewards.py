@@ -32,8 +32,7 @@ def try_rewards(
     parts only to right answers.
 
     Warns if the reward fails on some answers. Without `reward.by_prompt`, it also warns if the reward scores no right
-    answer, in any usual form, above the empty one. This is no error, because only the reward function knows in which
-    form it wants answers.
+    answer, in any usual form, above the empty one.
     """
     config = inputs.config
     rewards, part_weights = rewards_of(config), config.algorithm.part_weights

@@ -33,8 +33,6 @@ class TensorHeader:
 def read_headers(folder: Path, key: str = "model.path") -> dict[str, TensorHeader]:
     """Tensor name -> header, of model.safetensors or, if there is none, of the shards that the index file names.
 
-    transformers reads the same files.
-
     key: the setting that holds the folder, for messages.
     Raises SetupError for weights that are missing, cut off or not in the safetensors format.
     """

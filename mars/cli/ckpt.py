@@ -1,4 +1,4 @@
-"""`mars ckpt ...`: the checkpoints of a run. Slow modules are imported only by the commands that need them."""
+"""`mars ckpt ...`: the checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ def _undamaged(catalogue: Catalogue, step: int | None) -> Checkpoint:
 
 
 def _removable(catalogue: Catalogue, keep_last: int, keep_best: str | None) -> list[int]:
-    """The steps that `Catalogue.prune` would remove, except the newest undamaged checkpoint, which always stays.
+    """The steps that `Catalogue.prune` would remove, except the newest undamaged checkpoint.
 
     Empty if no checkpoint can be loaded.
     """

@@ -141,6 +141,6 @@ def _words(context: typer.Context) -> list[str]:
 
 
 def _is_behind_sign() -> bool:
-    """Whether bash asks for what follows a "=". Read from bash's variables, because typer does not pass it on."""
+    """Whether bash asks for what follows a "="."""
     place, words = os.environ.get("COMP_CWORD", ""), os.environ.get("COMP_WORDS", "").split("\n")
     return place.isdecimal() and int(place) < len(words) and words[int(place)] == _SIGN

@@ -1,4 +1,4 @@
-"""`mars config ...`: look at settings before a run. Slow modules are imported only by the commands that need them."""
+"""`mars config ...`: look at settings before a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mars data …`: make, convert, check and show data sets. Slow modules are imported only by commands that need them."""
+"""`mars data …`: make, convert, check and show data sets."""
 
 from __future__ import annotations
 

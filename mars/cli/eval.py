@@ -1,4 +1,4 @@
-"""`mars eval ...`. Slow modules are imported only by the commands that need them."""
+"""`mars eval ...`: evaluate a model."""
 
 from __future__ import annotations
 

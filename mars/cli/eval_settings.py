@@ -22,7 +22,7 @@ def evaluation_config(
 ) -> TrainConfig:
     """The configuration of a job that asks `model` the questions in `files`. Prepares this process to import torch.
 
-    like: folder of the run whose settings are used, with the changes in `overrides`. None: those of configs/train.yaml.
+    like: folder of the run whose settings are used, with the changes in `overrides`.
     Relative paths in a run's settings start at the folder in which the run was started. That folder becomes the working
     directory, so with `like` all paths in the other arguments must be absolute. Raises ConfigError.
     """

@@ -127,7 +127,7 @@ class _QuickStart:
         (folder / _COMPLETE).touch()
 
     def _train_once(self) -> None:
-        """Train, or go on with a training of these settings. Any other run in the folder is renamed."""
+        """Train, or go on with a training of these settings."""
         noted = self._folder / _SETTINGS
         same = noted.is_file() and noted.read_text(encoding="utf-8") == self._settings()
         if same and (self._run_dir / _COMPLETE).exists():

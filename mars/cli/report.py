@@ -49,8 +49,7 @@ def follow_run(run_dir: Path, every: int, out: Path | None = None, wait: Callabl
 
 
 def _check_page_of_run(run_dir: Path, out: Path | None) -> None:
-    """Raises ConfigError or SetupError if `out` is given and is the report of another run, or is not the name of a page
-    that can be written."""
+    """Raises ConfigError or SetupError for a wrong `out`, as `report_run` does."""
     if out is not None:
         if out.resolve() != (run_dir / REPORT_FILE).resolve():
             refuse_report_of_a_run(out)

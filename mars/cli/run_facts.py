@@ -1,4 +1,4 @@
-"""What the folder of a run says about it, for `mars runs` and `mars report`. Slow modules are imported when needed."""
+"""What the folder of a run says about it, for `mars runs` and `mars report`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def summary(run_dir: Path) -> dict[str, Any]:
 
 
 def details(run_dir: Path) -> dict[str, Any]:
-    """`summary` and everything else: attempts, events, checkpoints, evaluations, last metrics, settings, notes."""
+    """`summary`, attempts, events, checkpoints, evaluations, last metrics, settings and notes."""
     from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue
     from mars.cli.ckpt import checkpoint_entries
     from mars.run_dir.attempt import attempts, read_attempt

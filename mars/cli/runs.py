@@ -1,4 +1,4 @@
-"""`mars runs ...`: what run directories say. Slow modules are imported only by the commands that need them."""
+"""`mars runs ...`: what run directories say."""
 
 from __future__ import annotations
 

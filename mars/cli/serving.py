@@ -24,8 +24,7 @@ def image_settings(config: TrainConfig | SftConfig) -> dict[str, Any]:
 def serve_command(folder: Path, config: TrainConfig | SftConfig, processor_settings: Mapping[str, Any]) -> str:
     """A line of bash that starts vLLM's server on port 8000 of this machine, with the settings of the run's engine.
 
-    folder: of the policy. processor_settings: from `image_settings`. Without them the server resizes images by the
-    limits in the folder, so that a prompt has other tokens than in training.
+    folder: of the policy. processor_settings: from `image_settings`.
     For a run on GPUs the line is `vllm serve`, and the server takes vLLM's usual share of the memory. For a run on
     CPUs it calls the module behind that command, because vLLM's CPU build does not find its own version for `vllm
     serve`.

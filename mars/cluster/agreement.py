@@ -78,7 +78,7 @@ def _files(kind: str, what: str, driver: Facts, node: Facts, number: int = 0) ->
 def message(driver: str, by_node: Mapping[str, Sequence[Difference]]) -> str:
     """The text of the error: a table of all differences, and what to do.
 
-    driver: name of the driver's node. by_node: name of a node -> its differences; at least one node has a difference.
+    driver: name of the driver's node. by_node: name of a node -> its differences.
     """
     rows = [("node", "what", "there", f"on {driver}")]
     rows += [(node, each.what, each.there, each.here) for node, differing in by_node.items() for each in differing]

@@ -1,4 +1,4 @@
-"""The calls of a worker's generator method, one after the other. The worker always has its next call in its queue."""
+"""The calls of a worker's generator method, one after the other."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ class CallQueue:
         return self._streams[0] if self._streams else None
 
     def ended(self) -> None:
-        """Call it when the first stream has no more items. The waiting call's stream becomes the first, and a further
-        call is made if an argument is left."""
+        """Call it when the first stream has no more items."""
         self._streams.popleft()
         self._fill()
 
@@ -65,8 +64,7 @@ def left_by_none(queues: Sequence[CallQueue], cancel: Callable[[int, list[Any]],
 class Deadlines:
     """When the next answer of each worker is due: `timeout_s` after its last one.
 
-    Only time in which the driver waits for answers counts. So no worker is late because the driver did something else,
-    such as rebuilding a lost worker.
+    Only time in which the driver waits for answers counts, so no worker is late because the driver did something else.
     """
 
     def __init__(self, num_workers: int, timeout_s: float, now: Callable[[], float] = time.monotonic) -> None:

@@ -18,7 +18,7 @@ FAILED_BUILD = (WorkerError, SetupError, DataError, ConfigError)
 class EngineBuilds:
     """The first build of all engines, and the builds of absent engines that are in progress.
 
-    gpus: a function that returns the GPUs of each engine, if these belong to trainer ranks. Otherwise `gpus` is None.
+    gpus: returns the GPUs of each engine. None unless these GPUs belong to trainer ranks.
     """
 
     timeout_s = 0.0  # until `finish_all`

@@ -67,7 +67,7 @@ def trim_heap() -> None:
 
 @contextmanager
 def inherited(environment: Mapping[str, str]) -> Iterator[None]:
-    """Set the variables inside the block, for the processes started there; restore them afterwards."""
+    """Set the variables inside the block, for the processes started there."""
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     try:
@@ -98,8 +98,7 @@ def gc_paused() -> Iterator[None]:
     Imports, rows and models are one to two million objects that live until the process ends, and each collection would
     scan them all. Measured in processor seconds, three runs each: one step in one process with rollout=hf takes 6.7
     (6.0 to 7.4) instead of 7.5 (7.1 to 8.1). The start of vLLM takes 1.1 instead
-    of 4.7; this includes three calls of gc.collect by vLLM itself, which the pause does not stop. Later collections
-    skip frozen objects too.
+    of 4.7; this includes three calls of gc.collect by vLLM itself, which the pause does not stop.
     """
     gc.disable()
     try:

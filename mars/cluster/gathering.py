@@ -10,8 +10,7 @@ Item = TypeVar("Item")
 
 _MESSAGES_PER_SECOND = 40
 """Of all engines together. A message costs the driver, with Ray's threads, most of a millisecond of processor time, and
-little more for each sample in it. In each generation an engine sends three messages
-more: one with its first samples, and at the end one with its last samples and one with its counts."""
+little more for each sample in it. In each generation an engine sends three messages more."""
 _LONGEST_GAP_S = 5.0
 """Samples wait at most this long for a message, and so for their scores. They wait longer only if the engines would
 otherwise send more than `_MOST_MESSAGES_PER_SECOND`."""

@@ -61,7 +61,7 @@ class Guard:
 def clean_up(folder: Path, driver: int, session: int, log_dir: Path | None) -> None:
     """Kill the processes of the cluster, keep its logs, and remove its folder.
 
-    driver: the process of the run, which is not killed. session: of the cluster's processes, in the sense of setsid.
+    driver: the process of the run, which is not killed. session: of the cluster's processes (setsid).
     """
     end = time.monotonic() + _SWEEP_S
     while (left := list(members(folder, driver, session))) and time.monotonic() < end:
@@ -102,8 +102,7 @@ def _all_pids() -> list[int]:
 
 
 def _parent(pid: int) -> int | None:
-    """The parent of a process. None if the process has ended or is a zombie, whose parent has not read its exit
-    code."""
+    """The parent of a process. None if the process has ended or is a zombie."""
     try:
         state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
     except OSError:
@@ -124,7 +123,7 @@ def _belongs_to_ray(pid: int, parents: Mapping[int, int], driver: int, folder: P
 
 
 def _writes_to(pid: int, folder: Path) -> bool:
-    """Whether the process has a file in `folder` open for writing. Readers of a log, such as `tail`, do not count."""
+    """Whether the process has a file in `folder` open for writing."""
     process = Path(f"/proc/{pid}")
     for descriptor in (process / "fd").iterdir():
         with suppress(OSError):

@@ -35,8 +35,7 @@ _log_dir: Path | None = None
 def watch_head(log_dir: Path | None) -> Iterator[None]:
     """End the process with a WorkerError if a head process of the cluster started here ends during the block.
 
-    The process must end before the next call of Ray: at the next request to a lost raylet (to free an object, say), Ray
-    would end it without a message. An error of a call in progress becomes the WorkerError too.
+    An error of a call in progress becomes the WorkerError too.
     """
     global _log_dir
     _log_dir = log_dir

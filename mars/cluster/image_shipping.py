@@ -40,7 +40,7 @@ _MESSAGES, _MESSAGES_AHEAD = 2, 1
 
 @dataclass(frozen=True)
 class Shipped:
-    """What a reader has done since it was started. Counts only grow.
+    """What a reader has done since it was started.
 
     start: differs between readers. A reader that takes the place of another counts from 0.
     asked: images that workers have asked for; an image counts again in each call that asks for it. contents: images
@@ -102,7 +102,7 @@ class ImageReader(Worker):
 
     @ray.method(concurrency_group="no_reading")
     def store(self, node: str) -> Any:
-        """The store on a node, given by Ray's id. The first call starts the store."""
+        """The store on a node, given by Ray's id."""
         with self._lock:
             if node not in self._stores:
                 self._stores[node] = start_on(node, ImageStore, self._environment, max_concurrency=1000).remote(
@@ -141,8 +141,7 @@ class ImageStore(Worker):
     async def bring(self, places: Sequence[Place], ahead: bool) -> list[bytes | BadImage]:
         """Get those images of `places` that this node lacks. Returns each image's SHA-256, or why it cannot be read.
 
-        ahead: whether the images are for later. Of the calls with ahead=True one runs at a time, of those with
-            ahead=False two; further calls wait.
+        ahead: whether the images are for later.
         """
         faults.point("images.bring")
         async with self._slots[ahead]:

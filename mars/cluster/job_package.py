@@ -1,7 +1,4 @@
-"""Chooses and packs the files of a user's folder that are sent to the cluster with a job.
-
-Among them are reward functions, what they import, and templates.
-"""
+"""Chooses and packs the files of a user's folder that are sent to the cluster with a job."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """Values of a user's environment variables on their way to a job, such as WANDB_API_KEY.
 
 Ray writes the variables of a job's runtime_env into logs and into the command lines of worker processes, and shows them
-to everybody who may list jobs. So the variables take another way. The job server puts them into the memory of the
-cluster's head under a random name, and the job removes them from there when it starts. They are in no file, list or
-log.
+to everybody who may list jobs. So the job server puts the variables into the memory of the cluster's head under a
+random name, and the job removes them when it starts.
 """
 
 from __future__ import annotations

@@ -190,7 +190,7 @@ def _client_of(address: str) -> Any:
 
 
 class _Output:
-    """During the block, a thread copies a job's output to stdout. It reconnects after a lost connection.
+    """During the block, a thread copies a job's output to stdout.
 
     The job must have ended when the block ends. Then the rest is printed, unless an exception ends the block.
     """

@@ -1,7 +1,7 @@
 """Watches the head of a Ray cluster that the run has joined, from the driver and from each worker.
 
 A run cannot go on without the head (Ray's GCS). But for a minute Ray does not report that it is lost: calls wait, and
-nodes keep their workers. So each process of the run watches the head itself, and ends when it is lost.
+nodes keep their workers.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def wait_for_loss(
     """Wait until the head is lost, and return why; None once `over` is set.
 
     address: host:port of the GCS. raylet: descriptor (pidfd) of the raylet of this node, whose end is a loss too.
-    look_s: mean number of seconds between two connections while the head accepts them. Each pause is drawn anew.
+    look_s: mean number of seconds between two connections while the head accepts them.
     """
     host, _, port = address.rpartition(":")
     ends = select.poll()
@@ -131,8 +131,7 @@ def _end_worker(address: str) -> None:
 
 
 def _local_raylet() -> int | None:
-    """The descriptor (pidfd) of this node's raylet, found as the process that listens on the raylet's socket; None if
-    there is none."""
+    """The descriptor (pidfd) of this node's raylet; None if there is none."""
     node = worker._global_node
     with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
         probe.connect(node.raylet_socket_name)

@@ -26,7 +26,7 @@ def local_workers(
 ) -> Iterator[tuple[RolloutEngine, PolicyTrainer | None]]:
     """Build engine and trainer; close both when the block ends.
 
-    build_trainer: None for evaluation, which needs only the engine.
+    build_trainer: None for evaluation.
     colocated: whether engine and trainer take turns on the device.
     Raises SetupError if device is "cuda" and torch finds no GPU.
     """

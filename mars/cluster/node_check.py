@@ -70,10 +70,7 @@ class NodeCheck:
     def agrees(self, node: Node, runs_vllm: bool) -> bool:
         """Whether a node agrees with the driver, asked before a lost worker starts there.
 
-        A node that has agreed before is not asked again.
-
         False if it does not answer, because this node may be lost too.
-
         Raises SetupError as `finish`, if it answers and does not agree.
         """
         if (node.id, runs_vllm) in self._seen:

@@ -59,7 +59,7 @@ class SharedFiles:
 def node_facts(
     packages: Sequence[str], models: Sequence[str], images: Sequence[str], roots: tuple[str, str] | None
 ) -> dict[str, dict[str, str]]:
-    """The facts of the node on which it is called. Imports no package.
+    """The facts of the node on which it is called.
 
     roots: data.image_root on the driver's node, and the environment variable that names this node's folder for it.
     Returns the `Facts` "packages" (versions, without what follows a "+"), "code" (source files of mars), "model" and

@@ -24,7 +24,7 @@ class Amount(NamedTuple):
 
     @classmethod
     def of(cls, resources: Mapping[str, float]) -> Amount:
-        """The CPUs and GPUs of Ray's resources. Other resources are left out."""
+        """The CPUs and GPUs of Ray's resources."""
         return cls(*(math.floor(resources.get(kind, 0.0) * _PER_UNIT + 0.5) for kind in ("CPU", "GPU")))
 
     def times(self, number: int) -> Amount:
@@ -81,8 +81,8 @@ def bundles_of(layout: Layout, ranks_per_group: int | None) -> tuple[Bundles, Bu
 def plan_nodes(engines: Bundles, ranks: Bundles, free: Sequence[Amount], strategy: Strategy) -> dict[int, int] | None:
     """Bundle -> index of its node; None if the bundles do not fit.
 
-    free: what each node has, in the order in which nodes are filled. The first engines are on the first nodes that get
-    engines, the next engines on the next of these nodes, and so on. The same holds for ranks.
+    free: what each node has, in the order in which nodes are filled. The lower an engine's number, the earlier its
+    node; the same holds for ranks.
 
     pack: each node gets as many engines as possible, then as many ranks as possible. Groups of bundles are kept within
         nodes if all groups fit like that.
@@ -110,8 +110,7 @@ def plan_nodes(engines: Bundles, ranks: Bundles, free: Sequence[Amount], strateg
 def plan_lost(engines: Bundles, ranks: Bundles, free: Sequence[Amount], strategy: Strategy) -> dict[int, int]:
     """As `plan_nodes`, for bundles that need another node. Places as many as fit.
 
-    Ranks come first, because a trainer needs all its ranks. Engines get the room that is left when all ranks have a
-    place. If not all ranks fit, no engine gets a place.
+    Ranks come first, because a trainer needs all its ranks. If not all ranks fit, no engine gets a place.
     """
     for number_of_engines in range(len(engines.indices), -1, -1):
         plan = plan_nodes(_first(engines, number_of_engines), ranks, free, strategy)

@@ -25,7 +25,7 @@ class NodeRow:
 def have_want(nodes: Sequence[NodeRow], layout: Layout, empty: bool) -> str:
     """The table, followed by the workers without a place and the reasons.
 
-    empty: fill the nodes as if no other job used them. Otherwise workers get only what is free.
+    empty: fill the nodes as if no other job used them.
     """
     left = [node.total if empty else node.free for node in nodes]
     there: list[list[str]] = [[] for _ in nodes]

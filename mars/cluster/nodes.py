@@ -37,7 +37,7 @@ def alive_nodes(by_gpus: bool) -> list[Node]:
     """The nodes in the order in which they are filled: those with the most free GPUs (or CPUs) first.
 
     Among nodes with equally many, the driver's comes first. The others are ordered by address, so that equal clusters
-    are filled alike. Nodes that Ray is about to remove are left out, because it starts nothing there.
+    are filled alike. Nodes that Ray is about to remove are left out.
     """
     draining, free = state.get_draining_nodes(), available_resources_per_node()
     alive = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in draining]

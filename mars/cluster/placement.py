@@ -85,8 +85,7 @@ class Placement:
     def has_room(self, bundle: int) -> bool:
         """Whether the resources of this bundle are reserved on a node that is alive, and a worker may start there.
 
-        On a new node, `may_start_on` decides the latter. Hundreds of workers may wait for room, so they share one
-        answer of Ray. Before this method returns True, it asks Ray again.
+        On a new node, `may_start_on` decides the latter.
         """
         if not self._is_reserved(bundle):
             return False
@@ -194,8 +193,8 @@ class Placement:
                 remove_placement_group(self._moved.pop(bundle))
 
     def _look(self) -> tuple[list[Node], Mapping[str, Any]]:
-        """The nodes, and Ray's table of placement groups, which is empty if no bundle has moved. The table is read
-        first, so that what a group in it has reserved does not still count as free on the nodes."""
+        """The nodes, and Ray's table of placement groups. The table is read first, so that what a group in it has
+        reserved does not still count as free on the nodes."""
         groups = placement_group_table() if self._moved else {}
         return alive_nodes(self._on_gpus), groups
 

@@ -49,7 +49,7 @@ class RayRanks:
         self._started = (received, timeout_s, call_timeout_s)
         workers = self._group.workers
         address_of_first = workers[0].address.remote()
-        # Called before `build`, so that the ranks import torch while the process of rank 0 still starts.
+        # Called before `build`: unpickling its arguments imports torch, while the process of rank 0 still starts.
         receiving = [worker.receive.remote(*received) for worker in workers]
         (address,) = self._group.results([address_of_first], "start of a worker", timeout_s)
         built = [
@@ -67,7 +67,7 @@ class RayRanks:
     def restart(self) -> None:
         """End all ranks and build them again, with the weights of model.path.
 
-        All ranks, because the others would wait for the lost one. Ranks of a lost node start on other nodes.
+        All ranks, because the others would wait for the lost one.
         Raises WorkerError if not all ranks have found room after `timeout_s` seconds, an argument of `start`.
         """
         successors = {index: Successor(self._group, index) for index in range(len(self._group.workers))}

@@ -159,8 +159,8 @@ class RayEngine:
     def load_weights(self, update: WeightUpdate) -> None:
         """update: its payload is a `WeightOffer`.
 
-        An engine that fails is replaced. An engine that lacks weights only because another process failed is
-        sent them once more. A lost engine that has been built again by now gets the weights too."""
+        An engine that lacks weights only because another process failed is sent them once more. A lost engine that has
+        been built again by now gets the weights too."""
         self._weights = update
         if not self._is_asleep:
             self._take_in(join=True)
@@ -262,7 +262,7 @@ class RayEngine:
         self._absent.add(index, Successor(self._group, index))
 
     def _leave_alone(self, index: int, error: MarsError) -> None:
-        """Go on without an absent engine that could not be built, unless other engines would fail too.
+        """Go on without an absent engine that could not be built.
 
         Raises `error` if no engine works, or if the build failed on the engine's old node: others would then fail too.
         """

@@ -43,7 +43,7 @@ def ray_workers(
 ) -> Iterator[tuple[RolloutEngine, PolicyTrainer | None]]:
     """Start the workers and build engine and trainer on them; stop them when the block ends.
 
-    build_trainer: None for evaluation, which needs only engines. prompt_length: of a request, to balance the engines.
+    build_trainer: None for evaluation. prompt_length: of a request, to balance the engines.
     files: that all nodes must have. log_dir: for the workers' logs. report: called when a worker is lost or replaced.
     """
     collect_rarely()

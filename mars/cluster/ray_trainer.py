@@ -38,11 +38,7 @@ class TrainerWorker(RankWorker):
     _images, _rank = OWN_FILES, 0  # until `receive` and `build`
 
     def receive(self, build_trainer: BuildTrainer, build_transfer: BuildTransfer, images: ImageAccess) -> None:
-        """Keep `build_trainer`, a transfer made by `build_transfer`, and the images, for `build`.
-
-        Unpickling the arguments imports torch. They are sent before `build`, so that the ranks import torch while they
-        wait for the address of rank 0.
-        """
+        """Keep `build_trainer`, a transfer made by `build_transfer`, and the images, for `build`."""
         self._build_trainer, self._transfer = build_trainer, build_transfer(self.name)
         self._images = images.open()
 

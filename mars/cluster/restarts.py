@@ -21,8 +21,6 @@ def no_report(event: str, worker: str, reason: str) -> None:
 class RestartBudget:
     """Allows `limit` restarts in a row. Progress resets the count.
 
-    So a run that loses a worker every hour goes on, and a fault that comes back at once ends the run.
-
     >>> budget = RestartBudget(limit=1)
     >>> budget.spend(WorkerError("engine-0 died"))
     >>> budget.progress()

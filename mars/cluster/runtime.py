@@ -46,8 +46,8 @@ def ray_cluster(
     address: of a running cluster; None starts one on this machine, ignoring RAY_ADDRESS, and stops it afterwards. It
         listens on the loopback interface only, and its folder is removed at the end.
     environment: variables of the workers. A cluster started here inherits them, so nothing is yielded: without a
-        runtime_env, workers reuse processes that Ray starts in advance, which is faster. A running cluster does not
-        inherit the variables, so they are yielded.
+        runtime_env, workers reuse processes that Ray starts in advance, which is faster. For a running cluster, the
+        variables are yielded.
     num_cpus: Ray CPUs of a cluster started here, independent of the number of cores.
     log_dir: folder for what Ray prints and, of a cluster started here, for the last 256 KiB of each of its main logs.
     Raises SetupError if the cluster cannot be reached or started.
@@ -129,7 +129,7 @@ def _loopback_node() -> Iterator[None]:
 
 
 class _ToLog(logging.Handler):
-    """Passes records on to the log of the run. The terminal does not show them."""
+    """Passes records on to the log of the run."""
 
     def emit(self, record: logging.LogRecord) -> None:
         logger.debug("Ray: %s", record.getMessage())
@@ -178,9 +178,8 @@ def _stderr_to(path: Path) -> Iterator[None]:
 class _Connection:
     """Ray, started and stopped in a separate thread.
 
-    So the main thread is not in a call of Ray meanwhile, and can handle signals and end the process at any time. If Ray
-    replaces the signal handlers of mars, the main thread installs them again. When the
-    thread that has started Ray's processes ends, the kernel ends them, so this thread lives until Ray is shut down.
+    So the main thread is not in a call of Ray meanwhile, and can handle signals and end the process at any time. When
+    the thread that has started Ray's processes ends, the kernel ends them, so this thread lives until Ray is shut down.
     """
 
     def __init__(self, options: dict[str, Any], where: str) -> None:

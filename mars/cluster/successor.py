@@ -60,10 +60,8 @@ class Successor:
         """Whether the new process runs. Takes the steps towards this that are possible now.
 
         Waits only in `has_room`. In a joined cluster, this asks a new node whether its packages and files agree with
-        the driver's (`NodeCheck.agrees`), and waits up to 60 s for the answer. Raises SetupError if they do not agree.
-
-        A process that was started on a lost node, before Ray noticed the loss, dies and is started again.
-        Raises WorkerError if three starts have failed.
+        the driver's (`NodeCheck.agrees`), and waits up to 60 s for the answer. Raises SetupError if they do not agree,
+        and WorkerError if three starts have failed.
         """
         if self._stage == "ending" and (self._ending is None or self._ending.is_over() is not None):
             self._stage = "waiting for room"

@@ -39,8 +39,7 @@ class SupervisedWorker(RankWorker):
     _num_updates = 0
 
     def receive(self, build_trainer: BuildSupervised, images: ImageAccess) -> None:
-        """Keep both for `build`. Unpickling `build_trainer` imports torch. It is sent before `build`, so that the ranks
-        import torch while they wait for the address of rank 0."""
+        """Keep both for `build`."""
         self._build_trainer, self._images = build_trainer, images.open()
 
     def build(self, rendezvous: Rendezvous) -> None:

@@ -163,7 +163,7 @@ class RankSender:
         return WeightUpdate(self._version, SentWeights(self, self._version))
 
     def start(self, version: int, engines: Mapping[int, str], restarts: int) -> Meeting:
-        """Start a send. Returns the `Meeting`, which has the address and the names that engines and ranks connect by.
+        """Start a send.
 
         `Meeting.group` is that of the last send if that send did not fail, the engines are the same, and no engine was
         replaced since; else it is a new one.

@@ -56,9 +56,7 @@ def cancel(worker: Any, calls: Iterable[Any]) -> None:
     """In the driver: cancel calls of a worker that have not ended, and let it run `let_go` after them.
 
     A running call ends when it checks `is_cancelled`. If a call still waits in the worker's queue, up to two seconds
-    pass before Ray counts it as cancelled. Does nothing if the worker or the cluster is gone. (Why not a method of the
-    worker that sets a flag? It would need a second concurrency group. But then Ray runs all methods outside the main
-    thread, and vLLM needs the main thread.)
+    pass before Ray counts it as cancelled. Does nothing if the worker or the cluster is gone.
     """
     if not ray.is_initialized():  # `ray.cancel` would start a cluster
         return

@@ -60,7 +60,7 @@ class ImageAccess:
         """On the driver: how many images and bytes were sent to nodes, and how often a node had the image already.
 
         All since the last call that the reader answered. {} with data.transport=path, and if the reader does not answer
-        within 10 s, because a missing metric must not end a run.
+        within 10 s.
         """
         if self._reader is None:
             return {}

@@ -43,7 +43,7 @@ def this_process() -> WorkerProcess:
 
 
 def has_died(process: WorkerProcess) -> bool:
-    """Whether the process was on this machine and is gone. Always False for a process of another machine."""
+    """Whether the process was on this machine and is gone."""
     here = process.node == ray.get_runtime_context().get_node_id()
     return here and _started(process.pid) != process.started
 

@@ -36,10 +36,7 @@ _EXAMPLES = {
 
 @dataclass(frozen=True)
 class CommandLine:
-    """overrides: for Hydra; includes unknown options, which `load_config` reports with all other problems.
-
-    show_config: print the composed configuration. dry_run: check everything, start nothing.
-    """
+    """overrides: for Hydra; includes unknown options, which `load_config` reports with all other problems."""
 
     overrides: tuple[str, ...]
     config_dirs: tuple[str, ...]

@@ -34,10 +34,8 @@ class Composition:
 
     config: neither resolved nor checked; None if the files cannot be composed.
     words: what Hydra was given: where to look for files, and the valid overrides. Empty for a saved configuration.
-    given: keys that an accepted override sets.
-    doubtful: keys, sections and groups that a refused override should have set, and "experiment" if a file of the user
-        is wrong: their values are not the user's.
-    has_unknown_option: whether an option was refused, which may have been meant to set any key.
+    given, has_unknown_option: as in `mars.config.overrides.Overrides`.
+    doubtful: as there, and "experiment" if a file of the user is wrong.
     """
 
     config: DictConfig | None
@@ -86,8 +84,7 @@ def compose_saved(root: str, schema: type[Root], content: Mapping[str, Any], ove
     """The settings that a run has saved, changed by overrides of keys.
 
     Overrides of groups are refused: the run saved the keys that its groups set, not the groups.
-    A key that the run did not save, because its version of mars did not have this key, gets the default in
-    configs/<root>.yaml.
+    A key that the run did not save gets the default in configs/<root>.yaml.
     """
     known = Known(tuple(leaves(schema)), {}, mappings(schema), nested_mappings(schema))
     checked = check_overrides(overrides, known)

@@ -85,7 +85,7 @@ def _article(words: str) -> str:
 
 def _off_hint(field: FieldInfo, value: Any) -> str:
     """How to turn the setting off, for a user who gave -1, 0 or null; "" for another value, or if nothing turns it
-    off. In other settings or libraries these values turn something off, such as -1 for vLLM's top_k.
+    off.
 
     Example: " (0: all)" for a field whose description says so.
     """

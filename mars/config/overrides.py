@@ -21,8 +21,7 @@ from mars.config.verl_names import library, translation
 
 EXPERIMENT = "experiment"
 _KEY = re.compile(r"[+~]*([\w./]+)")
-# A value without quotes, such as a path or a name. `_with_quotes` adds quotes if the value begins with "~" or has a
-# letter beyond ASCII, such as /données/train.parquet: Hydra accepts such a value only in quotes.
+# A value without quotes, such as a path or a name.
 _BARE = re.compile(r"(?<=[=\[,:])( *)((?:[\w./@+~:-]|[^\x00-\x7f])+)(?= *[,\]}]| *$)", re.ASCII)
 _QUOTE = "write key=value; quote a value with special characters: 'run.name=\"a=b\"'"
 

@@ -14,7 +14,7 @@ class Problem:
     """`str()` gives "dotted.key: what is wrong; got X; do Y".
 
     key: the dotted key to change, or the override as typed where no key could be read from it.
-    wrong: what is wrong. got: the value found; left out if there is none. do: how to correct it.
+    got: the value found; left out if there is none.
 
     >>> str(Problem("rollout.top_p", "out of range", "give a number > 0 and <= 1", got=1.5))
     'rollout.top_p: out of range; got 1.5; give a number > 0 and <= 1'

@@ -26,7 +26,7 @@ def _adapters_alone(section: str, frozen: list[str], rank: int) -> tuple[str, st
 def unused_adapter_settings(
     given: Collection[str], values: Mapping[str, Any], shipped: Mapping[str, Any]
 ) -> Iterator[Problem]:
-    """Settings of adapters that the command line or a file sets without effect, because lora.rank is 0: no adapters.
+    """Settings of adapters that the command line or a file sets without effect, because lora.rank is 0.
 
     given: keys that the command line sets. values: dotted key -> value of all settings. shipped: the defaults of the
         settings of adapters.

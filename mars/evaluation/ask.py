@@ -99,10 +99,9 @@ def evaluate(parts: EvaluationParts, prompts: Sequence[Prompt], *, name: str, st
 
 @dataclass(frozen=True)
 class Questions:
-    """What `infer` can ask. requests: those for all views of all prompts. A call of `infer` may ask only some of them.
+    """What `infer` can ask. requests: those for all views of all prompts.
 
-    identity: name -> value of everything that the answers depend on (model, questions, settings). Answers of different
-        identities are not mixed in one file.
+    identity: name -> value of everything that the answers depend on (model, questions, settings).
     dropped: number of bad rows that are left out, by reason.
     max_bad_fraction: share of the prompts that may be left out because they cannot be read.
     """
@@ -245,7 +244,7 @@ def _leave_out(
 
 
 def _ask(questions: Questions, requests: Sequence[RolloutRequest], engine: RolloutEngine, path: Path) -> dict[str, str]:
-    """Ask all requests in one engine call. The answers to a request are written together, when all have arrived.
+    """Ask all requests in one engine call.
 
     Returns prompt id -> reason of the questions that cannot be read.
     """

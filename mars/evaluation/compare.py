@@ -64,8 +64,7 @@ def compare(files: Sequence[Scored], threshold: float | None) -> dict[str, Any]:
 def comparison_table(comparison: Mapping[str, Any], threshold: float) -> Table:
     """The table in percent: the values of the first file (A), then for each other file its values and differences to A.
 
-    Rows with the scorer "compat" (see `ScorerName`) are left out for a reward with one scorer, such as vqa. `legend`
-    says which file is A.
+    Rows with the scorer "compat" (see `ScorerName`) are left out for a reward with one scorer, such as vqa.
     """
     from rich.table import Table
     from rich.text import Text

@@ -44,10 +44,7 @@ class ResultPaths:
     prefix: str | None
 
     def public(self, view: View) -> Path:
-        """The view's file in the public format.
-
-        Examples: multi.json and mono_infrared.json without a prefix, else PREFIX.json and PREFIX.mono_infrared.json.
-        """
+        """The view's file in the public format."""
         mono = f"mono_{view_name(view)}"
         if self.prefix is None:
             return self.folder / ("multi.json" if view is None else f"{mono}.json")

@@ -1,8 +1,7 @@
 """Caption swaps (ViCrit): one word of a true description is replaced by a wrong word; the task is to find it.
 
 The paper lets a language model choose the replaced span. Here a table of kinds chooses: a word is replaced by another
-word of its kind that the description does not have. `--swaps FILE.json` gives another table, {kind: [words]}; its
-entries may be phrases.
+word of its kind. `--swaps FILE.json` gives another table, {kind: [words]}; its entries may be phrases.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ _LIKE_YOU = re.compile(r"uni[cfoqtv]|us[aeu]|eu|one\b|once\b", re.IGNORECASE)  #
 
 @dataclass(frozen=True)
 class CaptionSwap:
-    """column: which text of the row is the description, its "truth" or its "response". kinds: the table of words."""
+    """column: which text of the row is the description, its "truth" or its "response"."""
 
     column: str
     kinds: Mapping[str, Sequence[str]]
@@ -98,7 +97,7 @@ def swaps(caption: str, kinds: Mapping[str, Sequence[str]]) -> list[tuple[tuple[
     """What can be replaced: the place of a word, the words that can replace it, and their kind.
 
     Words of the description are never used as replacements, so that the wrong word is in it once. After "a" and "an"
-    only words that fit are used: "an orange car" never becomes "an red car".
+    only words that fit are used.
 
     >>> swaps("A red car and a blue one", {"colour": ["red", "blue", "green"]})
     [((2, 5), ['green'], 'colour'), ((16, 20), ['green'], 'colour')]
@@ -115,7 +114,7 @@ def swaps(caption: str, kinds: Mapping[str, Sequence[str]]) -> list[tuple[tuple[
 
 
 def in_case_of(right: str, wrong: str) -> str:
-    """The wrong word with capitals where the right one has them: in all of it, or at its start."""
+    """The wrong word with capitals where the right one has them."""
     if len(right) > 1 and right.isupper():
         return wrong.upper()
     return wrong.capitalize() if right[0].isupper() else wrong

@@ -1,8 +1,7 @@
 """Jigsaw puzzles (Jigsaw-R1): an image is cut into a grid of pieces, which are shuffled; the task is to put them back.
 
 The pieces are numbered from 1 in the order in which they are shown. The truth is the grid of the original image: at
-each place, the number of the shown piece that belongs there. In the example the shown piece 1 is the original's lower
-right one:
+each place, the number of the shown piece that belongs there. Example:
 
     original  a b    shown  d a    truth  2 4
               c d           c b           3 1
@@ -28,7 +27,7 @@ WAYS = ("upper left", "above", "upper right", "left", "right", "lower left", "be
 
 @dataclass(frozen=True)
 class Jigsaw:
-    """rows, columns: how many the grid has. swap: whether these two numbers are exchanged with probability 1/2.
+    """swap: whether `rows` and `columns` are exchanged with probability 1/2.
 
     pieces: whether every piece is an image of its own; if not, one image shows them all. sources: see `chosen`.
     question: "grid" (where every piece belongs) or "pair" (where a piece is relative to another one).
@@ -81,14 +80,13 @@ class Jigsaw:
 def shuffled(count: int, chance: Generator) -> list[int]:
     """A permutation of 0 … count - 1, each with the same probability.
 
-    The identity is one of them. Without it, a puzzle of two pieces would always have the same truth, which can be
-    learned without looking at the image.
+    The identity is one of them. Without it, a puzzle of two pieces would always have the same truth.
     """
     return [int(place) for place in chance.permutation(count)]
 
 
 def refuse_alike(images: Sequence[Image.Image], rows: int, columns: int) -> None:
-    """Raises RowError if two pieces look the same in all images, because then more than one answer is right."""
+    """Raises RowError if two pieces look the same in all images."""
     pieces = [[piece.tobytes() for piece in cut_up(image, rows, columns)] for image in images]
     if len(set(zip(*pieces, strict=True))) < rows * columns:
         raise RowError("alike", "two pieces of the image are the same to the pixel")

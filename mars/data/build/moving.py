@@ -46,8 +46,8 @@ def has_boxes(truth: str) -> bool:
 def moved_fields(prompt: Prompt, move: Move) -> dict[str, Any]:
     """The fields of extra_info that only a reward reads. `move` is applied to the boxes of fields in BOXES.
 
-    Boxes are in pixels of the first image. Raises RowError for malformed boxes, for a field of PLACES (points, masks …)
-    that would have to be moved, and for a value that JSON cannot hold.
+    Boxes are in pixels of the first image. Raises RowError for malformed boxes, for a field of PLACES that would have
+    to be moved, and for a value that JSON cannot hold.
     """
     fields = {
         name: value for name, value in prompt.extra_info.items() if name not in WRITTEN_FIELDS and value is not None

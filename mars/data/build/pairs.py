@@ -113,8 +113,8 @@ class Contrastive:
     """Do two changed images show the same scene? Yes and no with the same probability.
 
     Each is a square part, see `view_of`, mirrored or not, with other brightness and contrast. For the
-    answer "no", the second image is from another row. Both images are scaled to one size, which depends on this row and
-    on the other row. For "yes", another row is chosen too, only for the size. So the size does not tell the answer.
+    answer "no", the second image is from another row. Both images are scaled to one size. For "yes" too, it depends on
+    this row and on another row, so that it does not tell the answer.
     sources: see `chosen`; "cross": the second image is of another source than the first.
     """
 
@@ -159,8 +159,7 @@ class _Partner:
     def of(cls, scene: Scene, second: Source) -> _Partner:
         """The scene with its image whose source has the same name as `second`.
 
-        The second image for "yes" is of the source `second`. If the one for "no" were of another source, the kind of
-        sensor alone would give away the answer.
+        An image of another source would give away the answer "no" by the kind of sensor alone.
 
         Raises RowError if there is no such image, or if it is too small or cannot be read.
         """
@@ -183,7 +182,7 @@ def _side_of(source: Source) -> int:
 
 
 def turned(image: Image.Image, angle: int) -> Image.Image:
-    """The image rotated counter-clockwise by a multiple of 90 degrees; every pixel is kept."""
+    """The image rotated counter-clockwise by a multiple of 90 degrees."""
     from PIL.Image import Transpose
 
     turns = {90: Transpose.ROTATE_90, 180: Transpose.ROTATE_180, 270: Transpose.ROTATE_270}

@@ -28,7 +28,7 @@ class Perturb:
     """Makes a new row from a row: changed images with the same question, reward and choices. An example response
     stays unless it may name boxes that have moved.
 
-    change: what is done to the chosen images of a row. All are changed alike:
+    change: what is done to the chosen images of a row:
         rotation: rotated by the same angle;
         distractor: joined with an image of another row: the same row and the same side for all;
         mixup: mixed with an image of another row: the same row and the same share for all.
@@ -108,10 +108,7 @@ def beside(image: Image.Image, other: Image.Image, *, left: bool) -> tuple[Image
 
 
 def mixed(image: Image.Image, other: Image.Image, share: float, size: int | None) -> tuple[Image.Image, Move]:
-    """share x image + (1 - share) x other, both fitted into `size` x `size` pixels.
-
-    If `size` is None, they are fitted into the size of `image`.
-    """
+    """share x image + (1 - share) x other, both fitted into `size` x `size` pixels; None: into the size of `image`."""
     from PIL import Image
 
     frame = image.size if size is None else (size, size)

@@ -158,8 +158,7 @@ class Scenes:
         raise RowError("no_other", f"this needs the image of another row, and {why}")
 
     def _apart(self, own: frozenset[bytes], chance: Generator) -> Iterator[Scene]:
-        """Draw scenes at random that have none of the images in `own` (their SHA-256 sums), one after the
-        other. A scene may come twice."""
+        """Draw scenes at random that have none of the images in `own` (their SHA-256 sums). A scene may come twice."""
         for _ in range(DRAWS):
             found = self._readable[int(chance.integers(len(self._readable)))]
             if self._has_none_of(own, found):

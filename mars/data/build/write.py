@@ -53,9 +53,8 @@ def built_set(
     ConfigError if the build would write over its source, or into it.
 
     Images go to OUT/images/<key>, where the key is a hash of the task, its settings, `options`, and the ids, truths,
-    source names and image sizes of all scenes. So builds that differ in these write to different folders. A build stops
-    if the file of one of its images already holds another image. limit: number of scenes that get new rows, None for
-    all.
+    source names and image sizes of all scenes. A build stops if the file of one of its images already holds another
+    image. limit: number of scenes that get new rows, None for all.
     """
     _refuse_own_output(source, out, options.split)
     scenes = Scenes(read_scenes(source, image_root), options.seed, task.name)

@@ -68,7 +68,7 @@ def _rules(name: str, depth: str, responses: bool) -> SetRules:
 def sources(paths: Sequence[str]) -> tuple[str, ...]:
     """Source names of two paths by their folders: visible and infrared, or rgb and depth (`depth_places`).
 
-    Other paths are view_1, view_2 …; a single image is "image", as in rows without source names.
+    Other paths are view_1, view_2 …; a single image is "image".
     """
     if len(paths) == 1:
         return ("image",)

@@ -154,7 +154,7 @@ def _refuse_unread(record: Mapping[str, Any], turns: Sequence[Mapping[str, Any]]
 
     These are tools, reasoning in a message under a key beside `content`, and a mark that the
     response must not be trained on, such as label=false in the record, or weight=0 in the response's turn.
-    turns: the turns of the conversation up to the response, which is the last of them.
+    turns: up to the response, which is the last.
     """
     for holder in ({"tools": record.get("tools")}, *turns):
         refuse_unread_words(holder)

@@ -34,7 +34,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 class LlvipOptions:
     """question: the prompt's text after the two image placeholders. The template adds how to answer (data.template).
 
-    keep_empty: scenes without a person are rows too (truth []); else they are left out.
+    keep_empty: scenes without a person are rows too (truth []).
     splits: None converts all splits that are there.
     """
 

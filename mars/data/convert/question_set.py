@@ -44,7 +44,7 @@ class SetRules:
     depth: encoding of the source "depth" if its file has more than 8 bits per channel.
     truth: answer -> ground truth, for questions without choices.
     keep_file_names: whether every split has its file's name. If not, a split is train or test, as the run scripts
-        expect; only where several files would share a split, each has its file's name (`split_names`).
+        expect, unless several files would share it (`split_names`).
     responses: whether the assistant's turn of a conversation is also the row's response, for the cold start.
     tidy: whether to put leading image tags on a line of their own, followed by the task instruction, and to list the
         choices.
@@ -186,7 +186,7 @@ def _truth_and_choices(question: Question, text: str, rules: SetRules) -> tuple[
     """The truth, the choices (or None) and the question's text.
 
     If there are choices and the truth is a string, `letter_of` replaces it by the letter of a choice where possible.
-    With `rules.tidy` the text then lists the choices with letters. Without `rules.tidy` the text stays as it is.
+    With `rules.tidy` the text then lists the choices with letters.
     """
     truth = _bare(question.answer)
     shown = choices_in_text(text, truth)
@@ -225,7 +225,7 @@ def _has_mono_responses(item: Item) -> bool:
 def _mono_responses(content: _Content) -> Any:
     """The record's column mono_responses, unchanged.
 
-    Raises RowError if the record has this column and several answers, because the column belongs to one answer.
+    Raises RowError if the record has this column and several answers.
     """
     given = content.record.get("mono_responses")
     if given and count_questions(content.record) > 1:

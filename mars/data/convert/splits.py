@@ -41,7 +41,7 @@ def split_of(record: Any, file: RecordFile, name: str) -> str:
 def belongs(file: RecordFile, name: str) -> Callable[[Any], bool]:
     """A function that says whether a record belongs to the set `name`. A file of M4-Instruct has records of many sets.
 
-    A record may name its set. The record belongs if this name contains `name`; only letters and digits are compared
+    A record that names its set belongs if this name contains `name`; only letters and digits are compared
     ("OCR-VQA" is ocr_vqa). A record that names no set belongs. If no record of the file names this set, all belong.
     """
     own = _plain(name)

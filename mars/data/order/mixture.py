@@ -69,7 +69,7 @@ class PromptMixture(PromptStream):
                 )
 
     def batch(self, step: int) -> tuple[Prompt, ...]:
-        """The prompts of batch `step` (0 is the first), all different. Computes and keeps all batches before it."""
+        """The prompts of batch `step` (0 is the first). Computes and keeps all batches before it."""
         if step < 0:
             raise ValueError(f"step must be 0 or more; got {step}")
         while len(self._batches) <= step:

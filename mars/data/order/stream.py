@@ -1,4 +1,4 @@
-"""The order of the training prompts. Batch i is a pure function of (seed, i)."""
+"""The order of the training prompts."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class PromptStream:
         return len(self._prompts)
 
     def batch(self, step: int) -> tuple[Prompt, ...]:
-        """The prompts of batch `step` (0 is the first), all different."""
+        """The prompts of batch `step` (0 is the first)."""
         if step < 0:
             raise ValueError(f"step must be 0 or more; got {step}")
         first = step * self.prompts_per_step

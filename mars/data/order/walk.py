@@ -1,4 +1,4 @@
-"""Choose the next prompts of the training files for rounds of any size. Only prompts in `left_out` are skipped."""
+"""Choose the next prompts of the training files for rounds of any size."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def read_cell(path: str, row: int, slot: int) -> bytes:
 
 
 def image_column(row: Mapping[str, Any]) -> str | None:
-    """The first filled column of "images" and "image", else the first that is not None, else None. Rows may differ."""
+    """The first filled column of "images" and "image", else the first that is not None, else None."""
     given = [name for name in IMAGE_COLUMNS if row.get(name) is not None]
     return next((name for name in given if is_filled(row[name])), given[0] if given else None)
 

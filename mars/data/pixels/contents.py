@@ -30,7 +30,6 @@ class FirstContents:
     So no two processes of a run see different pixels. `digest` reads an image again only if the length or modification
     time of its file changed; `content` checks the hash of all bytes that it reads. Safe to call from several threads.
 
-    read: gives the encoded bytes.
     recent_bytes: how many bytes of contents stay in memory. An image that is still there is not read again for a node
         that needs it.
     record: a file of the hashes. If this process dies, the process that replaces it reads them from there. With None,
@@ -121,7 +120,7 @@ class _Record:
         return found
 
     def add(self, place: Place, known: _Known) -> None:
-        """Append a line. If that fails, on a full disk for example, log a warning once."""
+        """Append a line. If that fails, log a warning once."""
         line = json.dumps([*place, *known[0], known[1].hex()])
         try:
             if self._file is None:

@@ -47,8 +47,7 @@ TIFF_BITS_PER_SAMPLE, TIFF_COMPRESSION, TIFF_SAMPLE_FORMAT, TIFF_SUBSAMPLING = 2
 def decode_image(ref: ImageRef, read: ReadImage = stored_image) -> Image.Image:
     """Decode to 8-bit RGB of size `decoded_size(ref)`. Raises BadImage (a DataError) with the file's name.
 
-    read: gives the path or the encoded bytes. A node that does not have the images at the driver's paths passes another
-        function than `stored_image`.
+    read: a node that does not have the images at the driver's paths passes another function than `stored_image`.
     Raises TypeError for a transformed image: only a run's `TransformingDecoder` applies transforms.
     """
     if isinstance(ref, TransformedImage):
@@ -63,7 +62,7 @@ def decode_image(ref: ImageRef, read: ReadImage = stored_image) -> Image.Image:
 
 
 def decoded_size(ref: ImageRef) -> tuple[int, int]:
-    """(width, height) of what decode_image returns: the stored size, or `resized` if that is set."""
+    """(width, height) of what decode_image returns."""
     return ref.size if ref.resized is None else ref.resized
 
 
@@ -79,7 +78,7 @@ def probe_size(source: str | bytes, encoding: str, name: str) -> tuple[int, int]
     """(width, height) after EXIF rotation, from the header of a file (path) or of encoded bytes.
 
     What decode_image would refuse because of the header is refused here too. A file is decoded in full if
-    reading its header and its end is not enough (`_header_is_enough`), for example because it may be truncated.
+    reading its header and its end is not enough (`_header_is_enough`).
     name: what messages call the image. Raises BadImage.
     """
     with _opened(source, encoding, name) as image:

@@ -154,10 +154,7 @@ def _check_restarts(data: bytes, frame: _Frame, scan: _Scan) -> None:
 
 
 def _check_complete(scans: Sequence[_Scan], frame: _Frame) -> None:
-    """Raises ValueError if a component has no scan, or a progressive file lacks the lowest bit of a coefficient.
-
-    Reads only the headers of the scans; `load_jpeg` checks whether their data are complete.
-    """
+    """Raises ValueError if a component has no scan, or a progressive file lacks the lowest bit of a coefficient."""
     for component in frame.factors:
         own = [scan for scan in scans if component in scan.components]
         held = {place for scan in own if scan.bit == 0 for place in range(scan.first, scan.last + 1)}

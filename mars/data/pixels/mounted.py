@@ -27,7 +27,7 @@ class MountedRoot:
         """As `stored_image`, at the path that the image has on this node. A path outside `driver_root` must be the
         same on all nodes.
 
-        Raises BadImage for a path that leads out of `root` here, by a link for example.
+        Raises BadImage for a path that leads out of `root` here.
         """
         if os.path.commonpath([place.path, self.driver_root]) != self.driver_root:
             return stored_image(place)

@@ -45,7 +45,7 @@ def blank_patches(share: float, size: int) -> ImageTransform:
 
 
 def blank_source() -> ImageTransform:
-    """Darkens the whole image: every pixel times 1 - strength, so the image is black at strength 1."""
+    """Darkens the whole image: every pixel times 1 - strength."""
 
     def transform(image: Image.Image, rng: np.random.Generator, strength: float) -> Image.Image:
         import numpy as np

@@ -1,7 +1,6 @@
 """Load all pixels of an image file, and refuse a file that holds too few of them. Time is linear in the file's size.
 
-Pillow accepts such files: missing pixels are grey in a JPEG and black in a PNG. docs/data.md, section "Damaged images",
-says which damage is found in each format.
+Pillow accepts such files. docs/data.md, section "Damaged images", says which damage is found in each format.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def _content(image: ImageFile) -> bytes:
 def _check_line_ends(data: bytes) -> None:
     r"""Raises ValueError for a file that was copied as text, with "\r\n" for each "\n": its pixels are shifted.
 
-    Decoders notice this only by chance; those of JPEG, BMP and PPM hardly ever do.
+    Decoders notice this only by chance.
     """
     lines = data.count(b"\n")
     if lines >= _FEW_LINES and lines == data.count(b"\r\n"):

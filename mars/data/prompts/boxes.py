@@ -19,7 +19,7 @@ class BoxFrames:
     """(truth_size, response_size) of a view, both (width, height); None for a prompt without images.
 
     Truth: stored pixels of the first source, or thousandths if the row's box_space says so. Response: pixels of the
-    first shown image after smart_resize (Qwen2.5-VL), with the budget of its source (data/prompts/budget.py), or
+    first shown image after smart_resize (Qwen2.5-VL), with the budget of its source, or
     thousandths (Qwen3-VL). All sources show the same scene, so boxes are converted relative to width and height.
 
     Example: 1280x1024 images and at most 1280 image tokens: truth (1280, 1024), response (1120, 896).
@@ -39,7 +39,7 @@ class BoxFrames:
 
 
 def truth_frame(prompt: Prompt) -> Size | None:
-    """(width, height) of the frame of the truth's boxes, which does not depend on the model; see BoxFrames."""
+    """(width, height) of the frame of the truth's boxes; see BoxFrames."""
     if not prompt.sources:
         return None
     return THOUSANDTHS if prompt.extra_info.get("box_space") == "norm_1000" else prompt.sources[0].image.size

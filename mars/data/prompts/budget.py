@@ -155,8 +155,7 @@ def _warn_once(file: str, written: str, limit: int, max_pixels: int) -> None:
 def warn_of_smaller_images(settings: Mapping[str, Any], max_pixels: int, file: str) -> None:
     """Warns once if the limit in the model's own file is below `max_pixels` of the run, which replaces it.
 
-    The file's key is max_pixels, or size.longest_edge in newer files; transformers uses max_pixels if both are there.
-    InternVL's key is max_patches.
+    If the file has both max_pixels and size.longest_edge, transformers uses max_pixels.
     """
     limit, written = _limit(settings, "max_pixels", "longest_edge")
     if 0 < limit < max_pixels:
@@ -243,9 +242,8 @@ def source_budgets(source_pixels: SourcePixels, budget: ImageBudget) -> dict[str
 def limit_images(prompt: Prompt, budgets: Mapping[str, ImageBudget]) -> tuple[Prompt, list[RowProblem]]:
     """Set `resized` in the images of sources in `budgets`; also returns a problem for each image that gets too narrow.
 
-    The model's image processor keeps the limits of all images, `data.min_image_pixels` and `data.max_image_pixels`. It
-    leaves an image resized to `resized` as it is: the sides are multiples of patch_size x merge_size, and the size is
-    within those limits.
+    The model's image processor leaves an image resized to `resized` as it is: the sides are multiples of patch_size x
+    merge_size, and the size is within the limits of all images.
     Example: with [3136, 200704] for "infrared" and patches of 14, merge 2, an infrared image of 1280x1024 becomes
     476x392, 238 tokens, whatever the budget of the other sources.
     """
@@ -266,8 +264,8 @@ def limit_images(prompt: Prompt, budgets: Mapping[str, ImageBudget]) -> tuple[Pr
 
 
 def check_limits(source_pixels: SourcePixels, budget: ImageBudget, prompts: Sequence[Prompt]) -> None:
-    """Raises ConfigError if `source_pixels` names a source that no prompt has: the name must be misspelt. Warns if the
-    run enlarges images less than the model's own image processor would (`warn_of_small_images`).
+    """Raises ConfigError if `source_pixels` names a source that no prompt has. Warns if the run enlarges images less
+    than the model's own image processor would (`warn_of_small_images`).
     """
     warn_of_small_images(budget, prompts)
     known = list(dict.fromkeys(source.name for prompt in prompts for source in prompt.sources))

@@ -210,8 +210,7 @@ def prompt_length(prompt_token_ids: Sequence[int], tokens_per_image: Sequence[in
 
 
 def _content(text: str, as_parts: bool) -> str | list[dict[str, str]]:
-    """The content of a message for a chat template: parts if the text has markers, or with `as_parts`; else the
-    text."""
+    """The content of a message for a chat template: parts if the text has markers, or with `as_parts`."""
     pieces = text.split(IMAGE_MARKER)
     if len(pieces) == 1 and not as_parts:
         return text

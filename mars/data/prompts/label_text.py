@@ -138,10 +138,7 @@ def _gaps_of_lines(pieces: Sequence[str]) -> list[Gap] | None:
 
 
 def _are_captions(lines: Sequence[str], between: Sequence[str]) -> bool:
-    """Whether the lines, one for each image, are captions: short, alike, and the only text between two images.
-
-    Alike: they have the same number of words, or the same first word.
-    """
+    """Whether the lines, one for each image, are captions: short, alike, and the only text between two images."""
     words = [line.split() for line in lines]
     alike = len({len(line) for line in words}) == 1 or len({line[0] for line in words}) == 1
     alone = all(len([line for line in piece.splitlines() if line.strip()]) == 1 for piece in between)
@@ -237,10 +234,7 @@ def _colon_label(body: str, names: _Names) -> int | None:
 
 
 def _label_without_colon(piece: str, names: _Names) -> tuple[int | None, bool]:
-    """(start of the label or None, whether it may be a word of a sentence instead, as in "Is it visible <image>").
-
-    In front of a marker, finds a label that has no colon, such as "(a)", "the infrared image" or "### Infrared".
-    """
+    """(start of the label or None, whether it may be a word of a sentence instead, as in "Is it visible <image>")."""
     body = piece.rstrip()
     bracketed = re.search(rf"{_IN_BRACKETS}$", body)
     if bracketed:

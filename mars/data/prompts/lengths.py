@@ -1,4 +1,4 @@
-"""Prompt lengths including image tokens, computed from image headers before any engine starts."""
+"""Prompt lengths including image tokens, computed from image headers."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class RowSettings:
 
     image_root, check_truth, needs_response: see `read_prompts`.
     images_per_row: the number of images that every row must have; None allows any number.
-    decode_images: decode every image in full. If false, only headers are read.
+    decode_images: decode every image in full.
     source_budgets: source name -> its further pixel limits, see `limit_images`. budget: pixel limits of every image.
     image_layout: whether mono views show one image or repeat it (`anchor.image_layout`).
     worded_views: the views of a prompt that get a wording of their own (`anchor.wording`).
@@ -66,7 +66,7 @@ class RowSettings:
 class PromptSet:
     """The prompts that a run uses, from one or several files.
 
-    dropped: reason -> number of dropped rows. fingerprint: hash of the files' contents, independent of their paths.
+    dropped: reason -> number of dropped rows. fingerprint: hash of the files' contents.
     lengths: row -> tokens of its longest view, images expanded.
     """
 
@@ -90,7 +90,7 @@ class PreparedRows:
     problems: all problems of all rows, in file order.
     lengths: row -> tokens of its longest view, images expanded. Rows that cannot be measured are missing.
     tried: the rows that the chat template was tried on, for `refuse_chat_template`.
-    num_instructing: the number of rows whose own text says how to answer; no template is applied to them.
+    num_instructing: the number of rows whose own text says how to answer.
     templates: template's name, or "none" -> number of rows. Counts the rows whose text does not say how to answer.
     num_decoded: the number of images that were decoded in full. seconds: time taken, without this decoding.
     """
@@ -134,7 +134,6 @@ def prepare_rows(files: Sequence[str], settings: RowSettings, probe: Probe = pro
     A bad row does not raise; the result lists all problems of all rows. A check is skipped if an earlier problem makes
     it meaningless: a row with a missing image has no length, so it cannot be overlong.
 
-    probe: see mars.data.rows.dataset.Probe.
     Raises DataError for files that cannot be read, and ConfigError for a `data.template` that cannot be rendered. A
     row that the model's chat template does not take is only a bad row here, even if all rows are bad for this reason;
     `refuse_chat_template` raises then.
@@ -177,10 +176,7 @@ def prepare_rows(files: Sequence[str], settings: RowSettings, probe: Probe = pro
 
 
 def warn_of_silent_prompts(prepared: Sequence[PreparedRows]) -> None:
-    """For `data.template=auto`: warn if rows get no template and no row says how to answer.
-
-    A reward of the user's own has no template, so the model would have to guess the form that the reward wants.
-    """
+    """For `data.template=auto`: warn if rows get no template and no row says how to answer."""
     silent = sum(rows.templates.get(NO_TEMPLATE, 0) for rows in prepared)
     if silent and not any(rows.num_instructing for rows in prepared):
         logger.warning(
@@ -280,8 +276,8 @@ def _render(prompt: Prompt, row: RowReading, template_of: TemplateOf) -> tuple[P
 
 
 def _special_tokens(row: str, encode: Callable[..., object], *text: object) -> list[RowProblem]:
-    """A problem if the tokenizer turns text into special tokens (the reader has already refused `<|...|>`), or if a
-    response does not begin as the chat template begins every response."""
+    """A problem if the tokenizer turns text into special tokens, or if a response does not begin as the chat template
+    begins every response."""
     try:
         encode(*text)
     except MissingOpening as error:

@@ -1,4 +1,4 @@
-"""Turn prompt ids and images into the tensors of a forward. A cache keeps the processed images that were used last."""
+"""Turn prompt ids and images into the tensors of a forward."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ class ProcessedPrompt:
     input_ids: int64 [P], every image placeholder repeated once per image token.
     pixel_values: one float32 tensor per image, as the model's image processor makes it.
     image_grid_thw: one (t, h, w) per image: t frames or tiles of h x w patches.
-    image_keys: identity of each image. Images with equal keys have equal pixels. A blank image that replaces an image
-        has another key than that image.
+    image_keys: identity of each image. Images with equal keys have equal pixels.
     """
 
     input_ids: torch.Tensor
@@ -40,7 +39,7 @@ class PromptProcessor:
     """Runs the model's own image processor, and caches its output for the images used last.
 
     decode: turns a reference into an RGB image (mars/data/pixels/images.py). budget: how large the model sees images.
-    rules: say which tokens stand for an image. cache_bytes: the size of the cache.
+    rules: say which tokens stand for an image.
     """
 
     def __init__(

@@ -20,8 +20,10 @@ class TriedRow:
 
 
 def refuse_chat_template(tried: Iterable[TriedRow]) -> None:
-    """Raises the first failure of the model's chat template if it takes no row, or no row with images: then the
-    template is wrong, not the rows. tried: the rows of all files of a job."""
+    """Raises the first failure of the model's chat template if it takes no row, or no row with images.
+
+    tried: the rows of all files of a job.
+    """
     rows = list(tried)
     for some in (rows, [row for row in rows if row.has_images]):
         failures = [row.failure for row in some if row.failure is not None]
@@ -34,7 +36,7 @@ class ViewTrial:
 
     Whether a template takes a view depends only on the view's form: of each message, the role, the number of images,
     and whether there is text. So only one view of each form is tried.
-    views: prompt -> its views. Views with a wording of their own are skipped: mars/data/prompts/prepare.py tries them.
+    Views with a wording of their own are skipped: mars/data/prompts/prepare.py tries them.
     """
 
     def __init__(

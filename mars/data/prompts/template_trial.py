@@ -29,7 +29,7 @@ _RESPONSE = "The bus is red."
 Turns = list[Mapping[str, Any]]
 
 # Conversations as rows may hold them. A template may refuse some of them, for example those with a system message or
-# with several turns; such rows are bad then. It must render at least one conversation without an error.
+# with several turns; such rows are bad then.
 _CONVERSATIONS: tuple[Turns, ...] = (
     [{"role": "user", "content": [_IMAGE, _TEXT]}],
     [{"role": "user", "content": "Is there a bus?"}],
@@ -115,10 +115,7 @@ def _try_once(template: _Template) -> WrittenByTemplate:
 
 
 def _render_all(tokenizer: Any, arguments: Mapping[str, Any], connection: Connection) -> None:
-    """Runs in the child process. Sends (None, what the template writes around responses), or (why it fails, None).
-
-    `try_template` says when a template fails. The parent kills the child after `_DEADLINE_S` seconds.
-    """
+    """Runs in the child process. Sends (None, what the template writes around responses), or (why it fails, None)."""
     with suppress(OSError, ValueError):  # there is no /proc, or the limit is lower already
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + _MEMORY_BYTES

@@ -1,7 +1,7 @@
 """Prompt templates add to a question how to answer it. Training and evaluation use the same templates.
 
-Templates are applied when prompts are loaded. Rendered prompts are not stored, so the same rows work for
-all models, in whichever frame a model writes boxes (`model.box_space`).
+Templates are applied when prompts are loaded, so the same rows work for all models, in whichever frame a model writes
+boxes (`model.box_space`).
 """
 
 from __future__ import annotations

@@ -147,10 +147,7 @@ def read_json_file(path: Path, key: str = "model.path") -> dict[str, Any]:
 
 
 def refuse_large_files(model_path: str, key: str = "model.path") -> None:
-    """Raises SetupError if a file of SMALL_FILES in the model's folder has more than MAX_BYTES bytes.
-
-    These files are read whole, so a huge one would fill the memory.
-    """
+    """Raises SetupError if a file of SMALL_FILES in the model's folder has more than MAX_BYTES bytes."""
     for name in SMALL_FILES:
         file = Path(model_path) / name
         size = file.stat().st_size if file.is_file() else 0

@@ -23,7 +23,7 @@ def anchor_views(prompt: Prompt, anchor_kind: AnchorKind) -> tuple[View, ...]:
     forced_source -> the same views, but their requests show all images (mars/rollout/forced_starts.py).
     all_but_one -> for each source, the view of all other sources.
 
-    A prompt with fewer than two sources has no anchor views: its advantages are computed without anchors.
+    A prompt with fewer than two sources has no anchor views.
 
     Example: sources visible, infrared, depth with all_but_one give
     (("infrared", "depth"), ("visible", "depth"), ("visible", "infrared")).

@@ -59,8 +59,7 @@ def unshown_images(prompt: Prompt) -> tuple[str, str] | None:
 
 def _unassigned(prompt: Prompt) -> str:
     """The first words around the images that no rule assigns to a single image, such as "is visible" of
-    "<image> is visible, <image> is infrared"; "" if there are none. Every view keeps these words, also a view whose
-    image they do not describe."""
+    "<image> is visible, <image> is infrared"; "" if there are none."""
     texts: list[str] = []
     first = 0
     for message in prompt.messages:
@@ -109,8 +108,8 @@ def _label_of_others(names: tuple[str, ...], own: int) -> re.Pattern[str]:
 
 def _left_over(prompt: Prompt, name: str) -> str:
     """Words that the view of source `name` still shows although they belong to a removed marker: its label, or a word
-    of an enumeration, such as "with" of "Compare <image> with <image>". Found by comparison with `alone`. If such
-    words are left at several places, those of the first place are returned; if there are none, ""."""
+    of an enumeration, such as "with" of "Compare <image> with <image>". If such words are left at several
+    places, those of the first place are returned; if there are none, ""."""
     cut, _ = render_view(prompt, (name,), "single")
     for shown, wanted in zip(cut, alone(prompt, (name,)).messages, strict=True):
         words, kept = shown.text.split(), wanted.text.split()

@@ -165,7 +165,6 @@ def letter_of(answer: str, options: Sequence[str]) -> str:
 def clear_letter(truth: str, options: Sequence[str]) -> str:
     """Add to a truth that is a letter the text of its option, if some option's text is the letter of another option.
 
-    Without such an option, or if the truth is not an option's letter, the truth is returned unchanged.
     Example with blood groups: the truth "A" means the first option, "O", not the option "A"; it becomes "A. O".
 
     >>> clear_letter("A", ["O", "A", "B", "AB"]), clear_letter("A", ["Travel", "Law"])

@@ -85,8 +85,7 @@ def _text(content: Any, inline: list[Any]) -> str:
         text = part.get("text")
         if part.get("type") == "image":
             # Data sets for TRL give `index`, the image's position in the row. Images are taken in order of appearance,
-            # so
-            # another index would mean another image and is refused.
+            # so another index is refused.
             is_in_order = part.get("index") == len(inline)
             refuse_unread_keys(part, ("type", "image", "index") if is_in_order else ("type", "image"))
             refuse_unread_keys(part.get("image"))
@@ -103,7 +102,7 @@ def _text(content: Any, inline: list[Any]) -> str:
 
 
 def wrong_part(part: Row) -> RowError:
-    """Why a part of a content list is not read: it is neither an image nor a text."""
+    """Why a part of a content list is not read."""
     if any(medium in str(part.get("type")) for medium in ("video", "audio")):
         return RowError("video", f"content parts must be of type text or image; got {part.get('type')!r:.80}")
     return RowError(

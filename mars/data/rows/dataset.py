@@ -36,7 +36,7 @@ Probe = Callable[[str | bytes, str, str], tuple[int, int]]
 class RowReading:
     """One row after reading.
 
-    label: "file:number". problems: all problems of the row.
+    label: see `StoredRow`.
     prompt: None if the question or one of its images is bad. If only truth, response or id is bad, there is a prompt,
         so that later checks can run. In such a prompt a bad truth is "" and a bad response None.
     sources: the images whose headers could be read.
@@ -50,7 +50,7 @@ class RowReading:
 
 @dataclass(frozen=True)
 class Reading:
-    """All rows of some files, in order. fingerprint: hash of the files' contents, independent of their paths."""
+    """All rows of some files, in order. fingerprint: hash of the files' contents."""
 
     rows: tuple[RowReading, ...]
     fingerprint: str
@@ -207,7 +207,7 @@ def read_row(
 def _read_sources(
     stored: StoredRow, image_root: str | None, cells: Sequence[Any], extra: rows.Row, attempt: _Attempts, probe: Probe
 ) -> tuple[Source, ...]:
-    """The row's sources, without those whose image is missing or has a bad header. `attempt` collects the problems."""
+    """The row's sources, without those whose image is missing or has a bad header."""
     names = attempt(rows.source_names, extra, len(cells))
     encodings = None if names is None else attempt(rows.encodings_of, extra, names)
     if names is None or encodings is None:

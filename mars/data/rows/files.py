@@ -165,7 +165,7 @@ def fingerprint_of(files: Sequence[str]) -> str:
 
 
 def chunks(file: str, index: int, image_root: str | None, read_json: ReadJson) -> Iterator[list[StoredRow]]:
-    """The file's rows in lists of up to ROWS_PER_READ, because rows with embedded images are large. Raises FileError.
+    """The file's rows in lists of up to ROWS_PER_READ. Raises FileError.
 
     read_json: reads a .json file, or a .jsonl file of conversations. It looks for the images in `image_root`.
     """

@@ -87,7 +87,7 @@ def _holds_video(name: str, value: Any) -> bool:
 
 
 def refuse_videos(row: Row) -> None:
-    """Raises RowError ("video") if a column of the row holds a video or sound, which the model would not get."""
+    """Raises RowError ("video") if a column of the row holds a video or sound."""
     for name, value in row.items():
         if _holds_video(name, value):
             raise RowError(
@@ -98,7 +98,7 @@ def refuse_videos(row: Row) -> None:
 
 
 def refuse_media_of_turn(turn: Row) -> None:
-    """Raises RowError if a message has media under keys beside `content`, where they are not read."""
+    """Raises RowError if a message has media under keys beside `content`."""
     refuse_videos(turn)
     filled = [name for name in IMAGE_COLUMNS if is_filled(turn.get(name))]
     if filled:
@@ -119,10 +119,10 @@ def refuse_unread_words(turn: Row) -> None:
 def refuse_unread_keys(image: Any, read: Sequence[str] = IMAGE_KEYS) -> None:
     """Raises RowError for an image, or a part of a message, with a value under a key that is not in `read`.
 
-    The reason is "image_limits" for a key of IMAGE_LIMITS: mars has size limits for a source, not for a single image.
-    It is "unread_key" for any other key, such as OpenAI's `detail`.
+    The reason is "image_limits" for a key of IMAGE_LIMITS, and "unread_key" for any other key, such as OpenAI's
+    `detail`.
 
-    image: a content part, or a cell of the row's images. A value that is not a mapping has no keys and is accepted.
+    image: a content part, or a cell of the row's images.
     """
     if not isinstance(image, Mapping):
         return

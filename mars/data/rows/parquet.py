@@ -38,7 +38,7 @@ Row = dict[str, Any] | RowError
 
 
 def parquet_chunks(file: str, columns: Sequence[str]) -> Iterator[list[Row]]:
-    """The rows, in lists of up to ROWS_PER_READ. A row is a dict of its columns, or the error that refuses it.
+    """The rows, in lists of up to ROWS_PER_READ.
 
     columns: the columns to read. Columns that may hold media are read too (`known_columns`). The limits on unpacked
     size count only the columns that are read. Raises FileError.

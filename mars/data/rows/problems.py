@@ -23,7 +23,7 @@ IMAGES_ELSEWHERE = "if the images are in another folder, name it: data.image_roo
 
 
 class RowError(Exception):
-    """A row cannot be used. reason: the class of the problem, for counts and metrics. The text says what is wrong."""
+    """A row cannot be used. reason: the class of the problem, for counts and metrics."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -44,8 +44,7 @@ def report(
 ) -> str:
     """One message for all problems: a table of the first `most_shown` (None: all), and the number of each reason.
 
-    If a row of a JSONL file has a problem, the line number of the first such row is added, because rows count from 0
-    and lines in editors from 1.
+    If a row of a JSONL file has a problem, the line number of the first such row is added.
     """
     columns = [(problem.row, problem.reason, problem.detail) for problem in problems]
     lines = problem_table(columns, num_rows, most_shown, subject="data", unit="rows")

@@ -1,7 +1,6 @@
 """Data sets that the library `datasets` reads: folders of `save_to_disk`, and names of the Hugging Face hub.
 
-A folder has its rows in arrow files. For a name, `datasets` downloads the set and writes its rows to arrow files in its
-cache, if they are not there yet. mars/data/rows/files.py reads these files.
+Their rows are in arrow files, which mars/data/rows/files.py reads.
 """
 
 from __future__ import annotations

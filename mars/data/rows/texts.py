@@ -53,7 +53,7 @@ def messages_in(text: str) -> list[Any] | None:
     """The messages in a JSON text of messages. None for any other text: it is a question.
 
     Raises RowError for a text that looks like messages but is not JSON of one message or a list of messages, such as
-    Python's repr of a list. Such a text must not be asked as a question.
+    Python's repr of a list.
 
     >>> messages_in('[{"role": "user", "content": "How many?"}]')
     [{'role': 'user', 'content': 'How many?'}]

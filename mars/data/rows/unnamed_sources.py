@@ -11,8 +11,7 @@ def unnamed_sources(file: str, prompts: Sequence[Prompt]) -> Iterator[str]:
     """Compare rows of a file that have the same number of images; yields a warning if only some name their sources.
 
     A misspelt `extra_info.sources` is not read. The row's sources are then called view_1, view_2 and so on ("image" if
-    it is a single one), and count as sources of their own in all metrics. If no row names its sources, there is no
-    warning, because the user probably wants these names.
+    it is a single one), and count as sources of their own in all metrics.
 
     prompts: all prompts of the file.
     """

@@ -1,8 +1,7 @@
 """Scenes of the benchmark: three tasks, and two images of which one often misleads.
 
-By day the visible image shows the scene, and the infrared image, with warm and noisy ground, shows a decoy: another
-scene with another answer. At night it is the other way round, and the visible image is dark and noisy. In the third
-kind of scene both images show the scene. Only brightness and noise of the ground tell which image to trust.
+An image that misleads shows a decoy, another scene with another answer, and is noisier. Only brightness and noise of
+the ground tell which image to trust.
 
     light   share   visible               infrared              truth is what is seen in
     day     0.4     bright, the scene     warm, a decoy         visible
@@ -70,7 +69,7 @@ _Drawing = tuple[str, np.ndarray]
 class Item:
     """A question about one scene and its two images.
 
-    answer: the right answer. decoy: the answer that the decoy shows; None if both images show the scene.
+    decoy: the answer that the decoy shows; None if both images show the scene.
     visible: uint8 [SIDE, SIDE, 3]; infrared: uint8 [SIDE, SIDE].
     """
 
@@ -82,7 +81,7 @@ class Item:
     infrared: np.ndarray
 
     def seen_in(self, source: str) -> str:
-        """The answer that is right for the image of `source` alone: `decoy` if this image misleads, else `answer`."""
+        """The answer that is right for the image of `source` alone."""
         return self.decoy if self.decoy is not None and source == MISLEADING[self.light] else self.answer
 
 
@@ -124,7 +123,7 @@ def _area(box: tuple[int, ...]) -> int:
 def _two_drawings(rng: np.random.Generator, task: Task) -> tuple[_Drawing, _Drawing]:
     """Two scenes such that no answer is right for both.
 
-    Until that holds, both are drawn again, not only one of them, so that both have the same distribution.
+    Until that holds, both are drawn again, so that both have the same distribution.
     """
     while True:
         one, other = _DRAW[task](rng), _DRAW[task](rng)

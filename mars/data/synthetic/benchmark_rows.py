@@ -26,7 +26,7 @@ class Teacher:
 
     dial: the probability that it believes the visible image if a row shows both. 0.5: neutral, 1.0: always the visible
         one.
-    names_source: whether its thought is the name of the image that it believes. If not, it is always the same word.
+    names_source: whether its thought is the name of the image that it believes. If not, it is UNNAMED.
     """
 
     dial: float

@@ -1,10 +1,8 @@
 """Small scenes with one person, seen by a visible and an infrared camera that do not always agree.
 
-By day, the visible image shows the person. The infrared image has warm ground and shows a decoy at another place: a
-warm object that looks like a person. At night, the visible image is dark and shows a decoy, and the infrared image
-shows the person. In the third kind of scene both show the person. Only the background tells which image to trust: a
-dark visible image or a warm infrared image misleads. A single image
-shows the person in 0.6 of the scenes, so without a look at its background the best guess is to believe it.
+An image that misleads shows a decoy: an object at another place that looks like the person. Only the background tells
+which image to trust: a dark visible image or a warm infrared image misleads. A single image shows the person in 0.6 of
+the scenes, so without a look at its background the best guess is to believe it.
 
     light   share   visible              infrared             truth
     day     0.4     bright, person       warm, decoy          the person

@@ -34,8 +34,7 @@ _QUESTIONS: tuple[tuple[str, int, Callable[[Scene], str]], ...] = (
 def write_starter(folder: Path) -> None:
     """Write `rows.jsonl` and its images `images/SOURCE/NUMBER.png` (56 x 56 pixels) to `folder`.
 
-    The rows have the form that docs/data.md advises. The same version of mars always writes the same pixels. Raises
-    OSError.
+    The rows have the form that docs/data.md advises. Raises OSError.
     """
     from PIL import Image
 

@@ -2,14 +2,12 @@
 
 They have all parts of the real models at about a thousandth of the size: vision tower, merger, M-RoPE, image processor,
 chat template, special tokens, a vocabulary padded beyond the tokenizer. Engines and trainers load them unchanged, so
-the whole loop runs on a CPU in seconds. The tokenizer is byte-level BPE. A
-text without special tokens decodes to itself after encoding; for Qwen3.5, to its form in Unicode NFC. The words of
-`tiny_corpus.txt` are a few tokens each.
+the whole loop runs on a CPU in seconds.
 
 With the vocabulary "real" the model has 151,936 ids, as Qwen2.5-VL has, and 15 million parameters, nearly all of them
 embeddings. It serves to measure what depends on the size of the vocabulary.
 
-With the vocabulary "benchmark" the tokenizer knows the words of `benchmark_corpus.txt` instead: each question of the
+With the vocabulary "benchmark" the tokenizer knows the words of `benchmark_corpus.txt`: each question of the
 benchmark is a token or two, and an answer has six or nine tokens. For Qwen3.5 they have more: 6 to 24, and 11 to 17.
 
     mars data synth OUT --model tiny --seed 0

@@ -41,7 +41,6 @@ def write_synthetic(out: str | Path, *, seed: int, sizes: SetSizes, bias: float)
 
     The responses of the cold start are those of a simulated teacher, and may be wrong: its answer is the box that it
     sees in one image. If a row shows two images, that is the visible one with probability `bias`, whatever the light.
-    The teacher describes the background of each image, but does not choose by it.
     So the policy learns to read each image, but not to tell from the background which one to trust: with bias 0.5 it
     learns no preference, with 1.0 it learns to trust the visible one always.
     Raises DataError for a bias outside [0, 1], or if a part of `sizes` is negative or more than 100,000.
@@ -91,8 +90,7 @@ def worked_answer(scene: Scene, shown: Sequence[str], believed: str) -> str:
 
     Its answer is the box of the figure in the image `believed`.
 
-    Its reasoning describes the image of each source in `shown`. The box is right only if the image `believed` does not
-    mislead.
+    Its reasoning describes the image of each source in `shown`.
     """
     looks = "".join(f"The {source} image is {scene.looks(source)}. " for source in shown)
     boxes = json.dumps([{"bbox_2d": list(scene.seen_in(believed)), "label": "person"}])
