@@ -7,7 +7,7 @@ The step (mars/step.py) is real, and so are its tokenizer, requests, advantages,
 ranks and forwards), rollout file and state of a checkpoint. Engine, trainer and rewards are fakes whose time is not
 counted. With --reward-processes the rewards run in real worker processes, and the driver's work for them is counted.
 Each number of prompts is measured in a process of its own, in the second of two steps. JSON goes to stdout.
-docs/performance.md explains the figures.
+docs/benchmarks.md explains the figures.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
 There are two Ray nodes on this machine. First, two processes on the node without the driver read and decode images in
 turns: one from files, the other from its node's `ImageStore`, which has the sent images. Then whole trainings of two
 epochs run on both nodes, in turns with data.transport=path and object_store. One JSON object goes to stdout, progress
-to stderr. docs/performance.md explains the figures.
+to stderr. docs/benchmarks.md explains the figures.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What supervision costs a training step. docs/performance.md says what counts as supervision.
+"""What supervision costs a training step. docs/benchmarks.md says what counts as supervision.
 
 Measured in a run with Ray and vLLM. Driver, engines and trainer ranks each record their costs in a file of their own,
 a ledger (ledger.py).

@@ -4,7 +4,7 @@
     python scripts/bench.py trainer --models mid --rounds 1 --skip-memory
 
 All layouts of a case run in turns in one process. Peak memory is measured in a separate process for each layout. One
-JSON object goes to stdout, progress to stderr. docs/performance.md explains the figures.
+JSON object goes to stdout, progress to stderr. docs/benchmarks.md explains the figures.
 """
 
 from __future__ import annotations

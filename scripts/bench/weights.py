@@ -5,7 +5,7 @@
 
 Both ways take turns in one run with the same engines and ranks. A third measurement takes turns
 with them, of what both ways have in common: all engines load weights that are already in their own memory. One JSON
-object goes to stdout, progress to stderr. docs/performance.md explains the figures.
+object goes to stdout, progress to stderr. docs/benchmarks.md explains the figures.
 """
 
 from __future__ import annotations

@@ -274,7 +274,7 @@ def test_every_reason_for_a_bad_row_is_documented():
     reasons = set(re.findall(r'(?:RowError\(|Problem\([\w.]+, )"(\w+)"', code))
     reasons |= {f"image_{reason}" for reason in re.findall(r'BadImage\(\s*"(\w+)"', code)}
     assert {"overlong", "image_bit_depth", "truth", "json", "duplicate_id"} <= reasons
-    rows = re.findall(r"^\| (`.+?) \|", text_of(ROOT / "docs" / "data.md"), re.MULTILINE)
+    rows = re.findall(r"^\| (`.+?) \|", text_of(ROOT / "docs" / "bad_rows.md"), re.MULTILINE)
     documented = {name for row in rows for name in CODE_SPAN.findall(row)}
     assert reasons - documented == set()
 

@@ -1,6 +1,6 @@
 """Load all pixels of an image file, and refuse a file that holds too few of them. Time is linear in the file's size.
 
-Pillow accepts such files. docs/data.md, section "Damaged images", says which damage is found in each format.
+Pillow accepts such files. docs/bad_rows.md, section "Damaged images", says which damage is found in each format.
 """
 
 from __future__ import annotations

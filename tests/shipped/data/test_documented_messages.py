@@ -1,4 +1,4 @@
-"""docs/data.md names every reason and every message with which rows, files and public sets are refused."""
+"""The pages about data name every reason and every message with which rows, files and public sets are refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pytest
 from mars.data.pixels.stored import BadImageReason
 
 ROOT = Path(__file__).parents[3]
-DOCS = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+PAGES = ("data.md", "bad_rows.md", "made_rows.md")
+DOCS = "\n".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in PAGES)
 MODULES = [
     *(path for path in (ROOT / "mars" / "data").rglob("*.py") if "synthetic" not in path.parts),
     *(ROOT / "mars" / name for name in ("checks/data.py", "cli/check.py", "cli/convert.py", "report/data_page.py")),
