@@ -3,8 +3,7 @@
 MARS_FAULT lists `point:action` or `point:action@n`, separated by commas. The action happens the n-th time that the
 process passes the point (by default the first time). Actions: kill (SIGKILL to the own process), stop (SIGSTOP), raise
 (RuntimeError), no_space (OSError ENOSPC, also at every later pass). With MARS_FAULT_ONCE=folder each entry acts once
-for all processes together; the folder has a file for each entry that has acted. Without MARS_FAULT a point costs one
-lookup.
+for all processes together; the folder has a file for each entry that has acted.
 
 Points of the driver: step.{samples,sampled,updated,logged}, checkpoint.{started,shards_written,before_manifest,
 before_rename,before_latest}. Of an engine: engine.{samples,load_weights}, weights.bucket_received. Of a rank:

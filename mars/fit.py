@@ -133,7 +133,7 @@ def _finish_step(
     is_last: Callable[[int, SamplingState], bool],
 ) -> RunState:
     """Evaluate if the step is a multiple of `every` or the last one; never if `every` is 0. Then log the
-    step's metrics. Does nothing if they are logged already."""
+    step's metrics."""
     if state.logged:
         return state
     metrics = {**state.metrics, **faults}
@@ -154,8 +154,8 @@ def _faults(parts: StepParts, checkpoints: Checkpoints) -> dict[str, int]:
 def last_step(run: TrainRunConfig, stream: PromptRounds) -> int:
     """num_steps; or, with num_epochs, the number of steps in which every prompt is drawn num_epochs times.
 
-    With num_epochs, one round of `prompts_per_step` prompts per step is assumed. A run with dynamic sampling may draw
-    more and end earlier. A run whose sampler has smaller rounds ends later (`is_finished`).
+    With num_epochs, one round of `prompts_per_step` prompts per step is assumed. A run may end earlier or later
+    (`is_finished`).
     """
     if run.num_steps is not None:
         return run.num_steps
@@ -184,8 +184,7 @@ def is_finished(run: TrainRunConfig, stream: PromptRounds, step: int, state: Sam
 
 
 class _SilentSteps:
-    """Warns once if, in several steps in a row, all advantages were 0 and the gradient was 0. Nothing is learnt then,
-    and the line that the log shows for a step does not tell it."""
+    """Warns once if, in several steps in a row, all advantages were 0 and the gradient was 0."""
 
     def __init__(self) -> None:
         self._in_a_row = 0

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class ImageTransform(Protocol):
     """image: 8-bit RGB, as decoded and resized. rng: from the seed of the `TransformCall`, the same in every process.
 
-    strength: that of the `TransformCall`; from 0 to 1 for the transforms of mars/data/pixels/transforms.py.
+    strength: that of the `TransformCall`.
     """
 
     def __call__(self, image: Image.Image, rng: np.random.Generator, strength: float) -> Image.Image: ...
@@ -48,7 +48,7 @@ class TransformedImage(ImageRef):
     """An image after `transforms`, applied in this order.
 
     It is not equal to the unchanged image, nor to one whose transforms have other seeds. So it has its own entry in
-    every cache of images. Its file is the unchanged image's file, which is shipped and read once for both.
+    every cache of images.
     """
 
     transforms: tuple[TransformCall, ...]
@@ -78,7 +78,7 @@ def transformed_image(image: ImageRef, call: TransformCall) -> TransformedImage:
 
 
 def transform_seed(*key: object) -> int:
-    """64-bit seed from a key; every part is written with `repr`.
+    """64-bit seed from a key.
 
     >>> transform_seed("masked", 0, 7) == transform_seed("masked", 1, 7)
     False

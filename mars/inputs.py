@@ -47,7 +47,7 @@ class PromptFormat:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The checked rows of a job, and how to write prompts for its model. Loaded before any worker starts."""
+    """The checked rows of a job, and how to write prompts for its model."""
 
     encoder: PromptEncoder
     budget: ImageBudget
@@ -131,7 +131,7 @@ def row_settings(config: TrainConfig | SftConfig, form: PromptFormat) -> RowSett
     """How to turn rows into prompts, for a run or a cold start. Raises ConfigError for an invalid template.
 
     A cold start has no reward to check truths with, and takes any number of images per row. It always decodes all
-    images while it loads the rows: it has no setting like `data.decode_at_start`.
+    images while it loads the rows.
     """
     data, model_type = config.data, model_type_of(config.model.path)
     rewards = rewards_of(config) if isinstance(config, TrainConfig) else None
@@ -218,7 +218,7 @@ def rewards_of(config: TrainConfig) -> RewardsBySet:
 def prompt_templates(setting: str, rewards: RewardsBySet | None, box_space: str, model_type: str) -> TemplateOf:
     """The template of each prompt by `data.template`; "auto" selects the template of the prompt's reward.
 
-    rewards: None for `mars sft`, which has no rewards. Raises ConfigError if a template does not exist.
+    rewards: None for `mars sft`. Raises ConfigError if a template does not exist.
     """
 
     def make(function: str | None) -> PromptTemplate | None:

@@ -31,7 +31,7 @@ _START_AGAIN = "start the command again"
 
 
 class _Interrupts:
-    """reason: why the process ends early; None while it goes on. Later reasons do not replace the first.
+    """reason: why the process ends early; None while it goes on.
 
     quiet: a signal raises no exception. True before `listen`, after the first KeyboardInterrupt, and after `finish`.
     deferred: see `defer`. held: see `hold`. hooks_hang: see `skip_exit_hooks`.
@@ -196,7 +196,7 @@ def end_now(error: MarsError) -> bool:
 
 def ends_with(error: MarsError) -> None:
     """Record that the process ends early because of this error, which the main thread is raising. The process then ends
-    without the exit hooks of libraries, because they could wait for ever, for example for a lost node."""
+    without the exit hooks of libraries, because they could wait for ever."""
     if _installed is not None:
         _installed.begin(error)
 

@@ -1,8 +1,7 @@
 """Free a device's memory: storages of tensors shrink to nothing, and grow again later.
 
 `HostCopies` keeps the contents in host memory meanwhile; `free` loses them. Tensors, views and parameters stay the same
-objects. So tied weights stay tied, the optimizer finds its parameters, and FSDP its flat shards. Tensors on the CPU can
-be moved too, to other host memory; only tests need this.
+objects. So tied weights stay tied, the optimizer finds its parameters, and FSDP its flat shards.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ class HostCopies:
 
     def __init__(self) -> None:
         self._kept: dict[int, Tensor] = {}
-        # Storages whose content is in `_kept`, by their addresses. They take no memory of the device.
+        # Storages whose content is in `_kept`, by their addresses.
         self._away: dict[int, torch.UntypedStorage] = {}
 
     @torch.no_grad()
@@ -81,7 +80,7 @@ Freed = list[tuple[torch.UntypedStorage, int]]
 
 
 def free(tensors: Iterable[Tensor]) -> Freed:
-    """Free the memory of these tensors and lose their contents. `restore` takes the result."""
+    """Free the memory of these tensors and lose their contents."""
     freed = [(storage, storage.nbytes()) for storage in storages_of(tensors).values()]
     _synchronize(storage for storage, _ in freed)
     for storage, _ in freed:

@@ -81,7 +81,7 @@ def shipped(path: str) -> str:
 class UserFunction:
     """A function of a user's file.
 
-    call: calls the function. signature: its parameters. setting, spec, wanted: the arguments of `load`.
+    setting, spec, wanted: the arguments of `load`.
     module: the file as a module, for what else it declares.
     """
 

@@ -1,7 +1,7 @@
 """Prompts whose images cannot be read. Each is left out of the rest of the run; too many of them end the run.
 
-Images are checked before a run, but may be lost while it trains: deleted, overwritten, on a disk that fails. The
-quarantine is part of a run's state, so a resumed run leaves out the same prompts.
+Images are checked before a run, but may be lost while it trains. The quarantine is part of a run's state, so a
+resumed run leaves out the same prompts.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Quarantine:
         return Quarantine(self.tried, (*self.bad, *lost))
 
     def followed_by(self, later: Quarantine) -> Quarantine:
-        """This quarantine, plus the bad prompts that only `later` has. No prompt is in the result twice.
+        """This quarantine, plus the bad prompts that only `later` has.
 
         later: of a sampling that began before the newest bad prompts of this quarantine were found, so it may have
         found some of them, too.
@@ -80,7 +80,7 @@ class BadSamples:
     """Reports prompts that cannot be read, and ends the run if there are too many.
 
     max_fraction: `data.max_bad_fraction`. window: `data.bad_window`. prompts: the training set by ids.
-    report: called once for each bad prompt, with its row and the step.
+    report: called once for each bad prompt.
     """
 
     max_fraction: float

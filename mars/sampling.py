@@ -8,9 +8,7 @@
      └── kept prompts beyond that ──────────> `SamplingState.carried`: the next step trains on them first
 
 Without dynamic sampling (`selection` "all") a step has one round of prompts. With dynamic sampling, rounds of fresh
-prompts are sampled until enough prompts have an advantage that is not 0. A prompt with an image that cannot be read
-goes to `SamplingState.quarantine`, and later rounds leave it out. Hooks are those of the section `recipe`
-(docs/extend.md).
+prompts are sampled until enough prompts have an advantage that is not 0.
 """
 
 from __future__ import annotations

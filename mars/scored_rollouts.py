@@ -78,7 +78,7 @@ def _with_second_half(
     parts: StepParts, plan: RolloutPlan, half: ScoredRound, step: int, timer: StepTimer
 ) -> ScoredRound:
     """Sample the second half of the multi rollouts. The prompts that `anchor.allocation` favours (`is_target`) share
-    it, up to a limit for each. The others share what is left (`second_half`). Unreadable prompts get none."""
+    it, up to a limit for each. The others share what is left (`second_half`)."""
     assert plan.allocation != "even"  # there is one half
     ids = [item.prompt.prompt_id for item in half.rollouts]
     targets = [is_target(item, plan.allocation) for item in half.rollouts]

@@ -1,7 +1,7 @@
 """`python -m mars.sft [--config-dir DIR] [--cfg job] [--dry-run] [key=value ...]`: a supervised cold start.
 
 It teaches a policy to give the responses of rows, by next-token cross-entropy, so that the policy knows the response
-format before reinforcement learning. The code of model, optimizer and checkpoints is that of `python -m mars.main`.
+format before reinforcement learning.
 
 Functions import what they need, so that signals are handled from the first milliseconds on.
 """

@@ -19,7 +19,7 @@ from mars.types import PromptRollouts, Rollout, RolloutGroup, SampledPrompt
 def staleness(item: SampledPrompt, version: int) -> list[int]:
     """How many versions old the responses to a prompt are when the weights of `version` train on them.
 
-    Responses of weight 0 are left out. So are responses whose text was given by a recipe: no engine sampled them.
+    Responses of weight 0 are left out, and responses whose text was given by a recipe.
 
     Example: sampled with version 3, trained on by version 4: 1.
     """

@@ -12,8 +12,8 @@ rewards of all these responses together, so a multi-source response is rewarded 
 By default, only multi responses are trained on. docs/step.md explains every line. Recipes add hooks to `sample()`, and
 token rules to the trainer's loss (docs/extend.md).
 
-This module does not know which engine generates, which trainer trains or on how many machines. They are behind the
-interfaces of mars/rollout/engine.py, mars/actor/trainer.py and mars/rewards/contract.py, and mars/build.py chooses.
+Engine, trainer and rewards are behind the interfaces of mars/rollout/engine.py, mars/actor/trainer.py and
+mars/rewards/contract.py; mars/build.py chooses them.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def train_step(
 ) -> StepResult:
     """Sample and score, update the policy on the kept prompts, and give the engine the new weights.
 
-    step: its number, from 1; it seeds the sampling. If no prompt is kept, there is no update and the weights stay.
+    `step` seeds the sampling. If no prompt is kept, there is no update and the weights stay.
     is_last: (number of a step, state after it) -> whether it is the last step; then no images are read ahead.
     """
     timer = StepTimer()
@@ -80,7 +80,6 @@ def train_step(
             weights = parts.trainer.publish_weights()
             parts.engine.load_weights(weights)
         parts.turns.engine(timer)
-        # Prompts whose images could be read for sampling, but not for the update.
         quarantine = parts.bad_samples.lost(state.quarantine, stats.unreadable, step)
         state = replace(state, quarantine=quarantine, version=weights.version)
         timer.move(stats.old_logprob_seconds, "update_actor", "old_log_prob")

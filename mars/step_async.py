@@ -8,13 +8,12 @@
 Update and sampling begin together. The engine gets the new weights when both have ended. So weights change only between
 two samplings, and the result does not depend on whether the update or the sampling takes longer. The responses of step
 t + 1 are sampled with the weights before update t. They are one version older than the weights that train on them,
-which importance weights correct for (`algorithm.importance_cap`, docs/method.md). Step 1 samples its own responses,
-with the weights that train on them. The last step samples nothing ahead.
+which importance weights correct for (`algorithm.importance_cap`, docs/method.md). The last step samples nothing ahead.
 
-During the overlap the main thread uses the trainer, and a second thread uses the engine and the reward processes. A
-shaping may need numbers that only the trainer can compute. For the responses of step t + 1 these numbers are
-computed in the second thread, after update t has ended. docs/step.md explains the code; `rollout.max_staleness` chooses
-between the two kinds of step.
+During the overlap the main thread uses the trainer, and a second thread uses the engine and the reward processes.
+Numbers for step t + 1 that only the trainer can compute, such as those that a shaping needs, are computed in the second
+thread, after update t has ended. docs/step.md explains the code; `rollout.max_staleness` chooses between the two kinds
+of step.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ _LOOK_S = 0.5
 
 @dataclass(frozen=True)
 class Overlap:
-    """max_staleness: `rollout.max_staleness`. is_last: (number of a step, state after it) -> whether none follows."""
+    """is_last: (number of a step, state after it) -> whether none follows."""
 
     max_staleness: int
     is_last: Callable[[int, SamplingState], bool]
@@ -98,7 +97,6 @@ def train_step_async(
                 parts.engine.load_weights(weights)
         timer.move(stats.old_logprob_seconds, "update_actor", "old_log_prob")
         metrics |= {**stats.metrics, **staleness_metrics(kept, stats.version)}
-        # Prompts whose images could be read for sampling, but not for the update.
         quarantine = parts.bad_samples.lost(state.quarantine, stats.unreadable, step)
         state = replace(state, quarantine=quarantine, version=weights.version)
     if ahead is not None:
@@ -159,8 +157,7 @@ class _Sampler:
         return sampled
 
     def timings(self) -> dict[str, float]:
-        """Seconds of the stages of this object's sampling. They overlap with the step's own stages, so all stages
-        together have more seconds than the step."""
+        """Seconds of the stages of this object's sampling, which overlap with the step's own stages."""
         metrics = self._timer.metrics()
         return {key: metrics[key] for key in (f"timing_s/{stage}" for stage in SAMPLING_STAGES) if key in metrics}
 

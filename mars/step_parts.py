@@ -31,13 +31,11 @@ class StepParts:
     overlong: penalty of long responses, None for none.
     kl_in_reward: units of reward subtracted per nat of KL to the reference model; 0: none.
     max_rounds: rounds of prompts that a step may sample. anchor_use: uses of anchors besides the pool.
-    decode: response ids to text. frames: (prompt, view) -> the sizes to which truth and response boxes refer.
-    prompt_length: number of tokens in a request's prompt, images expanded.
-    collate: prompts to train on -> the trainer's batch. scoring_batch: rollouts -> a batch for `score_responses`.
+    decode: response ids to text. collate: prompts to train on -> the trainer's batch.
+    scoring_batch: rollouts -> a batch for `score_responses`.
     by_prompt: whether all responses to a prompt are scored together (`reward.by_prompt`).
     reward_counts: what reward functions have counted so far, by name of the metric.
-    bad_samples: handles prompts that cannot be read. hooks: those of the section `recipe` that a step calls.
-    report_skipped: called with updates that were not finite. turns: changes between engine and trainer on shared GPUs.
+    hooks: those of the section `recipe` that a step calls.
     """
 
     engine: RolloutEngine
@@ -76,11 +74,11 @@ class StepParts:
 class PromptRounds(Protocol):
     """An endless stream of prompts. Round i has `prompts_per_step` different prompts (mars/data/order/stream.py), or
     the prompts that a sampler chooses (mars/hooks/prompt_sampler.py). `observe` shows the sampler the rollouts of a
-    step. `probes` are the prompts that the sampler wants as probes.
+    step, and `left_out`, the ids of prompts that cannot be read.
 
     `len()`: the number of different prompts in an epoch. num_prompts: also counts prompts that a sampler has added
-    during the run. `observe` also gets `left_out`, the ids of prompts that cannot be read. read_added: when a run is
-    resumed, reads the rows that its sampler had added; `snapshots`, the states of the hooks, name these rows.
+    during the run. read_added: when a run is resumed, reads the rows that its sampler had added; `snapshots`, the
+    states of the hooks, name these rows.
     """
 
     prompts_per_step: int

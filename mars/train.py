@@ -79,10 +79,8 @@ def start_unless_complete(
     data: str,
     policy: Path,
 ) -> StartingPoint | None:
-    """As `starting_point`, but if the run is complete, log this with the folder of its policy, and return None.
-
-    policy: the folder of the policy that a complete run has saved.
-    """
+    """As `starting_point`, but if the run is complete, log this with the folder `policy` of its policy, and return
+    None."""
     events, done, hint = catalogue.events.entries(), None, "No checkpoint is left to train on from"
     if config.run.resume and catalogue.is_empty():
         done = completed_step(events, last_step(config.run, stream))

@@ -66,8 +66,8 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class UpdatePlan:
-    """One optimizer step: the micro-batches of each rank, the same number for all. Apart from
-    fillers (see `MicroBatch`), each row of the update is in exactly one micro-batch, once."""
+    """One optimizer step: the micro-batches of each rank, the same number for all. Apart from fillers, each row of the
+    update is in exactly one micro-batch, once."""
 
     ranks: tuple[tuple[MicroBatch, ...], ...]
 

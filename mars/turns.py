@@ -4,10 +4,8 @@
     trainer   on host   │ update                          │ on host
                         └ to_trainer                      └ to_engine
 
-Every call of the engine or the trainer first takes the turn that it needs. So evaluations, dynamic sampling, a KL term
-in the reward, saving the policy and a rebuilt trainer need no code for turns. An engine gets its weights from the
-trainer's copies in host memory, so a new engine can get them while the other engines generate. Writing a
-checkpoint needs no turn: the trainer's state is read where it is, on the GPUs or in host memory.
+Every call of the engine or the trainer first takes the turn that it needs. An engine gets its weights from the
+trainer's copies in host memory, so a new engine can get them while the other engines generate.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 
     Prompt -> RolloutRequest -> Completion -> Rollout -> RolloutGroup -> PromptRollouts -> SampledPrompt -> TrainBatch
 
-`TrainBatch` and its parts are in mars/train_types.py. Images are `ImageRef`s, tokens are tuples of int. Identity is
-explicit: a prompt is identified by its `prompt_id`, a view by its source names, or None for all (`View`). Nothing is
-inferred from order, shape or text.
+`TrainBatch` and its parts are in mars/train_types.py. Identity is explicit: a prompt is identified by its `prompt_id`,
+a view by its source names, or None for all (`View`). Nothing is inferred from order, shape or text.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 their stacks to files beside the logs.
 
 Progress is: a sample arrives, an answer is scored, a call to a worker returns, or a stage of a step begins or ends. The
-code that does this work calls `beat` or `stage`. Every few seconds the run's `Activity` is noted.
+code that does this work calls `beat` or `stage`.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def beat(worker: str | None = None) -> None:
 
 
 def stage(name: str) -> AbstractContextManager[None]:
-    """The block is a stage of the run's work. Its begin and its end are progress. Does nothing outside `watched`."""
+    """The block is a stage of the run's work. Does nothing outside `watched`."""
     return nullcontext() if _watching is None else _watching.stage(name)
 
 
@@ -157,8 +157,7 @@ def watched(
 
 
 def _keep_noting(watchdog: Watchdog, over: threading.Event, note: Callable[[Activity], None]) -> None:
-    """Call `note` at once, every `_NOTE_S` seconds, and when `over` is set. Runs in a thread of its own, so that a
-    stall is found even while `note` waits for a disk."""
+    """Runs in a thread of its own, so that a stall is found even while `note` waits for a disk."""
     note(watchdog.activity())
     while not over.wait(_NOTE_S):
         note(watchdog.activity())

@@ -4,7 +4,8 @@
     python scripts/bench.py gpu --smoke > /dev/null
     python scripts/bench.py anchors --help
 
-JSON goes to stdout, progress to stderr. docs/performance.md explains every figure and has the results.
+JSON goes to stdout, progress to stderr. docs/performance.md and docs/benchmarks.md explain
+every figure and have the results.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ python scripts/document_interfaces.py           writes it
 python scripts/document_interfaces.py --check   ends with 1 if it is stale
 
 A class implements an interface if it defines or inherits all its methods with the same parameters. A function
-implements `RewardFn` if it takes a RewardInput and returns a RewardResult. The code is read, not imported.
+implements `RewardFn` if it takes a RewardInput and returns a RewardResult.
 """
 
 from __future__ import annotations

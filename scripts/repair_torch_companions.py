@@ -1,7 +1,7 @@
 """Repair an environment with a CPU-only torch in which torchvision, torchaudio or torchcodec cannot be imported.
 
 The usual wheels of these three are linked to CUDA torch. With a CPU-only torch their compiled parts do not load.
-transformers and vLLM then cannot be imported either, although mars never calls these parts.
+transformers and vLLM then cannot be imported either.
 
 - torchvision: it is enough to declare two operator schemas before it is imported. Every Python process of the
   environment must do so. A `.pth` file therefore installs an import hook, which costs nothing until torchvision is

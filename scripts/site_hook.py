@@ -181,7 +181,7 @@ def with_lists(markdown: str) -> str:
     """The page with its lists as Python-Markdown needs them: after an empty line, and with the contents of items
     indented by four columns.
 
-    The repository's viewer needs neither. Example: "text\\n- a\\n  - b" -> "text\\n\\n- a\\n    - b".
+    Example: "text\\n- a\\n  - b" -> "text\\n\\n- a\\n    - b".
     """
     lines: list[str] = []
     fenced, columns = False, 0  # columns: where the text of the current item begins, 0 outside items

@@ -41,7 +41,7 @@ def read_public(path: Path) -> tuple[Answer, ...]:
 
 
 def public_entries(answers: Sequence[Answer]) -> list[dict[str, Any]]:
-    """The answers to one view in the public format: a list of {content: [text], ground_truth} in question order.
+    """The answers to one view in the public format, in question order.
 
     `content` holds all answers to the question. A truth that lists boxes becomes a list.
     """

@@ -28,7 +28,7 @@ def readable_file(questions: str, paths: ResultPaths) -> str:
 def first_task(questions: str) -> str:
     """The built-in reward for questions whose task is not given: `default_for` of the first truth. Raises DataError.
 
-    Questions of other tasks are refused later as bad rows, because this reward cannot score their truths.
+    Questions of other tasks are refused later as bad rows.
     """
     broken = unusable_files([questions], None)
     if broken:

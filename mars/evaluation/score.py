@@ -44,7 +44,7 @@ class Scored:
 
 
 def score_results(results: Results, task: Task, frames: Frames | None) -> Scored:
-    """Score every answer, in the order of the results. What cannot be parsed counts as wrong; nothing is left out.
+    """Score every answer, in the order of the results. What cannot be parsed counts as wrong.
 
     Rewards that a run gave when it sampled the answers are replaced.
 

@@ -24,7 +24,7 @@ class EvalRecord:
     view: None for the multi view. Every other view counts as a mono view, even a view with several sources
         (an anchor view of anchor=all_but_one).
     accuracy: in [0, 1]; 0 for an answer that cannot be parsed.
-    failed: the reward function failed; the answer counts as wrong, whatever `accuracy` says.
+    failed: the reward function failed; the answer counts as wrong.
     compat: the compat scorer's result; None for a user's own function, or if `record_of` did not ask for it.
     metric: the name of the accuracy, see `mars.rewards.built_in.metric_of`.
     """
@@ -58,8 +58,7 @@ class EvalRecord:
 def summarize(
     records: Sequence[EvalRecord], *, name: str, step: int, model: str, threshold: float | None
 ) -> dict[str, Any]:
-    """The evaluation result, ready for JSON. An answer that failed or cannot be parsed counts as 0; it is
-    not left out.
+    """The evaluation result, ready for JSON. An answer that failed or cannot be parsed counts as 0.
 
     Several answers to one view of one prompt are averaged first; the prompt is the unit of all intervals.
     threshold: mean IoU above which a multi answer is a hit; None: "share_over_threshold" is None.

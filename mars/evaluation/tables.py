@@ -79,7 +79,7 @@ def by_scorer(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def evaluation_table(results: Sequence[Mapping[str, Any]], title: str = "Evaluation") -> Table:
-    """One column per result, one row per quantity, with 95 % intervals. Text from files is escaped."""
+    """The table of `results`. Text from files is escaped."""
     metric = ", ".join(dict.fromkeys(str(result["metric"]) for result in results))
     table = Table(title=Text(visible(f"{title} ({metric}, %, 95 % intervals)")), title_justify="left")
     table.add_column("")
@@ -92,7 +92,7 @@ def evaluation_table(results: Sequence[Mapping[str, Any]], title: str = "Evaluat
 
 def print_table(table: Table) -> None:
     """Print to stdout without shortening a cell. In a file, lines are as long as needed. In a terminal, cells wrap
-    between words; lines that are still too long for the terminal wrap too."""
+    between words."""
     console = VisibleConsole()
     unlimited = console.options.update(max_width=sys.maxsize)
     needed = Measurement.get(console, unlimited, table)

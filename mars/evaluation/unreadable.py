@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def left_out(prompts: Sequence[Prompt], reasons: Mapping[str, str], max_fraction: float) -> dict[str, str]:
-    """Prompt id -> "row: reason", of the questions that are left out, in their order; each is logged.
+    """Prompt id -> "row: reason", of the questions that are left out; each is logged.
 
     reasons: prompt id -> why it cannot be read. max_fraction: `data.max_bad_fraction`.
     Raises DataError if more questions cannot be read than `num_allowed` gives, or if none can be read.

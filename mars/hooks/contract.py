@@ -25,7 +25,7 @@ _TAG = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True)
 class Signal:
-    """One number for each response, which the trainer computes for a shaping. Computing it does not train the model.
+    """One number for each response, which the trainer computes for a shaping.
     This is not the role "signal" of an extra request: the responses here may be trained on.
 
     spec: what it computes; `spec.name` is the signal's name. tag: only the tokens of the text in the last
@@ -47,9 +47,9 @@ class StepFacts:
 
     step: its number, from 1. progress: the share of the run's planned steps that are done: 0 in step 1, always below 1.
     settings: the `Settings` of the hook's file; None if the file declares none.
-    seed: run.seed, which random numbers depend on.
+    seed: run.seed.
     signals: the values of the signals (`Signal`) that a shaping asks for: name -> one number for each amount that the
-        shaping gives, in the same order. {} for all other hooks.
+        shaping gives, in the same order.
     """
 
     step: int

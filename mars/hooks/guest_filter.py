@@ -39,8 +39,6 @@ class GuestCheck:
           for an image that is the second there, or "the only image";
         - the user's function returns False.
 
-        A response always fits behind the multi prompt in `rollout.max_model_len`: the multi prompt has at most
-        `data.max_prompt_tokens` tokens and the response at most `rollout.max_response_tokens`, which together fit.
         Raises ConfigError if the user's function raises or returns no bool.
         """
         if rollout.completion.finish_reason == "length":

@@ -34,7 +34,7 @@ class References:
 
 
 def references_in(text: str) -> References:
-    """The places of images that a text refers to by number or order, and how many images it says there are.
+    """The references to images in a text.
 
     >>> found = references_in("Both images: image (1) and the last, infrared one. In the image two dogs run.")
     >>> found.places, found.counts
@@ -67,7 +67,7 @@ def _is_plural(noun: str) -> bool:
 class _Before:
     """What stands before the noun at `tokens[i]`: "the second, infrared", "the first of the two", "only one".
 
-    It is read backwards. At most `adjectives` words are passed over as adjectives.
+    At most `adjectives` words are passed over as adjectives.
     """
 
     def __init__(self, tokens: Sequence[str], i: int, adjectives: int) -> None:

@@ -1,8 +1,7 @@
 """Rows that join the training set while a run trains: a sampler reads files that another program writes meanwhile.
 
-A file is read once. From then on its prompts are known like those of the training files. A checkpoint holds the names
-of the files, a hash of each one's contents, and the ids of prompts that were left out because another row has their
-`declared_id`. A resumed run reads the files again.
+A file is read once. From then on its prompts are known like those of the training files. A resumed run reads the files
+again.
 """
 
 from __future__ import annotations
@@ -77,7 +76,7 @@ class KnownPrompts:
         """Know the prompts of a `state` again. Rows of a file that has changed are left out, with a warning.
 
         Of several rows with one id, those that were left out before are left out again, even if files come in another
-        order or are missing. So the row that was sampled before is the one that is known again.
+        order or are missing.
         """
         for name, fingerprint, repeated in state:
             if name in self._files:

@@ -68,7 +68,7 @@ def with_resolved_recipe(config: TrainConfig) -> TrainConfig:
 
 
 def resolved(recipe: RecipeConfig) -> RecipeConfig:
-    """The section with absolute paths, which mean the same in every process. Runs no file.
+    """The section with absolute paths. Runs no file.
 
     Raises ConfigError for a file that is not there, for two files that have the same name in `recipe.settings`, and for
     an entry of `recipe.settings` that is the name of none of the files.
@@ -119,7 +119,7 @@ def settings_name(spec: str) -> str:
 
 
 def hooks_of_run(config: TrainConfig, rule: TokenRule | None) -> StepHooks:
-    """Make the hooks that a step calls in the driver. Their `num_steps` is None, because no row is read yet.
+    """Make the hooks that a step calls in the driver. Their `num_steps` is None.
 
     `config.recipe` must come from `resolved`. rule: the token rule of `recipe.tokens`; a ramp may change its settings.
 

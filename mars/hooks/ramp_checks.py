@@ -1,5 +1,4 @@
-"""Check the ramps that change settings of files with hooks. Such a setting may have a ramp only if a hook of the file
-names the setting in its attribute `ramps`, which says that the hook reads it anew in each step."""
+"""Check the ramps that change settings of files with hooks."""
 
 from __future__ import annotations
 

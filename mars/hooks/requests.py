@@ -60,7 +60,7 @@ class Injected:
 
 class ExtraRequests(Protocol):
     """Adds requests to those for a prompt's views. Both methods are pure functions of their arguments, and may be
-    called again with the same arguments, for example to read the images of the next step ahead.
+    called again with the same arguments.
 
     A request cannot be asked if its text contains a special token, or has more than `data.max_prompt_tokens` tokens
     (the text of an `Injected`: `rollout.max_response_tokens`). Such a request has a group without rollouts, and

@@ -18,7 +18,7 @@ class PromptTable:
     """All training prompts, each with a place from 0 on, so that a sampler keeps its numbers in arrays.
 
     A sampler that draws at random from the prompts of all data files together cannot follow `data.weights` and
-    `data.shuffle=false`. So the recipe's .py file puts `AT_RANDOM` into `NEEDS`, the settings that it requires.
+    `data.shuffle=false`. So the recipe's .py file puts `AT_RANDOM` into `NEEDS`.
     Raises ConfigError for fewer prompts than a step has.
     """
 
@@ -60,8 +60,8 @@ def draw_without_replacement(weights: np.ndarray, count: int, rng: np.random.Gen
     """`count` different places, or all if there are fewer, in the order in which they are drawn.
 
     The probability of each draw is in proportion to the weights (float [N], 0 or more) of the places that are left.
-    Places of weight 0 come last, in random order. Computed without a loop: each place gets a waiting time from an
-    exponential distribution whose rate is its weight, and places are sorted by these times.
+    Places of weight 0 come last, in random order. Each place gets a waiting time from an exponential distribution
+    whose rate is its weight, and places are sorted by these times.
     """
     times = rng.standard_exponential(len(weights))
     with np.errstate(over="ignore"):  # the wait for a tiny weight may be infinite: it still comes before weight 0

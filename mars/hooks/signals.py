@@ -21,7 +21,6 @@ Asked = Mapping[Signal, Literal["multi", "all"]]
 @dataclass(frozen=True)
 class SignalValues:
     """values: `Signal` -> `RolloutGroup.request.key` -> one number for each rollout of that group, NaN for failed ones.
-    A `Signal` is a number that the trainer computes for a shaping; it is not the role of extra requests.
 
     unreadable: prompt id -> reason, of prompts with an image that cannot be read any more; their numbers are NaN.
     """
@@ -39,7 +38,7 @@ NO_SIGNALS = SignalValues({}, {})
 
 
 def signals_of(shaping: GroupShaping) -> tuple[Signal, ...]:
-    """The attribute `signals` of a shaping: the signals that it asks for; () if it does not have this attribute."""
+    """The attribute `signals` of a shaping; () if it does not have this attribute."""
     return getattr(shaping, "signals", ())
 
 
@@ -113,6 +112,5 @@ class TokenSpans:
         pieces = [self._pieces[token_id] for token_id in token_ids]
         if self._opening + "".join(pieces) == text:
             return list(accumulate(map(len, pieces), initial=len(self._opening))).__getitem__
-        # If a character has several tokens, none of them alone has its text. So decode the first `count` tokens. The
-        # two searches in `of` do this about twenty times.
+        # If a character has several tokens, none of them alone has its text. So decode the first `count` tokens.
         return lambda count: len(self._decode(token_ids[:count]))

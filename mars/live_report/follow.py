@@ -27,8 +27,8 @@ def follow(
     """Write the report of a running run, and rewrite it whenever the run's files have changed. Returns when the run has
     ended. The caller then writes the last page, which says how it ended.
 
-    every: seconds between two looks at the run; also the interval at which the page reloads itself. While the run has
-    not logged anything, this function waits. wait: waits for a number of seconds; its exceptions end this function.
+    every: seconds between two looks at the run; also the interval at which the page reloads itself.
+    wait: waits for a number of seconds; its exceptions end this function.
     say: called with one line for each page, or to say that the run has logged nothing yet. out: the page, by default
         RUN/report.html.
     """
@@ -50,7 +50,7 @@ def follow(
 def standing(run_dir: Path, reload_s: int | None = None) -> Standing | None:
     """How the run stands; None if the folder has no record of a run.
 
-    reload_s: becomes `Standing.reload_s` if the run is running. If it is not, `Standing.reload_s` is None.
+    reload_s: becomes `Standing.reload_s` if the run is running; else that is None.
     """
     events, writer = read_events(run_dir), held_by(run_dir)
     if writer is None and not events:

@@ -48,8 +48,7 @@ def write_pages(run_dir: Path, pause: Callable[[float], None]) -> None:
     meanwhile. A run without anything to show gets no page.
 
     The first page comes after a pause, so that it does not slow down the start of the run. If a page cannot be written,
-    for example because the disk is full, it is tried again after a pause. Raises MarsError or OSError only for the last
-    page.
+    it is tried again after a pause. Raises MarsError or OSError only for the last page.
     """
     from mars.data.pixels.images import decode_image
     from mars.live_report.follow import follow, standing

@@ -42,7 +42,7 @@ class _Unescaped:
 
 
 class VisibleConsole(Console):
-    """rich's console for tables, colours and progress bars, made safe for texts of models, data sets and file names.
+    """rich's console for tables, colours and progress bars.
 
     rich removes some control characters of texts and keeps others. This console escapes those that rich keeps, in every
     text, but after rich has chosen the widths of columns and the line breaks: escapes may be cut at the line's end.

@@ -18,7 +18,7 @@ class FileDigest:
 
 
 def file_digest(path: Path) -> FileDigest:
-    """Size and SHA-256 of a file. Reads the whole file. Raises OSError."""
+    """Size and SHA-256 of a file. Raises OSError."""
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         return FileDigest(file.tell(), sha256)

@@ -58,8 +58,7 @@ class VisibleStream(io.TextIOWrapper):
     """A text stream to a file descriptor that escapes control and invisible characters.
 
     Characters that the encoding lacks are escaped too. It writes to a copy of the descriptor, because the original may
-    be redirected. Text that is written after a pipe's reader has ended is dropped without an error, so that a run goes
-    on.
+    be redirected. Text that is written after a pipe's reader has ended is dropped without an error.
     """
 
     def __init__(self, fd: int, encoding: str, *, line_buffering: bool) -> None:

@@ -32,7 +32,7 @@ def coarse_to_fine(number: int) -> list[int]:
 
 
 def shares(sizes: Sequence[int], number: int) -> list[int]:
-    """How many items each group gives if `number` items are chosen in all. sizes: the size of each group.
+    """How many items each group gives if `number` items are chosen in all.
 
     All groups give the same number. A group that is too small gives all it has, and the others give more. The first
     groups give one more if the number cannot be divided evenly.

@@ -36,7 +36,7 @@ _SCRIPT = "answers.js"  # loads the page again
 
 
 def write_comparison(found: RunComparison, path: Path, reload_s: int | None = None) -> None:
-    """Write the page. Texts of runs and data are escaped, and the page loads no other file.
+    """Write the page. Texts of runs and data are escaped.
 
     reload_s: after how many seconds the page loads itself again; None if nobody writes it anew.
     Raises ConfigError for more than MAX_RUNS runs, and SetupError if the page cannot be written.
@@ -86,7 +86,7 @@ def _run_row(run: ComparedRun) -> dict[str, str]:
 
 
 def _how(pairs: Sequence[Pair]) -> list[str]:
-    """Which evaluations are compared, or why none are. Runs with the same `Pair.how` share one line."""
+    """Which evaluations are compared, or why none are."""
     others: dict[str, list[str]] = {}
     for pair in pairs:
         others.setdefault(pair.how, []).append(pair.other)

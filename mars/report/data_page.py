@@ -28,8 +28,8 @@ def write_sheet(
     first, last: numbers of the first and last row that may be shown, counted from 0. last None: the file's last row.
     The page has at most 10 MB. If the rows do not fit, it says so and shows fewer, again spread over all of them.
 
-    The page shows each source as the model gets it (depth in its encoding), with the boxes of the truth. Below are the
-    question, the truth and the rest of the row. Text is escaped.
+    The page shows each source as the model gets it (depth in its encoding), with the boxes of the truth. Text is
+    escaped.
 
     Raises DataError if the file cannot be read or has no usable row from `first` to `last` (without `first` and `last`
     the page then has only problems), SetupError if `out` cannot be written, and

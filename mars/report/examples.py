@@ -18,8 +18,7 @@ def choose_examples(answers: Sequence[Answer], count: int) -> tuple[list[list[An
     - conflicts (`is_conflict`), those with the largest difference first;
     - other questions with a mean accuracy below 50 %, evenly spread over the file;
     - the remaining questions, evenly spread over the file.
-    The choice depends only on the answers. Accuracy is that of the answers to all images, or, if there are none, of the
-    best single source.
+    Accuracy is that of the answers to all images, or, if there are none, of the best other view.
     """
     questions = by_question(answers)
     conflicts = sorted((group for group in questions if is_conflict(group)), key=_rank)
@@ -61,9 +60,7 @@ def _accuracy(answers: Sequence[Answer]) -> float:
 
 
 def _means(answers: Sequence[Answer]) -> tuple[float | None, float | None]:
-    """(mean accuracy of the answers to all images, highest mean accuracy of any other view); None without such answers.
-
-    A failed reward counts as accuracy 0."""
+    """(mean accuracy of answers to all images, highest mean accuracy of another view); None without such answers."""
     by_view: dict[object, list[float]] = {}
     for answer in answers:
         if answer.extra is None and answer.reward is not None:

@@ -94,7 +94,7 @@ class Page:
         """Render `template`, a file in the templates' folder, and write the page. Raises SetupError if that fails.
 
         script: a file beside this one; the page's only script, whose hash its Content-Security-Policy allows.
-        content: results of `parts`, and a few short values. Lists of texts from data or models must go through `parts`.
+        content: results of `parts`, and a few short values.
         """
         from markupsafe import Markup
 

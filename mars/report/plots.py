@@ -20,8 +20,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 # Okabe and Ito's palette, distinguishable with colour blindness. Line styles differ too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-# Bars may have the palette's eighth colour, yellow, which is too light for lines. The last three colours are not of
-# the palette.
+# Bars may have the palette's eighth colour, yellow, which is too light for lines.
 _STAGE_COLOURS = {
     "gen": "#0072B2",
     "reward": "#D55E00",

@@ -24,7 +24,7 @@ _ANSWERS = 64  # most answers to one question
 
 
 def shown_question(answers: Sequence[Answer], page: Page, decode_image: DecodeImage) -> dict[str, Any]:
-    """One question for the template: its messages and answers, and its images with boxes.
+    """One question for the template.
 
     Each image shows the boxes of the truth, of the multi answers, and of the answers to this image alone.
     """

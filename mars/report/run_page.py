@@ -1,4 +1,4 @@
-"""HTML pages of a run and of answers. Each is one file without external parts, so it can be sent by mail."""
+"""HTML pages of a run and of answers. Each is one file without external parts."""
 
 from __future__ import annotations
 
@@ -64,8 +64,7 @@ def write_report(
     """Write the report of `run_dir` to `out_path`, by default <run_dir>/report.html, and return the path.
 
     Reads metrics.jsonl, evaluation/*.json, the last rollouts/step_*.jsonl and config.yaml, as far as they are there.
-    The report's notes name what cannot be read. Text of models and data is escaped; the page needs no other
-    file, and its only script filters the rollouts and reloads the page.
+    The report's notes name what cannot be read. Text of models and data is escaped.
 
     decode_image: the project's decoder (mars/data/pixels/images.py), so that the page shows what the model saw.
     standing: to be read before this call. Then, if it says that the run has ended, the files that are read here are
@@ -116,7 +115,7 @@ def write_answers_page(
     notes: Sequence[str],
     decode_image: DecodeImage,
 ) -> None:
-    """Write a page of answers. As in a run's report, text is escaped and the page loads nothing.
+    """Write a page of answers.
 
     tables: (title, results of `evaluation.summary.summarize`); a result is a column. samples: the heading above the
     answers. choice: a sentence that says how the shown questions were chosen, or None. questions: the answers to each

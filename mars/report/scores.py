@@ -19,7 +19,7 @@ from mars.report.examples import choose_examples
 from mars.report.questions import DecodeImage
 from mars.report.run_page import write_answers_page
 
-# Questions with their images on a page: enough to look at, small enough to mail.
+# Questions with their images on a page.
 _QUESTIONS = 24
 
 

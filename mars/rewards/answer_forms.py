@@ -148,8 +148,7 @@ def without_markup(text: str) -> str:
 def lone_letter(text: str) -> tuple[str, bool] | None:
     """The option letter that a text consists of, and whether brackets or a word before it mark it as an option.
 
-    A stop and words such as "is correct" may follow the letter. It is returned in lower case. Returns None for any
-    other text.
+    A stop and words such as "is correct" may follow the letter. Returns None for any other text.
 
     >>> lone_letter("B."), lone_letter("(b)"), lone_letter("option B"), lone_letter("B is correct.")
     (('b', False), ('b', True), ('b', True), ('b', False))

@@ -19,8 +19,7 @@ _THOUSANDS = re.compile(r"(?<=\d),(?=\d\d\d(?!\d))")
 # NFKC would join the digit and the character: "1½" would become 11/2, and "10²" would become 102.
 _BEHIND_A_DIGIT = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅟↉⁰-⁹²³¹])")
 
-# Marks that choose between the forms of a character, such as a coloured and a black heart. They are invisible,
-# like joiners and direction marks (category Cf).
+# Marks that choose between the forms of a character, such as a coloured and a black heart.
 _SELECTORS = {"\u034f", *map(chr, range(0xFE00, 0xFE10))}
 
 # Stops and commas of other scripts, as the usual ones. U+066B and U+066C are the decimal and the thousands separator.

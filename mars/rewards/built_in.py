@@ -1,4 +1,4 @@
-"""The table of built-in rewards. All code that needs to know which rewards exist reads it.
+"""The table of built-in rewards.
 
 To add one: a module like mars/rewards/vqa.py that ends with a `BuiltInReward`, and one line in `_TABLE`.
 """

@@ -14,8 +14,7 @@ class CompatScore:
 
     highest: the largest `compat` that the truth allows: 1 + 0.3 ln(number of true boxes) for grounding, 1 for an empty
         scene and for VQA.
-    readable: whether there is an answer to compare at all. An unreadable answer is wrong; evaluations
-        report how many there are.
+    readable: whether there is an answer to compare at all. An unreadable answer is wrong.
     """
 
     compat: float

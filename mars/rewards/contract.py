@@ -67,9 +67,9 @@ class BuiltInReward:
 
     name: as in `reward.function`.
     score, compat: the reward with `reward.scorer=strict` and with `compat`; the same function if there is only one.
-        Both give the same accuracy and parts. The score of `compat` (the paper's public code) is the format points plus
-        the part "compat" of the result, or plus the accuracy if there is no such part.
-    check_truth: says what is wrong with a ground truth; see CheckTruth.
+        Both give the same accuracy and parts. The score of `compat` is the format points plus the part "compat" of the
+        result, or plus the accuracy if there is no such part.
+    check_truth: see CheckTruth.
     perfect_answer: (item) -> the response of a model that knows `item.truth`, boxes in the frame `item.response_size`;
         `item.response` is ignored. It must score an accuracy of 1. May raise DataError for a malformed truth.
     is_readable: (response) -> whether it has an answer that can be compared; evaluations count responses without one.
@@ -132,8 +132,6 @@ def check_self_test(
 ) -> None:
     """Judges a reward by its results for a few real items, before a run starts. Raises ConfigError if all of them
     failed, and as `check_parts` does. remedy: what to do if all failed.
-
-    A function that fails on only some items is accepted: the run masks and counts those.
     """
     plugin.self_test("reward.function", [result.failed for result in results], remedy)
     check_parts(items, results, part_weights)

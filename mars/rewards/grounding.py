@@ -68,7 +68,7 @@ def score_grounding_compat(item: RewardInput) -> RewardResult:
     """score = format (0 to 0.75) + the part `compat` (at least 0, at most 1 + 0.3 ln n_gt). The `compat` scorer.
 
     compat: the arithmetic of the paper's public code, see `compat_reward`. Accuracy, parts and errors are the same as
-    in `score_grounding`, so that evaluations under the two scorers can be compared.
+    in `score_grounding`.
     """
     parts = _parts(item)
     return RewardResult(score=parts["format"] + parts["compat"], accuracy=parts["accuracy"], parts=parts)
@@ -77,7 +77,7 @@ def score_grounding_compat(item: RewardInput) -> RewardResult:
 def matched_ious(predicted: Sequence[Box], truth: Sequence[Box]) -> list[float]:
     """IoU of the matched pairs: min(n_pred, n_gt) numbers in [0, 1].
 
-    The Hungarian method finds the one-to-one matching with the largest total IoU; greedy matching may miss it.
+    The Hungarian method finds the one-to-one matching with the largest total IoU.
 
     >>> matched_ious([(0, 0, 10, 10), (0, 0, 10, 9)], [(0, 0, 10, 10)])
     [1.0]

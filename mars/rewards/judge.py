@@ -165,7 +165,7 @@ class Judge:
         raise AssertionError("the last try returns or raises")
 
     def _request(self, body: bytes, deadline: float) -> str:
-        """One request. Raises _Unavailable or JudgeError."""
+        """Raises _Unavailable or JudgeError."""
         count("judge/requests")
         options = {"auth": self._authorize, "allow_redirects": False, "stream": True}
         options["timeout"] = max(min(self._timeout_s, deadline - time.monotonic()), 0.001)

@@ -21,11 +21,9 @@ _KEEP_DRAFT_S = 3600.0  # a draft is written within seconds; the process of an o
 class AnswerCache:
     """Remembers texts by key, also for later runs. Processes on several machines may share the folder.
 
-    There are no locks: a file is written under another name and then renamed, so readers find a whole file or none.
     A file that cannot be understood (after a power cut, say) counts as missing and is replaced.
 
-    max_entries: each of the 256 subfolders keeps the newest max_entries // 256 texts, at least one. If
-        max_entries is in the thousands, about so many texts are kept in all; a number below 256 counts as 256.
+    max_entries: each of the 256 subfolders keeps the newest max_entries // 256 texts, at least one.
     """
 
     def __init__(self, folder: Path, max_entries: int) -> None:
@@ -43,7 +41,7 @@ class AnswerCache:
         return found["text"] if isinstance(found, dict) and found.get("key") == key else None
 
     def put(self, key: str, text: str) -> None:
-        """Store a text. If it cannot be written, that is logged once, and the judge will be asked again."""
+        """Store a text. If it cannot be written, that is logged once."""
         file = self._file(key)
         draft = file.with_name(f".{key}.{os.getpid()}.{threading.get_ident()}")
         try:

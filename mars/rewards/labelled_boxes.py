@@ -22,7 +22,6 @@ class LabelledBox:
 class BoxReading:
     """The boxes that an answer lists, and those of the truth.
 
-    response: the parsed response.
     readable: whether the answer has exactly one list, with at most 100 entries more than the truth.
     entries: how many entries this list has.
     boxes: the well-formed boxes of this list; none if the answer is not readable.

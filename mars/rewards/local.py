@@ -19,7 +19,7 @@ _MAX_BAD_ROWS = 20
 
 @dataclass(frozen=True)
 class Scored:
-    """One scored answer. After an exception, `kind` is its type and place (each kind is logged once).
+    """One scored answer. After an exception, `kind` is its type and place.
 
     bad_row: whether the row is malformed (DataError). Then `kind` is the whole reason, with the row's id if it has one.
     """
@@ -55,11 +55,7 @@ def score_list(reward: RewardListFn, items: Sequence[RewardInput]) -> list[Score
 
 
 def _bad_row(error: DataError, item: RewardInput) -> Scored:
-    """The failed result of a malformed row, without a traceback, because the row is wrong and not the function.
-
-    Its `kind` is the whole reason, which has the row's id if there is one. So rows without an id are logged separately
-    if their errors differ.
-    """
+    """The failed result of a malformed row, without a traceback, because the row is wrong and not the function."""
     name = item.extra_info.get("id")
     row = f"row {name}: " if isinstance(name, str | int) else ""
     reason = _printable(f"DataError: {row}{error}".replace("\n", " "))[:_MAX_REASON_CHARS]
@@ -84,7 +80,7 @@ def describe_error(error: BaseException) -> Scored:
 
 
 class FailureLog:
-    """Logs each kind of failure once, with the traceback if there is one. The run's metrics count all failures.
+    """Logs each kind of failure once, with the traceback if there is one.
 
     Each malformed row is a kind of its own; after the first 20 of them, one message says that more are malformed.
     """
@@ -113,8 +109,7 @@ class FailureLog:
 class LocalScorer:
     """Scores one answer after another in this process, with the same results as `RewardPool` but without deadline.
 
-    If the reward hangs, so does the caller; if it ends the process (a crash, os._exit), the caller ends too. Used for
-    tests, debugging and built-in rewards."""
+    Used for tests, debugging and built-in rewards."""
 
     def __init__(self, spec: RewardSpec, scorer: ScorerName) -> None:
         self._reward = load_reward(spec, scorer)
@@ -129,7 +124,7 @@ class LocalScorer:
         return results
 
     def close(self) -> None:
-        """Does nothing: this scorer has no processes to stop."""
+        """Does nothing."""
 
 
 def _printable(text: str) -> str:

@@ -26,7 +26,7 @@ class WorkerSettings:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the reward function. number: names it. payloads: the pickled RewardInputs, one unless `by_prompt`."""
+    """One call of the reward function. payloads: the pickled RewardInputs, one unless `by_prompt`."""
 
     number: int
     payloads: tuple[bytes, ...]
@@ -34,9 +34,9 @@ class Call:
 
 @dataclass(frozen=True)
 class Done:
-    """The end of a call. scored: a `Scored` for each payload of the call.
+    """The end of a call. scored: a `Scored` for each payload; None if the call missed its deadline.
 
-    scored is None if the call missed its deadline; then the thread of the call still runs.
+    After a missed deadline, the thread of the call still runs.
 
     counts: what the process has counted since its last message (mars/rewards/call_facts.py).
     """

@@ -24,9 +24,9 @@ _LOCK = threading.RLock()
 def load_check(spec: str) -> CheckTruth | None:
     """The function `check_NAME` of the file of a resolved reward "file.py:NAME"; None without one.
 
-    The function checks the truths of rows. Several threads may call it; this process runs only one check at a time.
+    Several threads may call the function; this process runs only one check at a time.
     The text that the function returns says what is wrong with a truth, and so does the text of a DataError that it
-    raises. The file is run only if its code defines `check_NAME`, or has an `import *`, which may define it.
+    raises. The file is run only if its code defines `check_NAME`, or has an `import *`.
     Raises ConfigError if running the file fails, or if `check_NAME` is not a plain function. Returns None for a file
     that cannot be read or has a syntax error: loading the reward itself reports this. The check that `load_check`
     returns raises ConfigError if the user's function raises an exception other than DataError, or returns anything but

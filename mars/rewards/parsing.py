@@ -15,7 +15,7 @@ from typing import Any
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2 with x1 < x2 and y1 < y2, in the frame of the text."""
 
-# Limits on what is parsed, far above any real answer. They bound time and memory, so they are constants, not settings.
+# Limits on what is parsed, far above any real answer. They bound time and memory.
 MAX_JSON_CHARS = 100_000
 MAX_NESTING = 32
 MAX_COORDINATE = 1e6
@@ -37,7 +37,7 @@ class ParsedResponse:
         If the answer has a ```json fence: `fence`.
         If it has one fence of another kind: the fence's text if its language is left out or is "JSON" or "Json", else
         None.
-        If it has several fences of other kinds: None, because the scorer must not choose one of them.
+        If it has several fences of other kinds: None.
         If it has no fence: the whole answer.
     fenced: whether boxes_text stood in a fence.
     """

@@ -1,7 +1,7 @@
 """Scores answers in worker processes. Scoring an answer has a deadline; a worker that misses it is killed and replaced.
 
 Workers are new interpreters, each in its own process group. They are not forked, because the driver may hold CUDA or
-threads. They do not import the driver's main module. Only one thread at a time may use a pool; any may close it.
+threads. Only one thread at a time may use a pool; any may close it.
 """
 
 from __future__ import annotations
@@ -39,10 +39,9 @@ def _do_nothing() -> None:
 
 
 class RewardPool:
-    """A `RewardScorer` over worker processes. A thread serves them while `score` waits for the next item.
+    """A `RewardScorer` over worker processes.
 
-    Results are in the order of the items. An answer that cannot be scored gets a failed result and affects no
-    other answer:
+    An answer that cannot be scored gets a failed result and affects no other answer:
 
     - scoring it takes longer than `timeout_s` seconds, in Python or in C: "timed out after N s"; its worker is killed;
     - it ends its worker (a crash, os._exit) twice: "its worker died";
@@ -258,8 +257,7 @@ class RewardPool:
         """Ends a worker that died or hangs, and starts another unless this one was still loading the reward's file.
 
         If the worker ran one `Call`, this call fails if it is late or has lost a worker before; otherwise it is tried
-        once more. If the worker ran several, each is tried once more, alone, because any of them may be the cause. The
-        calls that were sent to the worker and had not begun are queued again.
+        once more. If the worker ran several, each is tried once more, alone.
         """
         status = self._end(worker)
         if not worker.ready:

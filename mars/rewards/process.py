@@ -30,8 +30,7 @@ class WorkerProcess:
     connection: sending and receiving raise OSError after `timeout_s` seconds, for example if the worker is suspended.
     assigned: `Call.number` of each call that was sent and has neither returned nor is late, in order. The worker runs
         the first `concurrency` of them now; the others wait.
-    retiring: whether a late call still runs in one of its threads. Then the worker gets no more calls, and is ended
-        after the last call that it has.
+    retiring: whether a late call still runs in one of its threads.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:

@@ -21,7 +21,7 @@ def as_result(value: Any) -> RewardResult:
       to [0, 1];
     - a mapping with "score": "score" is the score. "accuracy" or, if that is missing, "acc" is the accuracy; without
       both it is the clipped score. All numbers but the score are parts, the accuracy too. The rest is ignored;
-    - a RewardResult: itself, if its numbers are finite and its accuracy is in [0, 1].
+    - a RewardResult: itself.
 
     An accuracy and a part may be True or False, which count 1 and 0. A score that is Python's True or False is refused,
     because a function that returns it is probably a check and not a reward.

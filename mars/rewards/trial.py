@@ -44,8 +44,8 @@ class Reading:
 class Trial:
     """One scored answer. row: "file:line", or "" for an answer from the command line.
 
-    seconds: for a built-in reward it is CPU time, so that other work on the machine does not count. For a user's
-        function it is wall time, including the transfer to its process and back.
+    seconds: CPU time for a built-in reward. For a user's function it is wall time, including the transfer to its
+        process and back.
     """
 
     row: str
@@ -123,7 +123,7 @@ def read_items(file: Path, common: Mapping[str, Any]) -> list[tuple[str, RewardI
 
 
 def item_of(fields: Mapping[str, Any]) -> RewardInput:
-    """An item of plain JSON values. Raises ValueError with the key, what is wrong with it, and what is wanted.
+    """An item of plain JSON values. Raises ValueError.
 
     response (a text) and truth (a text, or a JSON list): needed. data_source, extra_info (a mapping), choices
     (added to extra_info), truth_size and response_size (both or none; [width, height]): may be left out or null.

@@ -41,8 +41,7 @@ def score_vqa(item: RewardInput) -> RewardResult:
       text, or both ("B. Travel"). The truth may be a letter, a text or both, with alternatives ("B or D").
     An empty answer is wrong. An answer of more than `MAX_CHARS` characters is wrong unless the truth is yes or no.
 
-    This function is both the strict and the compat scorer. It does not reproduce a bug of the paper's public
-    code, which gives full marks to an empty answer, to "e" for yes and to "unknown" for no.
+    This function is both the strict and the compat scorer; docs/rewards.md says why.
     """
     right = _judge(item.truth, item.extra_info)
     response = parse_response(item.response)
@@ -186,7 +185,7 @@ def _judge(truth: str, extra_info: Mapping[str, Any]) -> Callable[[str], bool]:
 
 
 def _is_json_list(text: str) -> bool:
-    """Whether a truth is a JSON list or object, such as boxes. Answers cannot be compared with it as text."""
+    """Whether a truth is a JSON list or object, such as boxes."""
     if (text[0], text[-1]) not in (("[", "]"), ("{", "}")):
         return False
     try:
@@ -251,8 +250,7 @@ def _equals(answer: str, accepted: set[str], spellings: set[str]) -> bool:
 
 @lru_cache(maxsize=128)
 def _choices(options: tuple[str, ...]) -> _Choices:
-    """The `_Choices` of some options. Cached, because answers to one question are scored in a row.
-    An error is not cached."""
+    """The `_Choices` of some options. Cached, because answers to one question are scored in a row."""
     return _Choices(options)
 
 

@@ -10,13 +10,11 @@ from mars.types import RolloutRequest
 
 EXPECTED_SHARE = 0.5
 """Expected length of a response as a share of its max_response_tokens. A fixed number, so that the division follows
-from the call alone: a resumed run divides as an uninterrupted run does, and its engines' caches hit as often."""
+from the call alone: a resumed run divides as an uninterrupted run does."""
 
 
 class Balancer:
     """Gives each engine about the same number of expected tokens.
-
-    A request's expected tokens: those of its prompt, once for all samples, and those of its responses.
 
     The responses do not depend on the division: each request has its own seed.
     """

@@ -42,7 +42,7 @@ class ScoredSample:
 
 @dataclass(frozen=True)
 class ScoredStream:
-    """samples: all samples of the stream. unreadable: prompt id -> why an image cannot be read."""
+    """unreadable: prompt id -> why an image cannot be read."""
 
     samples: Sequence[ScoredSample]
     unreadable: Mapping[str, str]

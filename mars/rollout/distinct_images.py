@@ -38,7 +38,7 @@ class DistinctImages:
 
         It repeats them for the rows that show the image. Give this forward the `pixel_values` of this object.
 
-        model: `.model` of the whole model, which has no head.
+        model: `.model` of the whole model.
         """
         import torch
 

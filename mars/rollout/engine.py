@@ -23,8 +23,7 @@ class FinishedSample:
 
 @dataclass(frozen=True)
 class UnreadableRequest:
-    """Request number `request` of the call has an image that cannot be read, so it has no answer. reason: names the
-    image."""
+    """Request number `request` of the call has an image that cannot be read. reason: names the image."""
 
     request: int
     reason: str
@@ -68,8 +67,8 @@ class RolloutEngine(Protocol):
             has.
 
         Yields each of the `num_samples` samples of every request exactly once, or raises. If the images of a request
-        cannot be read, the engine yields an `UnreadableRequest` and may leave out samples of this request. It answers
-        the other requests as usual. Only one call may run at a time. Closing the iterator ends the call: the engine
+        cannot be read, the engine yields an `UnreadableRequest` and may leave out samples of this request. Only
+        one call may run at a time. Closing the iterator ends the call: the engine
         may go on until it would yield again, and is then free for the next call. See `ended`.
         """
         ...

@@ -99,7 +99,7 @@ class HfEngine:
             yield [FinishedSample(i, k, answer) for (i, _, k), answer in zip(rows, completions, strict=True)]
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
-        """Does nothing: images are read in `generate`, because this engine is for reference, not for speed."""
+        """Does nothing: images are read in `generate`."""
 
     def counts(self) -> EngineCounts:
         return self._counts
@@ -138,10 +138,7 @@ class HfEngine:
         self._buffers.take(self._model.buffers())
 
     def wake(self) -> None:
-        """Allocates nothing: this engine has no KV cache between two calls of `generate`.
-
-        Raises RuntimeError if no weights were loaded since `sleep`.
-        """
+        """Allocates nothing: this engine has no KV cache between two calls of `generate`."""
         if self._state == "asleep":
             raise RuntimeError("the engine has no weights since it slept")
         self._state = "awake"
@@ -237,8 +234,7 @@ class _Sampler:
     """A logits processor with which greedy decoding gives random samples: it adds Gumbel noise to the log-probs.
 
     The token with the largest sum of log-prob and Gumbel noise is an exact sample of the distribution (Gumbel 1954; the
-    Gumbel-max trick). Keeps the log-prob of each sampled token in that distribution. noise: None at temperature 0; the
-    most probable token is then chosen.
+    Gumbel-max trick). Keeps the log-prob of each sampled token in that distribution. noise: None at temperature 0.
     """
 
     def __init__(

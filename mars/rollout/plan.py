@@ -20,13 +20,11 @@ class RolloutPlan:
     """What to sample for every prompt.
 
     multi_samples: responses to the multi view (G). anchor_samples: responses to each anchor view (m).
-    anchor_views: prompt -> its anchor views. encode: (prompt, view) -> token ids and images.
-    seed: of the run. A request's seed is a hash of run seed, step, prompt and view.
-    extras: the extra requests of a recipe; None for none.
+    seed: of the run.
+    extras: the extra requests of a recipe.
     allocation: `anchor.allocation`. Unless it is "even", `requests` ask for the first half of the multi responses, and
         `further` for the second half.
-    start_of_source: source -> first tokens of the responses to its anchor view (`anchor.kind=forced_source`); None:
-        responses have no given start.
+    start_of_source: source -> first tokens of the responses to its anchor view (`anchor.kind=forced_source`).
     """
 
     multi_samples: int
@@ -64,9 +62,7 @@ class RolloutPlan:
     def further(self, rollouts: Sequence[PromptRollouts], counts: Sequence[int]) -> PlannedRequests:
         """Requests for more multi responses. Their numbers and seeds go on after those of the responses in `rollouts`.
 
-        counts: how many for each prompt of `rollouts`. If a prompt has n responses in `rollouts`, its further ones have
-        the numbers n, n + 1, ... As in the first engine call, response k of a prompt is drawn with s + k, where s is
-        the seed of the prompt's multi request in that call.
+        counts: how many for each prompt of `rollouts`.
         """
         requests = [
             replace(item.multi.request, num_samples=count, seed=item.multi.request.seed + len(item.multi.rollouts))

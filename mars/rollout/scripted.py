@@ -33,24 +33,24 @@ class ScriptedEngine:
             i += 1
 
     def prefetch(self, requests: Sequence[RolloutRequest]) -> None:
-        """Does nothing: images are not read."""
+        """Does nothing."""
 
     def counts(self) -> EngineCounts:
         """Only `images` grows, because there is no encoder, and no prompt is computed."""
         return self._counts
 
     def load_weights(self, update: WeightUpdate) -> None:
-        """Only notes the version: the script does not depend on weights."""
+        """Only notes the version."""
         self._version = update.version
 
     def sleep(self) -> None:
-        """Does nothing: there is nothing to free."""
+        """Does nothing."""
 
     def wake(self) -> None:
-        """Does nothing: `sleep` has freed nothing."""
+        """Does nothing."""
 
     def close(self) -> None:
-        """Does nothing: there is nothing to free."""
+        """Does nothing."""
 
     def _completion(self, request: RolloutRequest, index: int) -> Completion:
         token_ids = tuple(self._script(request, index))[: request.sampling.max_response_tokens]

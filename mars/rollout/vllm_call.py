@@ -1,4 +1,4 @@
-"""One call of `VllmEngine.generate`: takes requests, gives vLLM what it can run at once, yields finished samples."""
+"""One call of `VllmEngine.generate`."""
 
 from __future__ import annotations
 

@@ -30,8 +30,7 @@ def executor(num_processes: int) -> str | None:
 def _leave_cores_open() -> None:
     """Let the operating system choose the cores of an engine's processes on a CPU, unless the user has set them.
 
-    vLLM would bind each process to its own NUMA node, and refuse more processes than nodes. A list of cores is possible
-    too, but then all engines on the machine would use the same cores.
+    vLLM would bind each process to its own NUMA node, and refuse more processes than nodes.
     """
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 

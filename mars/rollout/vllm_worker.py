@@ -1,7 +1,6 @@
 """The methods that mars adds to vLLM's workers.
 
-vLLM loads this module in its worker processes. They need nothing else of mars, so this module imports no other module
-of mars.
+vLLM loads this module in its worker processes, so it imports no other module of mars.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class WorkerExtension:
 
         vLLM restores only buffers. Qwen3-VL, for example, adds zeros from such a tensor to every token of text.
         """
-        # Most of these tensors are all zero, and some are large. Those that are all zero are not copied.
+        # Most of these tensors are all zero, and some are large.
         tensors = plain_tensors(self.model_runner.model)
         self._kept = [tensor.cpu().clone() if tensor.any() else None for tensor in tensors]
 

@@ -3,10 +3,9 @@
     driver ── part 3 ──> waits at the worker ── part 2 ──> Feed ── request by request ──> Intake ── window ──> engine
 
 Without a window, an engine with a thousand prompts would hold the images of all of them in memory. The driver sends
-the requests of a call in parts (`Part`), each while the engine generates for the parts before it. So usually the engine
-has no need to wait between parts.
+the requests of a call in parts (`Part`), each while the engine generates for the parts before it.
 
-If the engine has room for the next request but the request has not come yet, it does wait. So its batches and its cache
+If the engine has room for the next request but the request has not come yet, it waits. So its batches and its cache
 hits do not depend on when requests arrive.
 """
 
@@ -30,7 +29,7 @@ def samples_in_window(max_num_seqs: int) -> int:
 
 @dataclass(frozen=True)
 class Part:
-    """Requests of one call that are sent together. is_first, is_last: whether it is the first or the last part.
+    """Requests of one call that are sent together.
 
     message_gap_s: least number of seconds between two messages with samples from the engine.
     """
@@ -131,7 +130,7 @@ class Intake:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether there is room, but the next request has not come: the engine has to wait."""
+        """Whether there is room, but the next request has not come."""
         return self.unfinished < self._window and self._next is None and not self.is_over
 
     def _look(self) -> RolloutRequest | None:

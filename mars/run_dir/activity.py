@@ -27,11 +27,7 @@ class ActivityFile:
         self._record = OptionalRecord(self._path)
 
     def write(self, activity: Activity) -> None:
-        """Replace the file. A run does not need it, so a failure raises nothing: the first of several in a row is
-        logged, and the next call tries again.
-
-        Does not wait until the file is on the disk, because nobody needs it after a crash of the machine.
-        """
+        """Replace the file. A failure raises nothing; of several in a row, the first is logged."""
         stages = [(name, round(seconds, 1)) for name, seconds in activity.stages]
         answered = {worker: round(seconds, 1) for worker, seconds in activity.answered_s.items()}
         content = {

@@ -33,11 +33,7 @@ class LeftProcess:
 
 
 def left_processes(run_dirs: Iterable[Path]) -> Iterator[LeftProcess]:
-    """The processes that a run in `run_dirs` started on this machine, and that still run after the end of that run.
-
-    They are found by host, pid and start time in the run's record, so that no other process with the same pid is taken
-    for one of them.
-    """
+    """The processes that runs in `run_dirs` have left on this machine."""
     for run_dir in run_dirs:
         for _, folder in attempts(run_dir):
             driver = process_from(read_attempt(folder).get("process"))
@@ -50,8 +46,7 @@ def left_processes(run_dirs: Iterable[Path]) -> Iterator[LeftProcess]:
 
 
 def _still_runs(driver: ProcessId | None, run_dir: Path) -> bool:
-    """Whether a run is still running. If its driver was on this machine: whether the driver's process is alive.
-    Otherwise: whether a process holds the run's lock."""
+    """Whether a run is still running."""
     if driver is not None and driver.is_here():
         return driver.is_alive()
     return held_by(run_dir) is not None

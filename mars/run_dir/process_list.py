@@ -22,8 +22,8 @@ PROCESSES_FILE = "processes.json"
 class ProcessList:
     """The list of one attempt. folder: of the attempt.
 
-    Workers on other hosts or in a joined cluster are missing in this list, because they are not descendants of the
-    driver. So each worker also writes a file of its own (`record_worker`).
+    Workers on other hosts or in a joined cluster are not in it, so each worker also writes a file of its own
+    (`record_worker`).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,7 +36,7 @@ class ProcessList:
         started.
 
         Any thread may call it. A process stays in the list after its parent has ended. A failure to write is only
-        logged, because the run does not need the list.
+        logged.
         """
         with self._lock:
             self._names = {process: name for process, name in self._names.items() if process.is_alive()}

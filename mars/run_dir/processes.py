@@ -14,8 +14,7 @@ import psutil
 
 logger = logging.getLogger(__name__)
 
-# Added to a worker's name. Each worker has its own file, because workers may run on several hosts: lines get mixed up
-# if several hosts append to one file.
+# Added to a worker's name. Each worker has its own file, because lines get mixed up if several hosts append to one.
 _WORKER_FILE = ".processes.jsonl"
 
 # The start of a process is computed from the boot time, which changes a little when the clock is corrected.
@@ -38,7 +37,7 @@ class ProcessId:
         return (self.host, self.pid) == (other.host, other.pid) and abs(self.started - other.started) < _TOLERANCE_S
 
     def is_alive(self) -> bool:
-        """Whether the process is still running on this machine. False for a zombie, which has ended."""
+        """Whether the process is still running on this machine. False for a zombie."""
         try:
             process = psutil.Process(self.pid)
             ended = process.status() == psutil.STATUS_ZOMBIE
@@ -67,10 +66,7 @@ def process_from(content: object) -> ProcessId | None:
 
 
 def record_worker(folder: Path, name: str) -> None:
-    """Record in `folder` that this process is now the worker `name`. The worker's process calls it when it starts.
-
-    A failure is only logged, because the worker does not need the record.
-    """
+    """Record in `folder` that this process is now the worker `name`. A failure is only logged."""
     try:
         with (folder / f"{name}{_WORKER_FILE}").open("a", encoding="ascii") as file:
             file.write(json.dumps(asdict(this_process())) + "\n")

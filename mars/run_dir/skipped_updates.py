@@ -42,10 +42,7 @@ class SkippedUpdateFiles:
         self._folder, self._events = folder, events
 
     def write(self, batch: TrainBatch, skipped: Sequence[SkippedUpdate], step: int) -> None:
-        """skipped: the updates of `batch` that were skipped. batch: what step `step` trained on.
-
-        A failure to write is logged as a warning.
-        """
+        """A `SkippedReport`. A failure to write is logged as a warning."""
         for update in skipped:
             path = self._folder / f"step_{step:06d}_update_{update.update}.json"
             where = f"its batch is in {path}"
@@ -70,7 +67,7 @@ class SkippedUpdateFiles:
 
 
 def content_of(batch: TrainBatch, skipped: SkippedUpdate, step: int) -> dict[str, Any]:
-    """The content of an update's file. It has names of images, no pixels."""
+    """The content of an update's file."""
     rows: dict[int, list[int]] = {}
     for p, k in batch.updates[skipped.update].rows:
         rows.setdefault(p, []).append(k)

@@ -22,7 +22,7 @@ from mars.train_types import TrainBatch
 
 @dataclass(frozen=True)
 class SupervisedParts:
-    """What the loop calls. held_out: rows of the held-out set; None without one."""
+    """What the loop calls. held_out: None without a held-out set."""
 
     trainer: SupervisedTrainer
     batches: Batches

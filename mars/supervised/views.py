@@ -27,7 +27,7 @@ def usable_views(prompt: Prompt) -> tuple[View, ...]:
 
     A row with `mono_responses` has the views that they name. Otherwise a view gets the row's `response`, unless the
     response speaks of an image that the view does not show: by its source, by its number, or with words for several
-    images. Training on such a response would teach the model to describe an image that it does not see.
+    images.
 
     Example: "The infrared image shows two people" is a response for the view of infrared, not for that of visible.
     "The second image is darker" is one for the view of the second source. "Both images show a car" is one for no view.
@@ -69,7 +69,7 @@ def response_of(prompt: Prompt, view: View) -> str:
 def _is_named(source: str, place: int, text: str) -> bool:
     """Whether a text names the source, or numbers the source's image: "Image 2", "the second".
 
-    place: of the image in the prompt, from 0. Texts count from 1, so that "Image 2" has place 1.
+    place: of the image in the prompt, from 0: "Image 2" has place 1.
     """
     return re.search(f"{name_pattern(source)}|{_numbered(place)}", text, re.IGNORECASE) is not None
 

@@ -16,8 +16,7 @@ from mars.tracking.jsonl import finite_or_none
 from mars.tracking.timer import STAGES
 from mars.types import PromptRollouts
 
-# The remaining time is extrapolated from the mean duration of this many steps.
-_PACE_STEPS = 20
+_PACE_STEPS = 20  # for the remaining time
 _REFRESHES = 2.0  # of the bar, in a second
 
 _FAILED = "reward/failed"
@@ -51,8 +50,7 @@ def step_line(metrics: Mapping[str, float], step: int, num_steps: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time, rounded to whole seconds. Below a minute: seconds. Below an hour: minutes and seconds. Otherwise: hours
-    and whole minutes.
+    """A time, rounded to whole seconds; from an hour on, cut to whole minutes.
 
     >>> duration(7.2), duration(59.6), duration(3700)
     ('7s', '1m00s', '1h01m')
@@ -65,7 +63,7 @@ def duration(seconds: float) -> str:
 
 
 class _Stages(ProgressColumn):
-    """The run's current stages, and for how long. A step may take long, and its line is printed only at its end."""
+    """The run's current stages, and for how long."""
 
     max_refresh = 0.5  # seconds
 
@@ -82,8 +80,7 @@ class ConsoleTracker:
 
     The remaining time is the mean duration of the last 20 steps times the number of steps left. It is shown from the
     second line on, because the time before the first line includes the start of the workers. If the reward has failed
-    on any responses, the tracker prints their number at the end, because the line of a single step is soon out of
-    sight.
+    on any responses, the tracker prints their number at the end.
     """
 
     def __init__(

@@ -40,11 +40,10 @@ class JsonlTracker:
     """Writes one row {"step": n, key: value, ...} per `log`; the row is in the file when `log` returns.
 
     resumed_step: None for a new run, whose file must be empty or missing. A run resumed after step n keeps the rows up
-        to n and drops later rows of the earlier attempt, so each step has one row.
+        to n and drops later rows of the earlier attempt.
 
     Non-finite values become null. If a row cannot be written (disk full), it is kept in memory and written with the
-    next row, in order. So a full disk does not end the run, and rows are lost only if the disk is still full at
-    `close`.
+    next row, in order. So rows are lost only if the disk is still full at `close`.
 
     The constructor raises ConfigError if resumed_step is None and the file has rows, SetupError if it cannot open or
     write the file.
@@ -133,8 +132,7 @@ def parse_row(line: bytes) -> dict[str, Any] | None:
 
 
 def _keep_until(path: Path, step: int) -> None:
-    """Drop rows after `step` and damaged lines. If they are the file's last lines, cuts them off; if not, replaces the
-    file atomically."""
+    """Drop rows after `step` and damaged lines."""
     if not path.exists():
         return
     lines = path.read_bytes().splitlines(keepends=True)

@@ -25,7 +25,7 @@ from mars.types import PromptRollouts
 logger = logging.getLogger(__name__)
 
 QUEUE_SIZE = 256
-"""A copy with this many waiting calls counts as stuck. This bounds memory. It is a constant, not a setting."""
+"""A copy with this many waiting calls counts as stuck. This bounds memory."""
 
 
 @runtime_checkable
@@ -48,8 +48,7 @@ class RemoteTracker(Protocol):
 
 @dataclass(frozen=True)
 class Limited:
-    """A `RemoteTracker` from `make`, a function that builds a tracker. A call of the tracker may take `timeout_s`, and
-    building it `start_allowance(timeout_s)`."""
+    """A `RemoteTracker` from `make`, a function that builds a tracker. timeout_s: of a call of the tracker."""
 
     make: Callable[[], Tracker]
     timeout_s: float
@@ -72,10 +71,9 @@ class Limited:
 class Copy:
     """A tracker in its own thread behind a bounded queue, so that it can neither block nor fail the caller.
 
-    A copy is any tracker of a run besides that of metrics.jsonl. The copy is switched off by an exception of the
-    tracker or by a full queue. If `make` is a `RemoteTracker`, it is also switched off by a start or a call that takes
-    longer than `make` allows. `failure` then has the reason. It is logged once, with the last step that the
-    tracker has taken.
+    The copy is switched off by an exception of the tracker or by a full queue. If `make` is a `RemoteTracker`, it is
+    also switched off by a start or a call that takes longer than `make` allows. `failure` then has the reason. It is
+    logged once, with the last step that the tracker has taken.
     make: builds the tracker. Called in the thread, because building may wait for a network.
     clock: seconds, monotonic.
     """
@@ -121,10 +119,7 @@ class Copy:
 
     def join(self, deadline: float) -> None:
         """Wait until the thread ends, but at most until the time `deadline` (time.monotonic()). If it has not ended by
-        then, the copy has failed.
-
-        The helper processes of a failed copy are killed (`RemoteTracker`).
-        """
+        then, the copy has failed."""
         if self.failure is None:
             self._thread.join(max(deadline - time.monotonic(), 0.0))
             if self._thread.is_alive():
@@ -174,12 +169,12 @@ class MultiTracker:
     Adds two metrics to each step: fault/tracker (number of copies switched off so far) and fault/nonfinite_metrics
     (number of values of this step that are not finite).
 
-    primary: the tracker of metrics.jsonl, called in the caller's thread; its errors are raised.
+    primary: the tracker of metrics.jsonl; its errors are raised.
     copies: name -> function that builds the tracker.
     rollouts_every: record rollouts at step 1 and at every multiple of this number; 0: never.
     rollout_prompts: how many prompts of such a step to record.
     timeout_s: how long `close` waits for all copies together.
-    switched_off: number of switched-off copies of earlier trackers of this process; fault/tracker includes them.
+    switched_off: number of switched-off copies of earlier trackers of this process.
     """
 
     def __init__(

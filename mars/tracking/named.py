@@ -24,7 +24,7 @@ from mars.tracking.wandb import DISABLED, WandbFactory, wandb_mode
 
 KEY = "tracking.to"
 PACKAGES = {"wandb": "wandb", "tensorboard": "tensorboard", "swanlab": "swanlab", "mlflow": "mlflow"}
-"""Tracker -> the package that it needs; "console" needs none."""
+"""Tracker -> the package that it needs."""
 _WANTED = "path/to/file.py:Class, called with (run: TrackedRun)"
 _METHODS = {"log": 2, "log_rollouts": 2, "close": 0}
 
@@ -49,8 +49,8 @@ def factories(
 ) -> dict[str, Callable[[], Tracker]]:
     """Name -> function that builds the tracker, for names returned by `checked`.
 
-    pictures: draws rollouts; None for a run that samples none. on_start: called when wandb's tracker is
-    built or its build has failed; wandb may have started a process by then.
+    pictures: draws rollouts; None for a run that samples none. on_start: called when wandb's tracker is built or its
+    build has failed (`WandbFactory`).
     """
     made: dict[str, Callable[[], Tracker]] = {}
     for name in names:

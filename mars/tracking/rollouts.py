@@ -14,7 +14,7 @@ ROLLOUTS_FOLDER = "rollouts"
 
 
 def sample_prompts(rollouts: Sequence[PromptRollouts], count: int, step: int) -> list[PromptRollouts]:
-    """The `count` prompts with the smallest hash of (step, prompt_id). The order of `rollouts` does not matter."""
+    """The `count` prompts with the smallest hash of (step, prompt_id)."""
 
     def rank(item: PromptRollouts) -> bytes:
         return hashlib.sha256(f"{step}/{item.prompt.prompt_id}".encode()).digest()

@@ -14,7 +14,7 @@ T = TypeVar("T")
 SAMPLING_STAGES = ("probe", "gen", "reward", "signals")
 """The stages that sample and score responses, in the order in which they run."""
 STAGES = (*SAMPLING_STAGES, "ref", "old_log_prob", "update_actor", "sync_weights", "turns", "wait_rollouts")
-"""The stages of a step in which the driver waits for other processes. Other time is the driver's own."""
+"""The stages of a step in which the driver waits for other processes."""
 
 
 def overlapping_stages(metrics: Iterable[str]) -> tuple[str, ...]:

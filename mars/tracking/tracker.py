@@ -23,7 +23,7 @@ class Tracker(Protocol):
 
 def start_allowance(timeout_s: float) -> float:
     """How many seconds a tracker may take to start, if a call may take `timeout_s`: three calls, and a minute to
-    import its package. The import of mlflow took 42 s on a busy machine. No step waits for the start."""
+    import its package. The import of mlflow took 42 s on a busy machine."""
     return 3 * timeout_s + 60.0
 
 
@@ -32,7 +32,7 @@ class TellsFailures(Protocol):
     """A tracker that can record that its run has failed."""
 
     def close_failed(self) -> None:
-        """Called instead of `Tracker.close` if the run did not reach its end, because it failed or was interrupted."""
+        """Called instead of `Tracker.close` if the run did not reach its end."""
         ...
 
 
@@ -61,7 +61,6 @@ class TrackedRun:
 
     project, name: `tracking.project` and `run.name`. folder: `run.dir`. config: all settings, as nested mappings.
         In name and config the values of secret environment variables such as HF_TOKEN are replaced by their names.
-    last_step: the number of the run's last step.
     timeout_s: how long a call of the tracker may take; its start may take `start_allowance(timeout_s)`.
     resumed_step: the last step whose metrics a resumed run keeps; None for a new run.
     """

@@ -1,7 +1,4 @@
-"""Copy a run's metrics and sampled rollouts to Weights & Biases.
-
-One of the `copies` of `MultiTracker`: its failures do not stop a run.
-"""
+"""Copy a run's metrics and sampled rollouts to Weights & Biases."""
 
 from __future__ import annotations
 
@@ -37,8 +34,8 @@ _TEARDOWN_S = 2.0
 
 class WandbTracker:
     """Sends the metrics of every step, and pictures of sampled rollouts, to one wandb run. A resumed run continues the
-    wandb run whose id is in <folder>/wandb/run_id. A new run makes a new id, even if the folder has one. If the
-    environment variable WANDB_RUN_ID is set, it is the id in both cases.
+    wandb run whose id is in <folder>/wandb/run_id; a new run makes a new id. If the environment variable WANDB_RUN_ID
+    is set, it is the id in both cases.
 
     mode: "offline" writes to the run's folder, and `wandb sync` uploads it later. "online" falls back to offline, with
         a warning, if the server cannot be reached or the login fails.

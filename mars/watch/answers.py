@@ -22,7 +22,7 @@ def answer_table(questions: Sequence[Sequence[Answer]], width: int, lines: int) 
     """A heading, then for each question its truth and below it the first answers to each view, with their scores.
     At most `lines` lines in all.
 
-    None if there are no answers. The text of an answer is at the end of its line, and is cut where the line ends.
+    None if there are no answers.
     """
     if not questions:
         return None

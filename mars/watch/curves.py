@@ -77,8 +77,5 @@ def _last(values: Sequence[Any]) -> float | None:
 
 
 def _number(value: float | None) -> str:
-    """The number with three significant digits: at most eight characters, and one more for a minus sign.
-
-    An exponent of three digits adds one more.
-    """
+    """The number with three significant digits."""
     return "–" if value is None else f"{value:.3g}"

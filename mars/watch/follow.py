@@ -29,8 +29,7 @@ def follow(reader: RunReader, console: Console, wait: Callable[[float], None] = 
     """Show the run on the whole terminal until it has ended. Then bring back what the terminal
     showed before, and print the last picture below it.
 
-    wait: waits for a number of seconds. If it raises KeyboardInterrupt, the terminal is restored and the exception
-    raised.
+    wait: as time.sleep. If it raises KeyboardInterrupt, the terminal is restored and the exception raised.
     """
     seen = reader.look()
     if seen.state == "running":

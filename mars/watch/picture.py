@@ -23,8 +23,7 @@ _ROOMY = 36
 """Lines of a terminal from which on the first curves are several lines high, and empty lines separate the parts."""
 _MAX_WORKERS = 12
 _SILENT_S = 60.0
-"""A driver writes down what it does every few seconds. If it has written nothing for this long, it saves the
-policy, hangs, or is on a machine that is lost."""
+"""A driver that has written nothing for this long saves the policy, hangs, or is on a machine that is lost."""
 _ANSWER_LINES = 12  # if the height is not limited
 _FEWEST_ANSWER_LINES = 2  # the heading and one
 _SHORTEST_NAME = 16  # characters to which the name of a run is cut if the time left would have no room otherwise

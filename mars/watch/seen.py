@@ -124,8 +124,7 @@ class RunReader:
         return by_question(answers)
 
     def _part(self, path: Path, read: Callable[[Path], Found], otherwise: Found) -> Found:
-        """The result of `read` for a file. `read` is called only if the file is new or has changed since the last
-        look."""
+        """The result of `read` for a file, which is called only if the file has changed since the last look."""
         name = path.relative_to(self._run_dir).parts[0]
         known = self._read.get(name)
         try:

@@ -41,7 +41,7 @@ def worker_states(
     """The driver, then the workers in the order of their names. For a replaced worker, its last process.
 
     events: of the run. The events of a worker since the attempt began have priority over the state of its process.
-    activity: of the attempt; when each worker has last answered. now: seconds since 1970.
+    activity: of the attempt. now: seconds since 1970.
     """
     told = _told(attempt.name, events)
     driver = process_from(read_attempt(attempt).get("process"))

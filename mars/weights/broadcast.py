@@ -17,12 +17,12 @@ from mars.weights.transfer import Bucket
 
 
 class BroadcastTransfer(MeetingTransfer):
-    """A `WeightTransfer`. All ranks call `meet` before each `send`.
+    """A `WeightTransfer`.
 
     Memory of rank 0: the bucket that it gathers, its own shards of this bucket, and the previous bucket, joined to
     one tensor (a message), which is being sent. Memory of an engine: the message that it loads, the next message, and
-    the tensors of earlier messages that it keeps (vLLM keeps a layer's tensors until the layer is complete). A tensor
-    of more than `bucket_bytes` is a bucket of its own, so a bucket may be as large as the largest tensor.
+    the tensors of earlier messages that it keeps (vLLM keeps a layer's tensors until the layer is complete). A bucket
+    may be as large as the largest tensor.
 
     name: of this worker. device: "cuda" or "cpu". timeout_s: of a whole send.
     """
@@ -37,8 +37,7 @@ class BroadcastTransfer(MeetingTransfer):
         self._send(self._join(meeting, place=0), version, buckets, left)
 
     def _send(self, group: SendGroup, version: int, buckets: Sequence[Bucket], left: Iterator[Bucket]) -> None:
-        """Gather each bucket while the previous one is being sent. Takes the buckets from
-        `left`, an iterator over `buckets`, so that `send` can gather the remaining ones after a failure."""
+        """Gather each bucket while the previous one is being sent. left: as for `_send_to`."""
         plan.announce(group.store, "plan", version, buckets)
         dtype = buckets[0].dtype
         message = torch.empty(max(bucket.num_values for bucket in buckets), dtype=dtype, device=self._device)
@@ -55,10 +54,7 @@ class BroadcastTransfer(MeetingTransfer):
         group.store.finish()
 
     def receive(self, payload: Meeting) -> Iterator[tuple[str, Tensor]]:
-        """Calls `leave` on an error, or if the caller stops early.
-
-        Without `leave`, the other members would wait for this one.
-        """
+        """Calls `leave` on an error, or if the caller stops early: the other members would wait for this one."""
         try:
             group = self._join(payload, place=1 + payload.engines.index(self._name))
             coming = plan.announced(group.store, "plan")

@@ -74,8 +74,7 @@ class SendGroup:
 
         They are told so through the store, because gloo does not always notice a broken connection. gloo cannot end an
         operation before its deadline, and freeing the group would wait for the operation. So a gloo group with an
-        operation in progress is kept, with the tensor that the operation may still write to. Group and tensor are
-        freed at the first send after the deadline.
+        operation in progress is kept, with the tensor that the operation may still write to (`_free_ended`).
         """
         self.store.leave()
         if self._group is not None and self._device.type == "cuda":

@@ -34,7 +34,7 @@ class SharedBytes(Protocol):
 
 
 class IpcTransfer(MeetingTransfer):
-    """A `WeightTransfer` between ranks and engines on the same GPUs. All ranks call `meet` before each `send`.
+    """A `WeightTransfer` between ranks and engines on the same GPUs.
 
     All ranks gather each bucket. Rank i (`Meeting.senders`) writes it to memory that engine i (`Meeting.engines`)
     reads. It writes the next bucket there when the engine has copied this one. Memory of a rank: the bucket that it
@@ -58,8 +58,7 @@ class IpcTransfer(MeetingTransfer):
     def _send(
         self, store: MemberStore, engine: str, version: int, buckets: Sequence[Bucket], left: Iterator[Bucket]
     ) -> None:
-        """Takes the buckets from `left`, an iterator over `buckets`, so that `send` can gather the remaining ones after
-        a failure."""
+        """left: as for `_send_to`."""
         plan.announce(store, f"{engine}/plan", version, buckets)
         dtype = buckets[0].dtype
         memory, handle = self._memory.new(max(bucket.num_values for bucket in buckets) * dtype.itemsize)
@@ -80,10 +79,7 @@ class IpcTransfer(MeetingTransfer):
         store.finish()
 
     def receive(self, payload: Meeting) -> Iterator[tuple[str, Tensor]]:
-        """Calls `leave` on an error, or if the caller stops early.
-
-        Without `leave`, the rank would wait for this engine.
-        """
+        """Calls `leave` on an error, or if the caller stops early: the rank would wait for this engine."""
         try:
             store = self._join(payload)
             coming = plan.announced(store, f"{self._name}/plan")

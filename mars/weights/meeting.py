@@ -14,7 +14,7 @@ class Meeting:
 
     host, port: of the driver's store. group: members keep their connections for later sends with the same group.
     senders: names of the ranks that send. engines: names of the receivers.
-    send: number of this send, part of the names of its entries in the store. version: of the weights.
+    send: number of this send. version: of the weights.
     """
 
     host: str

@@ -32,7 +32,7 @@ class ObjectStoreTransfer:
 
 
 def in_memory() -> ObjectStoreTransfer:
-    """The transfer for a trainer and an engine in one process: it hands the tensors over without a store."""
+    """The transfer for a trainer and an engine in one process."""
     return ObjectStoreTransfer(_itself, _itself)
 
 

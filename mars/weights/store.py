@@ -111,8 +111,7 @@ class MemberStore:
                 raise self.failed(self._store.get(key).decode())
 
     def finish(self) -> None:
-        """Note that this member's part of the send is complete, so that `leave` does not end the send for the
-        others."""
+        """Note that this member's part of the send is complete (see `leave`)."""
         self._is_over = True
 
     def leave(self) -> None:

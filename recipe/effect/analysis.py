@@ -66,9 +66,8 @@ def comparisons(study: Study, rows: Sequence[Row]) -> list[Comparison]:
     """Each arm minus the baseline and minus its controls, by the primary metric and by each secondary one.
 
     rows: of finished runs, with the keys dial, arm, seed and cold_start. Two runs with the same dial and seed are a
-    pair. `study.primary` names the primary comparisons. An arm that chooses its training prompts (`not_comparable`) is
-    compared only by the evaluation. An arm whose prompts get different numbers of rollouts (`uneven`) is compared by
-    the evaluation and the primary metric.
+    pair. An arm that chooses its training prompts (`not_comparable`) is compared only by the evaluation. An arm whose
+    prompts get different numbers of rollouts (`uneven`) is compared by the evaluation and the primary metric.
     """
     planned, decides = planned_primary(study), (PRIMARY, study.baseline)
     found = [
@@ -122,9 +121,7 @@ def _pairs_of_arms(study: Study) -> list[tuple[str, str]]:
 
 
 def _compares(study: Study, arm: str, other: str, metric: str) -> bool:
-    """Whether the metric means the same in both arms. Metrics of the evaluation always do. Metrics of training do not
-    if an arm cannot be compared by them (`has_primary`). If an arm gives its prompts different numbers of rollouts
-    (`uneven`), only the primary metric does."""
+    """Whether the metric means the same in both arms."""
     arms = study.arms[arm], study.arms[other]
     if metric.startswith("eval/"):
         return True

@@ -3,8 +3,7 @@
     python -m recipe.effect.cold_start --dial 0.5 --seed 1 --out runs/effect/cold_0.5_1
 
 The dial is the probability that the teacher goes by the visible image if a row shows both images. The seed decides
-scenes, model and training. So cold starts of one seed and several dials differ only in the teacher. A second call
-reuses the stages that are complete.
+scenes, model and training. A second call reuses the stages that are complete.
 """
 
 from __future__ import annotations
@@ -33,9 +32,8 @@ def make_cold_start(
 ) -> Path:
     """Make a cold start in the folder `out` and return the folder of its policy, in float32.
 
-    dial: for a row with a visible and an infrared image, the probability that the teacher answers what the visible
-    image shows. names_source: whether the teacher's thought names the image from which its answer comes. rows: number
-    of the teacher's rows. settings: further `key=value` settings of mars.sft.
+    names_source: whether the teacher's thought names the image from which its answer comes. rows: number of the
+    teacher's rows. settings: further `key=value` settings of mars.sft.
 
         policy/                          the policy; it appears when it is complete
         work/{data,random,run}/          scenes and rows, the random model, the training
@@ -66,7 +64,7 @@ def make_cold_start(
 
 
 def store(policy: str | Path, target: str | Path) -> None:
-    """Copy a policy into the folder `target` with its weights in bfloat16, which halves its size."""
+    """Copy a policy into the folder `target` with its weights in bfloat16."""
     import torch
     from safetensors.torch import load_file, save_file
 

@@ -124,7 +124,7 @@ def _chosen_runs(study: Study, arms: str, dials: str, seeds: str) -> list[StudyR
 
 
 def _dial(word: str) -> str:
-    """A dial (see docs/effect.md) as in folder names: "1.0" becomes "1". Text that is no number stays as it is."""
+    """A dial (see docs/effect.md) as in folder names: "1.0" becomes "1"."""
     try:
         return f"{float(word):g}"
     except ValueError:

@@ -38,9 +38,9 @@ class Settings:
 
 
 class ConflictReplay:
-    """_waiting: ids of the prompts to draw again, in the order in which they will be drawn. A dict keeps the order.
+    """_waiting: ids of the prompts to draw again, in the order in which they will be drawn.
 
-    _drawn: ids of those that were drawn since the last `observe`. A step may have several rounds.
+    _drawn: ids of those that were drawn since the last `observe`.
     """
 
     def __init__(self, setup: SamplerSetup, settings: Settings) -> None:
@@ -51,7 +51,7 @@ class ConflictReplay:
 
     def batch(self, round: int, left_out: frozenset[str]) -> list[Prompt]:
         """Waiting prompts, of which the longest waiting are taken first, mixed evenly with the next prompts of the
-        training order (shuffled unless `data.shuffle=false`). A prompt that is in both is in the round once."""
+        training order (shuffled unless `data.shuffle=false`)."""
         size = self._setup.prompts_per_step
         for name in left_out:  # cannot be read, so it would wait for ever
             self._waiting.pop(name, None)
@@ -69,7 +69,7 @@ class ConflictReplay:
         for item in rollouts:
             waited = item.prompt.prompt_id in self._waiting
             self._waiting.pop(item.prompt.prompt_id, None)
-            # If no response was scored, nothing new is known: a prompt that waited goes on waiting, behind the others.
+            # If no response was scored, nothing new is known: a prompt that waited goes on waiting.
             if self._waits(item) if item.multi.valid else waited:
                 self._waiting[item.prompt.prompt_id] = None  # behind all others
         self._drawn.clear()

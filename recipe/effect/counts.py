@@ -16,7 +16,6 @@ from mars.tracking.jsonl import METRICS_FILE, read_metrics
 from mars.tracking.rollouts import ROLLOUTS_FOLDER
 
 RESPONSES, PROMPTS = "rollout/responses", "mars/prompts_sampled"
-# A sampler's probes are generated besides the rollouts, and not trained on.
 _PROBES = "timing_s/probe"
 _WHAT = "rollouts per prompt, anchors included"
 
@@ -27,8 +26,7 @@ class Wanted:
 
     budget: rollouts per sampled prompt: multi, anchors and extra requests. uneven: whether the prompts of a step may
     have different numbers whose mean is the budget. steps: of the run.
-    every, prompts: the run's tracking.rollouts_every and tracking.rollout_prompts. The run writes the rollouts of
-    `prompts` prompts in step 1 and in each multiple of `every`.
+    every, prompts: the run's tracking.rollouts_every and tracking.rollout_prompts.
     """
 
     budget: int

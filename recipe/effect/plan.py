@@ -33,8 +33,7 @@ class StudyRun:
     dial: the probability that the teacher of its cold start answers what the visible image shows, for a row that shows
     both images.
 
-    Runs of one dial and one seed are a pair: only their arms differ; cold start, order of the prompts and sampling
-    seeds are the same.
+    Runs of one dial and one seed are a pair: cold start, order of the prompts and sampling seeds are the same.
     """
 
     dial: float
@@ -53,11 +52,10 @@ def planned_runs(
 ) -> list[StudyRun]:
     """The runs of these arms and dials, in the order in which they start.
 
-    seeds: the study's seeds to run; empty for all. All arms of a seed come before the next seed's. So the runs of a
-    pair end at about the same time, and a study that is stopped early has complete pairs of every dial. An arm without
-    runs of its own (`same_as`) is left out.
+    seeds: the study's seeds to run; empty for all. All arms of a seed come before the next seed's, so that a study that
+    is stopped early has complete pairs of every dial. An arm without runs of its own (`same_as`) is left out.
 
-    Seed s starts from cold start 1 + s % study.cold_starts, so that each cold start has equally many seeds.
+    Seed s starts from cold start 1 + s % study.cold_starts.
     """
     own = [arm for arm in arms if study.arms[arm].same_as is None]
     by_dial = {dial: [s for s in study.seeds_of(dial) if not seeds or s in seeds] for dial in dials}
@@ -72,7 +70,7 @@ def planned_runs(
 
 
 def cold_starts_of(runs: Sequence[StudyRun]) -> list[ColdStart]:
-    """The cold starts that the runs need, in the order in which they are needed."""
+    """The cold starts that the runs need, in their order."""
     return list(dict.fromkeys(run.start for run in runs))
 
 
@@ -83,10 +81,7 @@ def settings_of_arm(study: Study, arm: str) -> list[str]:
 
 
 def overrides_of(study: Study, run: StudyRun, out: Path, policy: Path) -> list[str]:
-    """The overrides of a run that is in the study's folder `out` and starts with the model in the folder `policy`.
-
-    The seed decides the order of the prompts and all sampling.
-    """
+    """The overrides of a run that is in the study's folder `out` and starts with the model in the folder `policy`."""
     data = out / DATA_FOLDER
     return [
         *settings_of_arm(study, run.arm),

@@ -1,4 +1,4 @@
-"""Run commands in processes, a limited number at a time. If the caller is interrupted, all processes end."""
+"""Run commands in processes, a limited number at a time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _POLL_S = 0.05
 STOP_S = 60.0  # a run that is interrupted saves a checkpoint first
 _LOG_LINES = 8
 _LOG_BYTES = 8192
-# One thread for each process. Otherwise the libraries of each would start one thread for every core of the machine.
+# Otherwise the libraries of each process would start one thread for every core of the machine.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -59,7 +59,6 @@ def run_tasks(
 ) -> Generator[Ended]:
     """Run tasks, at most `jobs` at a time, and yield how each ended as soon as it has ended.
 
-    Each task runs once, or not at all if one of its `needs` has failed.
     Tasks start in order, except that later tasks may start before one that waits for its `needs`. Names in `needs` that
     are not among the tasks are ignored. folder: where the commands start. environment: added to that of this process.
 

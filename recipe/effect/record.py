@@ -48,7 +48,7 @@ def settings_by_arm(study: Study, arms: Sequence[str]) -> dict[str, dict[str, An
     """Arm -> the settings of its runs by dotted key, without those that differ from run to run (seed and paths).
 
     Includes the settings of the study's rows, such as study.data.seed. The settings are checked as in a run. Raises
-    ConfigError with all problems, before any run has started.
+    ConfigError with all problems.
     """
     found, problems = {}, []
     for arm in arms:

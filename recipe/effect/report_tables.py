@@ -16,11 +16,7 @@ _OF_CONTROLS = {PRIMARY: "primary", "eval/multi": SECONDARY["eval/multi"]}
 
 
 def primary_tables(study: Study, rows: Sequence[Row], compared: Sequence[Comparison]) -> list[Table]:
-    """For each dial (bias of the cold start): every arm's mean, and its difference to the baseline.
-
-    The dial is the probability that, for a row with two images, the teacher of the cold start answers what the visible
-    one shows.
-    """
+    """For each dial (bias of the cold start): every arm's mean, and its difference to the baseline."""
     of_arms = means(study, rows, PRIMARY)
     columns = ["arm", "method", "rollouts", "runs", "mean ± SE", "difference", "over seeds", "pairs", "p", "p (Holm)"]
     columns += ["over cold starts", "p", "p (Holm)", "shown"]

@@ -20,7 +20,6 @@ from recipe.effect.study import Study
 
 LIGHT = "light"  # key of extra_info: day, night or both
 Row = dict[str, Any]
-# Metrics of single steps. The row has their means over all steps, and over the steps of the primary metric.
 _STEP_METRICS = (
     "critic/score/mean",
     "mars/frac_zero_signal",
@@ -89,7 +88,7 @@ def _steps(run_dir: Path, num_steps: int) -> dict[int, dict[str, Any]]:
 
 
 def _means(name: str, key: str, steps: Mapping[int, Mapping[str, Any]], first: int, last: int) -> Row:
-    """Means over the steps that have the metric. Without anchors, for example, mars/gain/mean is missing."""
+    """Means over the steps that have the metric."""
     values = {number: step[key] for number, step in steps.items() if step.get(key) is not None}
     window = [value for number, value in values.items() if first <= number <= last]
     found = {f"{name}/all": list(values.values()), f"{name}/window": window}

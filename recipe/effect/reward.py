@@ -1,4 +1,4 @@
-"""The benchmark's reward: 1 for a right answer, 0 for any other. The thought does not matter.
+"""The benchmark's reward: 1 for a right answer, 0 for any other.
 
 reward.function: recipe/effect/reward.py:answer
 """

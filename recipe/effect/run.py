@@ -1,4 +1,4 @@
-"""`python -m recipe.effect.run OUT`: carry out a study of the benchmark. A second call runs what is missing."""
+"""`python -m recipe.effect.run OUT`: carry out a study of the benchmark."""
 
 from __future__ import annotations
 

@@ -70,8 +70,7 @@ class StudyRunner:
         return [RunEnd(run.name, 0.0, r.problem) for run, r in records if r is not None and r.state == "refused"]
 
     def check_idle(self, runs: Sequence[StudyRun]) -> None:
-        """Raises BusyError if runs are still training, because an earlier runner was killed before it could end
-        them."""
+        """Raises BusyError if runs are still training."""
         holders = {run.name: held_by(self._out / run.name) for run in runs}
         found = [
             f"{name}: process {holder.pid} of an earlier call is training it"

@@ -108,7 +108,7 @@ def labels(policies: Sequence[Path]) -> list[str]:
 
 def answers_folder(out: Path, policy: Path, questions: Path) -> Path:
     """The folder for a policy's answers to these questions. It depends on the policy's path, because policies may have
-    the same name: each cold start's folder is called `policy`."""
+    the same name."""
     place = policy.resolve()
     number = hashlib.sha256(str(place).encode()).hexdigest()[:8]
     return out / questions.name.replace("questions", f"{place.name}_{number}")

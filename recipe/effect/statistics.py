@@ -12,7 +12,7 @@ from mars.evaluation.summary import CONFIDENCE
 
 Key = TypeVar("Key", bound=Hashable)
 # Values count as equal if they differ by less than this, relative to the numbers that they were computed from.
-# For example, 0.5 - 0.4 and 0.7 - 0.6 differ in the last bit.
+# For example, 0.3 - 0.2 and 0.4 - 0.3 differ by 6e-17.
 _ROUNDING = 1e-12
 
 
@@ -96,8 +96,8 @@ def paired_difference(
 def holm(p_values: Sequence[float | None], family: int) -> list[float | None]:
     """p values adjusted for the number of comparisons that were planned (Holm 1979).
 
-    family: this number, at least the number of `p_values`. Comparisons without a p value (None, or missing because
-    runs are missing) count as if p were 1, so that p values of an unfinished study are not adjusted too little.
+    family: this number, at least the number of `p_values`. Comparisons without a p value (None, or missing) count
+    as if p were 1, so that p values of an unfinished study are not adjusted too little.
     The k-th smallest p, k from 0, is multiplied by family - k and limited to 1. If the result is smaller than the one
     for the next smaller p, it is raised to that one.
 

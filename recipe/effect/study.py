@@ -26,8 +26,7 @@ _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 class Primary(Section):
     """The metric that decides: the mean of a key of metrics.jsonl over the steps `first` to `last`.
 
-    arms, dials: the comparisons that decide are those of these arms with the baseline at these dials. All other
-        comparisons are secondary.
+    arms, dials: the comparisons that decide are those of these arms with the baseline at these dials.
     """
 
     metric: str
@@ -98,7 +97,7 @@ class Study(Section):
     arms: dict[str, Arm] = Field(min_length=1)
 
     def rollouts(self, arm: str) -> int:
-        """Rollouts that `arm` generates per sampled prompt, multi rollouts and anchors together."""
+        """Rollouts that `arm` generates per sampled prompt."""
         return self.arms[arm].rollouts or self.budget
 
     def seeds_of(self, dial: float) -> list[int]:

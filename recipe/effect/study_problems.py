@@ -28,7 +28,7 @@ def field_problems(model: type[BaseModel], error: ValidationError) -> list[Probl
 def metric_problem(key: str, metric: str) -> Problem | None:
     """None if docs/metrics.md has `metric` among the metrics of a training step; else the problem.
 
-    Checked before the runs, because runs without this metric would be of no use. Raises ConfigError without that page.
+    Raises ConfigError without that page.
     """
     if any(pattern.fullmatch(metric) for pattern, _ in _metrics()):
         return None

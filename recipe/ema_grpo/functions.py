@@ -100,8 +100,7 @@ def deviation(moments: tuple[float, float], min_std: float) -> float:
 
 
 def divided(values: torch.Tensor, std: float, pool: Sequence[float], guard: float) -> torch.Tensor:
-    """A prompt's values, divided by the task's std. If the absolute value of a result is above `guard`, all values are
-    divided by the std of the prompt's pool instead."""
+    """A prompt's values, divided by the task's std or, because of `guard` (`Settings`), by the std of its pool."""
     found = values / (std + EPSILON)
     return values / (pstdev(pool) + EPSILON) if bool((found.abs() > guard).any()) else found
 
@@ -112,7 +111,7 @@ def pool_of(item: PromptRollouts) -> list[float]:
 
 
 def check_centred(base: Advantages, kept: Sequence[PromptRollouts]) -> None:
-    """Raises ConfigError unless each value is score - mean of the pool, or 0. Another rule may have changed them."""
+    """Raises ConfigError unless each value is score - mean of the pool, or 0."""
     scores = base.values.new_tensor([rollout.reward.score for item in kept for rollout in item.trained])
     means = base.mean.repeat_interleave(torch.tensor([len(item.trained) for item in kept], dtype=torch.int64))
     if bool(((base.values - (scores - means)).abs() > 1e-9).logical_and(base.values != 0).any()):

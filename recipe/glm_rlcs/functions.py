@@ -69,7 +69,7 @@ def draw_weights(rates: np.ndarray, buckets: int) -> np.ndarray:
 
 
 def round_size(prompts_per_step: int, invalid: float, max_factor: float) -> int:
-    """prompts_per_step / (1 - invalid), rounded up, but at most max_factor * prompts_per_step."""
+    """prompts_per_step / (1 - invalid), at most max_factor * prompts_per_step, rounded up."""
     factor = max_factor if invalid >= 1 else min(1 / (1 - invalid), max_factor)
     return math.ceil(prompts_per_step * factor - 1e-9)  # no prompt more by rounding
 
@@ -85,10 +85,7 @@ def invalid_share(rollouts: Sequence[PromptRollouts]) -> float:
 
 
 class CurriculumSampling:
-    """Draws prompts by a moving average of each prompt's share of right responses.
-
-    The larger the share of prompts whose advantages are all 0 (a moving average), the more prompts a round has.
-    """
+    """Draws prompts by a moving average of each prompt's share of right responses."""
 
     def __init__(self, setup: SamplerSetup, settings: Settings) -> None:
         self._setup, self._settings = setup, settings

@@ -54,8 +54,7 @@ def right_connections(numbers: list[int], right: list[int], rows: int, columns: 
     """The share of the truth's pairs of neighbours, side by side or one above the other, that the answer has
     too, placed in the same way.
 
-    The number of pairs is 2 * rows * columns - rows - columns. Each true pair counts once, even if an answer that
-    repeats numbers has it several times.
+    Each true pair counts once, even if an answer that repeats numbers has it several times.
 
     >>> right_connections([1, 2, 4, 3], [1, 2, 3, 4], 2, 2)  # 1-2 side by side is right; 4-3, 1-4 and 2-3 are wrong
     0.25

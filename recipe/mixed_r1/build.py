@@ -48,7 +48,7 @@ def input_embeddings(model: Path) -> np.ndarray:
 
 
 def command(arguments: Sequence[str]) -> None:
-    """Run `main` with command-line arguments. On an error, print only its message and exit with its code."""
+    """Run `main` with command-line arguments."""
     parser = argparse.ArgumentParser(prog="build.py", description="Write a model's input embeddings.")
     parser.add_argument("model", help="folder of a model with safetensors")
     parser.add_argument("out", help="folder to write")

@@ -11,7 +11,7 @@ from mars.rewards.text_metrics import edit_distance
 
 Tokens = Sequence[int]
 BLEU_ORDERS = 3
-_NO_MATCH = 0.1  # the count that stands for no matching n-gram of an order, in BLEU with smoothing method 1
+_NO_MATCH = 0.1  # the count that stands for no matching n-gram of an order
 
 
 def distinct_ngrams(responses: Sequence[Tokens], n: int) -> float:
@@ -51,8 +51,7 @@ def self_bleu(responses: Sequence[Tokens]) -> float:
 
 
 def mean_edit_distance(responses: Sequence[Tokens]) -> float:
-    """Mean edit distance over the pairs of responses: the number of insertions, deletions and replacements of tokens
-    that turn one into the other; 0 for fewer than two responses."""
+    """Mean edit distance in tokens over the pairs of responses; 0 for fewer than two responses."""
     pairs = list(combinations(responses, 2))
     return sum(edit_distance(a, b) for a, b in pairs) / len(pairs) if pairs else 0.0
 

@@ -88,7 +88,7 @@ def interleaved(drawn: Sequence[int], walked: Sequence[int]) -> list[int]:
 
 class VarianceAware:
     """Draws a part of each batch by moving averages of the prompts' `score`, and the rest in a random order of all
-    prompts. `_place`: where in this order the next batch goes on."""
+    prompts."""
 
     def __init__(self, setup: SamplerSetup, settings: Settings) -> None:
         self._setup, self._settings = setup, settings

@@ -111,7 +111,7 @@ def main(folders: Sequence[str]) -> None:
 
 
 def command(arguments: Sequence[str]) -> None:
-    """Run `main` with command-line arguments. On an error, print only its message and exit with its code."""
+    """Run `main` with command-line arguments."""
     parser = argparse.ArgumentParser(prog="fit.py", description="Find the best mixture of data sets.")
     parser.add_argument("runs", nargs="+", help="folder of a finished pilot run")
     try:

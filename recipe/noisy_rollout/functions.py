@@ -43,10 +43,7 @@ def noise(settings: Settings) -> ImageTransform:
 
 class NoisyRollouts:
     """Samples every prompt also with noise on all its images. These responses are guests, and the probability ratio of
-    their tokens is bounded as for multi responses.
-
-    Anchors see clean images.
-    """
+    their tokens is bounded as for multi responses."""
 
     ramps = ("strength",)
 

@@ -68,7 +68,7 @@ def has_form(text: str) -> bool:
 
 
 class Concise:
-    """The bonus for the shortest right response of a group. If several are equally short, the first gets it."""
+    """The bonus for the shortest right response of a group."""
 
     ramps = ("bonus", "min_tokens")
     part, on = "concise", "multi"
@@ -84,7 +84,7 @@ class Concise:
 
 
 def weight(share: float, sigma: float) -> float:
-    """4 sigma d (1 - d) for a share d of right responses: sigma for one half, 0 for none and for all.
+    """4 sigma d (1 - d) for a share d of right responses.
 
     >>> [weight(share, 1.5) for share in (0.0, 0.25, 0.5, 1.0)]
     [0.0, 1.125, 1.5, 0.0]

@@ -109,7 +109,7 @@ def check_score(truth: str, extra_info: Mapping[str, Any], truth_size: Size | No
 
 
 class Checklist:
-    """One request for each set of images: all perception questions about them. Its role is own group."""
+    """One request for each set of images: all perception questions about them."""
 
     def before(self, prompt: Prompt, facts: StepFacts) -> Sequence[Extra]:
         asked = []

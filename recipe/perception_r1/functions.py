@@ -110,5 +110,5 @@ def facts_of(extra_info: Mapping[str, Any]) -> tuple[str, ...]:
 
 @cache
 def judge() -> Judge:
-    """The judge that the environment variables JUDGE_URL and JUDGE_MODEL name. Raises ConfigError if one is not set."""
+    """The judge that the environment names. Raises ConfigError if a variable is not set."""
     return judge_of_environment(temperature=0, max_tokens=1024)

@@ -60,7 +60,7 @@ class Settings:
 def score(item: RewardInput) -> RewardResult:
     """accuracy (1 + 0.5 consistency) + 0.5 format. consistency: 1 or -1 by the judge, or 0 without a verdict.
 
-    The judge is asked only about a right answer. For a wrong one its verdict would change nothing; consistency is 0.
+    The judge is asked only about a right answer. For a wrong one, consistency is 0.
     Raises DataError for a malformed truth, ConfigError without a judge, JudgeError if the judge does not answer.
     """
     answer = parse_response(item.response).answer
@@ -127,8 +127,7 @@ class AdvantageFilter:
 def filtered(values: torch.Tensor, counted: torch.Tensor, settings: Settings) -> torch.Tensor:
     """z = (values - c) / sqrt(mean((values - c)^2)); 0 where |z| is above `deviations`. All 0 if the root is 0.
 
-    c: the mean if `subtract_mean`, so that the root is the standard deviation; else 0, so that it is the root
-    mean square. Both means are over the counted values.
+    c: the mean if `subtract_mean`, else 0. Both means are over the counted values.
 
     >>> filtered(torch.tensor([0.0, 0.0, 0.0, 8.0]), torch.tensor([True] * 4), Settings(1.5, subtract_mean=False))
     tensor([0., 0., 0., 0.])

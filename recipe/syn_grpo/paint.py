@@ -4,8 +4,7 @@
     python recipe/syn_grpo/paint.py runs/puzzles/syn_grpo/wanted/step_000001.jsonl runs/puzzles/syn_grpo
 
 The first command makes a new row from each row of the file. The second command makes one from each description in a
-file that a run has written. The colour comes from a hash of the description and of the new row's number in its file.
-The new file appears when it is complete, with its images in it.
+file that a run has written. The new file appears when it is complete, with its images in it.
 """
 
 from __future__ import annotations

@@ -79,8 +79,7 @@ def messages(prompt: Prompt, description: str) -> tuple[Message, ...]:
 
 
 class SelfReward:
-    """weight * accuracy of the answer that the model gives from the response's description, without the images; 0 for a
-    response without a description."""
+    """weight * accuracy of the answer that the model gives from the response's description alone; 0 without one."""
 
     ramps = ("weight",)
     part, on = NAME, "all"

@@ -69,7 +69,7 @@ check_score = check_score_last_stage = check_truth
 
 def weight(share: float, settings: Settings) -> float:
     """The factor of the advantages of a prompt with this share of right responses: 0 to 1. Only curve s_1 can give
-    more, by `all_wrong`, its factor for a share of 0.
+    more, by `all_wrong`.
 
     >>> weight(0.25, Settings("s_2", 0.25, 750, 4096, 0.5)) == cos(pi * (0.25 - 0.5))
     True

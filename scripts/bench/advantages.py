@@ -3,9 +3,8 @@
     python scripts/bench.py advantages
     python scripts/bench.py advantages --prompts 10000 --rounds 5
 
-The function of mars and the loop compute the mono-anchored advantages of GRPO from the same rewards, in turns. The
-report has their times and the largest difference between their results. One JSON object on stdout. docs/benchmarks.md
-explains the figures.
+The function of mars and the loop compute the mono-anchored advantages of GRPO from the same rewards, in turns.
+docs/benchmarks.md explains the figures.
 """
 
 from __future__ import annotations

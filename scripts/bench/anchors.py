@@ -5,8 +5,7 @@
 
 Every variant samples G rollouts per prompt. With K sources and m anchor samples per source, the multi view gets
 G - m K of them; without anchors it gets all G. Every run is `python -m mars.main` on the workload of
-`scripts/bench.py step`. In each round, every variant runs once. One JSON object goes to stdout, progress to
-stderr. docs/performance.md explains the figures. Exit code 1: a run failed.
+`scripts/bench.py step`. docs/performance.md explains the figures. Exit code 1: a run failed.
 """
 
 from __future__ import annotations
@@ -139,10 +138,7 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def variants(sources: Sequence[int], rollouts: int, anchor_samples: int, tokens: Sequence[int]) -> list[Variant]:
-    """Every kind of anchor for every number of sources and every length, each with `rollouts` rollouts per prompt.
-
-    With two sources, mono and all_but_one are the same work: without one image, only the other is shown.
-    """
+    """Every kind of anchor for every number of sources and every length, each with `rollouts` rollouts per prompt."""
     found = []
     for number, length, kind in product(dict.fromkeys(sources), dict.fromkeys(tokens), KINDS):
         anchors = 0 if kind == "none" else anchor_samples
@@ -160,8 +156,7 @@ def _job(variant: Variant, folder: Path, run_dir: Path, options: argparse.Namesp
 def _floors(
     variants: Iterable[Variant], folder: Path, options: argparse.Namespace
 ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
-    """This machine's speed, and the floors of each variant's stages. A floor is the time of the work that cannot be
-    avoided.
+    """This machine's speed, and the floors of each variant's stages.
 
     Called after all runs, because floors need torch and this process must stay small while others are timed.
     """

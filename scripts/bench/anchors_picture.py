@@ -53,10 +53,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
 
 
 def _floors(axis: Axes, variants: Iterable[Mapping[str, Any]], stage: str, left: Sequence[float]) -> None:
-    """Draw the floor of `stage`, in the row of each variant, as a thin bar from the start of the stage.
-
-    A floor is the time that the stage's operations or bytes take at the machine's speed (docs/performance.md).
-    """
+    """Draw the floor of `stage`, in the row of each variant, as a thin bar from the start of the stage."""
     floors = [variant.get("floor", {}).get(stage, {}).get("floor_seconds", 0.0) for variant in variants]
     if any(floors):
         axis.barh(range(len(floors)), floors, left=left, height=0.3, color="black", label="floor")

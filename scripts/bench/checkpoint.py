@@ -7,7 +7,7 @@
 `synchronous` is how long the step would wait until the checkpoint is complete. Saves of both kinds take turns in one
 process, with the same weights and optimizer of one rank. The first save of each model is reported on its own.
 `supervision` is the cost of noticing faults (beats of the watchdog, deadlines, checks of Ray's head) in a training run
-with Ray and vLLM. One JSON object goes to stdout, progress to stderr. docs/benchmarks.md explains the figures.
+with Ray and vLLM. docs/benchmarks.md explains the figures.
 """
 
 from __future__ import annotations

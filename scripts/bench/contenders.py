@@ -38,7 +38,7 @@ class Plan:
 
 
 def overrides(contender: str, plan: Plan, run_dir: Path) -> list[str]:
-    """The overrides of one of our contenders, as `job_overrides` lists them."""
+    """The overrides of one of our contenders."""
     return job_overrides(_job(contender, plan, run_dir))
 
 

@@ -6,8 +6,8 @@
 The step (mars/step.py) is real, and so are its tokenizer, requests, advantages, metrics, batch (divided into updates,
 ranks and forwards), rollout file and state of a checkpoint. Engine, trainer and rewards are fakes whose time is not
 counted. With --reward-processes the rewards run in real worker processes, and the driver's work for them is counted.
-Each number of prompts is measured in a process of its own, in the second of two steps. JSON goes to stdout.
-docs/benchmarks.md explains the figures.
+Each number of prompts is measured in a process of its own, in the second of two steps. docs/benchmarks.md explains
+the figures.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ class _Collections:
 
 
 class _Clock:
-    """Processor time of the fakes, which does not belong to the driver."""
+    """Processor time of the fakes."""
 
     seconds = 0.0
 
@@ -196,7 +196,7 @@ def _timed(seconds: dict[str, float], name: str, fakes: _Clock) -> Iterator[None
 
 
 class _Engine:
-    """Responses of random ids. All samples of a request come in one message, as if they had all ended together."""
+    """Responses of random ids. All samples of a request come in one message."""
 
     def __init__(self, clock: _Clock, eos_id: int, tokens: int) -> None:
         self._clock, self._eos_id, self._tokens, self._random = clock, eos_id, tokens, random.Random(0)

@@ -6,9 +6,8 @@
     python scripts/bench.py gpu --smoke > /dev/null
 
 Every run is `python -m mars.main`. The variant `checkpointing` runs with each of --packings (actor.packing) in turns,
-the other variants only with the first of them. One JSON object goes to stdout, progress to stderr. docs/performance.md
-explains variants and figures. Exit code 1: a run failed or none ran. 4: there are too few GPUs, or several kinds,
-or their peak TFLOP/s are unknown.
+the other variants only with the first of them. docs/performance.md explains variants and figures. Exit code 1: a run
+failed or none ran. 4: there are too few GPUs, or several kinds, or their peak TFLOP/s are unknown.
 --smoke runs the whole benchmark on a CPU with a tiny model. Its figures mean nothing.
 """
 

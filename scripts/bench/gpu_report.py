@@ -59,8 +59,7 @@ class NotTheWork(Exception):
 def step_of(case: Case, config: TrainConfig, model: Any, rows: Rows) -> Step:
     """Derive the work from the settings, the model's configuration and the lengths in metrics.jsonl.
 
-    Raises NotTheWork if prompts differ in length or a response does not have `rollout.max_response_tokens` tokens,
-    because FLOPs are counted for these lengths only.
+    Raises NotTheWork if prompts differ in length or a response does not have `rollout.max_response_tokens` tokens.
     """
     response = config.rollout.max_response_tokens
     lengths = {row[f"response_length/{kind}"] for row in rows for kind in ("min", "max")}
@@ -168,7 +167,7 @@ def checks(cases: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, An
     """Name of a check -> its value, its target, and whether the target is met. cases: case -> variant -> its report.
 
     Two values are checked for each case and variant: the update's MFU with packs and, in SPEED_UP_CASE, the speed-up
-    by packs. Each is checked if it was measured, and only for CHECKED_VARIANTS, which train all weights on full steps.
+    by packs. Each is checked if it was measured, and only for CHECKED_VARIANTS.
     """
     found = {}
     for case, variants in cases.items():

@@ -107,7 +107,7 @@ def _kind(run: Planned) -> tuple[str, str, str]:
 @dataclass(frozen=True)
 class Runner:
     """peak: TFLOP/s of one GPU, or None to report no MFU. memory_gib: of one GPU; runs that do not fit into it
-    are left out. None: none is left out for its size.
+    are left out. None: no limit.
 
     changed: called after each run. failures, skipped: runs that failed and runs that were left out, with the reasons.
     """

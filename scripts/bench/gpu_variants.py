@@ -56,7 +56,7 @@ def estimated_memory(config: TrainConfig, group: Group) -> dict[str, int]:
     actor.tokens_per_forward, but at least one.
 
     With cluster=local this GPU also has the engine `hf`, unless engine and trainer take turns. Without LoRA, the vision
-    tower's activations, which mars/checks/memory.py leaves out, are added, estimated with its `activation_bytes`.
+    tower's activations, which mars/checks/memory.py leaves out, are added.
     """
     actor, rollout, dtype = config.actor, config.rollout, config.model.dtype
     folder = Path(config.model.path)

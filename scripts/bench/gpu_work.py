@@ -73,8 +73,7 @@ def decoder_flops(config: Any, tokens: int, pairs: int, lora_rank: int = 0) -> F
     """FLOPs of all decoder layers for `tokens`, with `pairs` (query, key) in the attention of each layer.
 
     With N weights in the layers' matrices, a forward takes 2 * N * tokens, and 4 * heads * head_size * pairs * layers
-    for scores and weighted values. A causal row of S tokens has S (S + 1) / 2 pairs. Forward and backward together
-    take three times a forward.
+    for scores and weighted values. A causal row of S tokens has S (S + 1) / 2 pairs.
 
     lora_rank: rank of adapters on all these matrices, if only the adapters are trained; 0: the matrices are trained.
     With M weights in the adapters, the matrices take 4 * N * tokens in all and the adapters 6 * M * tokens, minus the

@@ -95,10 +95,7 @@ def config_3b(tokenizer: Any) -> Any:
 
 
 def full_tokenizer() -> Any:
-    """The tiny tokenizer with as many words as the public Qwen2.5-VL's, so that special tokens have the same ids.
-
-    No text is encoded to the added words. They decode to letters.
-    """
+    """The tiny tokenizer with as many words as the public Qwen2.5-VL's, so that special tokens have the same ids."""
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 

@@ -7,7 +7,7 @@ matrix products alone.
 `scores` is mars/actor/token_scores.py. `products` are the four products of size tokens x hidden x vocabulary that its
 forward and backward need, in the same chunks. Both run in turns in one process. `logits_buffers` is the peak memory of
 `scores` beyond its inputs and gradients. Its unit is the size of one float32 tensor [chunk, vocabulary]. It is
-read once per hidden size, in a process of its own. One JSON object on stdout. docs/benchmarks.md explains the figures.
+read once per hidden size, in a process of its own. docs/benchmarks.md explains the figures.
 """
 
 from __future__ import annotations

@@ -5,8 +5,7 @@
 
 There are two Ray nodes on this machine. First, two processes on the node without the driver read and decode images in
 turns: one from files, the other from its node's `ImageStore`, which has the sent images. Then whole trainings of two
-epochs run on both nodes, in turns with data.transport=path and object_store. One JSON object goes to stdout, progress
-to stderr. docs/benchmarks.md explains the figures.
+epochs run on both nodes, in turns with data.transport=path and object_store. docs/benchmarks.md explains the figures.
 """
 
 from __future__ import annotations
@@ -93,7 +92,7 @@ def two_nodes(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def read(folder: Path, node: str, number: int, side: int) -> dict[str, Any]:
-    """Seconds per image to read and decode it on `node`, on which the driver does not run.
+    """Seconds per image to read and decode it on `node`.
 
     first_file: from a file, the first time. file: from a file, later. sent: the first time, when the reader on the
     driver's node sends the image. kept: later, from the store of `node`. file and kept: medians of `PAIRS` readings.

@@ -1,5 +1,5 @@
 """Count what one process does in each step to supervise the run, and compare steps with and without this work
-(docs/performance.md says what belongs to it).
+(docs/benchmarks.md says what belongs to it).
 
 Steps are numbered from 1. The first WARM_UP steps run unchanged. In the next COUNTED steps, the calls of each `Hook`
 (here: a function that does such work, not a recipe's hook) are counted. Pairs of steps follow: one step with these
@@ -30,7 +30,7 @@ Kind = Literal["warm_up", "counted", "with", "without"]
 
 @dataclass(frozen=True)
 class Hook:
-    """A function of supervision that takes time in a step. This is no hook of a recipe.
+    """A function of supervision that takes time in a step.
 
     places: (module or class, attribute) through which callers find it. once: calls it once, with arguments as in a run.
     stub: replaces it in the steps without hooks; None if the run does not work without it.

@@ -82,7 +82,7 @@ def named(processes: Iterable[tuple[int, str, Memory]], driver: int) -> dict[str
 
 
 def is_ours(name: str) -> bool:
-    """Whether the process is the driver, an engine or a trainer, not a reward worker or one of Ray's own processes."""
+    """Whether the process is the driver, an engine or a trainer."""
     return name not in (_REWARDS, _RAY)
 
 

@@ -4,8 +4,8 @@
     python scripts/bench.py scale --sweeps samples --long-steps 0
     python scripts/bench.py scale --quick > /dev/null
 
-Every point is one run of `python -m mars.main` on the workload of scripts/bench.py step. One JSON object goes
-to stdout, progress to stderr. docs/performance.md explains the figures. Exit code 1: a run failed.
+Every point is one run of `python -m mars.main` on the workload of scripts/bench.py step. docs/performance.md explains
+the figures. Exit code 1: a run failed.
 """
 
 from __future__ import annotations
@@ -257,8 +257,7 @@ def checks(sweeps: Mapping[str, Sequence[Mapping[str, Any]]], steps: Mapping[str
     """Check the driver's peak memory and time over samples and over image sizes, and how much the resident memory of
     driver, engines and trainers grows in the run of many steps.
 
-    The driver reads the responses, but its time per rollout must not grow with the samples. It never sees an image, so
-    its time must not depend on the size of images.
+    The driver never sees an image, so its time must not depend on the size of images.
     """
     found = {}
     samples, sides = (sweeps.get(name, []) for name in ("samples", "image_side"))

@@ -25,8 +25,8 @@ _TITLES = {
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
-    """Draw a column for each sweep: seconds above, and memory below. Black bars show the floor of each stage: the time
-    of the work that cannot be avoided. The last row shows memory and seconds of the report's long run.
+    """Draw a column for each sweep: seconds above, and memory below. Black bars show the floor of each stage. The last
+    row shows memory and seconds of the report's long run.
 
     Writes a PNG file.
     """

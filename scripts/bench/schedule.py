@@ -5,8 +5,7 @@
 
 The step is that of the step benchmark, on one rank. The responses are so long that generation and update take about
 equally long (`generation/update` in the report). The two schedules run in turns, each time in a new process. The first
-steps are not counted, nor is the last one, which samples nothing ahead. One JSON object goes to stdout, progress to
-stderr. docs/benchmarks.md explains the figures.
+steps are not counted, nor is the last one, which samples nothing ahead. docs/benchmarks.md explains the figures.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python scripts/bench.py step --picture bench_step.png > bench_step.json
     python scripts/bench.py step --contenders ours_ray trl --rounds 5
 
-Every contender runs in a fresh process, in turns, on the same generated workload. One JSON object goes to stdout,
-progress to stderr. docs/performance.md explains the figures. Exit code 1: a contender failed.
+Every contender runs in a fresh process, in turns, on the same generated workload. docs/performance.md explains the
+figures. Exit code 1: a contender failed.
 """
 
 from __future__ import annotations

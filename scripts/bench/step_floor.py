@@ -95,7 +95,7 @@ def step_shape(config: TrainConfig, images: Images) -> StepShape:
 
 
 def skeleton(folder: Path) -> nn.Module:
-    """The model of a folder on the meta device: its layers and sizes without weights."""
+    """The model of a folder on the meta device."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     with torch.device("meta"):

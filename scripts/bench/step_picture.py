@@ -62,7 +62,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
 
 
 def _step(axis: Axes, place: int, found: Mapping[str, Any]) -> None:
-    """Draw the median of each stage, or one bar for a trainer without stages. Medians need not add up to the step's."""
+    """Draw the median of each stage, or one bar for a trainer without stages."""
     parts = {_WHOLE: found["seconds_per_step"]}
     if "stages" in found:
         parts = {**found["stages"], _BETWEEN: found["between_steps"]}

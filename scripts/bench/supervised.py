@@ -1,7 +1,5 @@
 """`python -m scripts.bench.supervised FOLDER ...`: mars.main, with a `Ledger` in driver, engines and trainer ranks.
 
-A ledger counts and times what its process does to supervise the run, such as watchdog beats and checks of deadlines.
-
 FOLDER: where each process writes its ledger. The other arguments are those of mars.main.
 """
 

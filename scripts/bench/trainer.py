@@ -3,8 +3,8 @@
     python scripts/bench.py trainer --picture bench_trainer.png > bench_trainer.json
     python scripts/bench.py trainer --models mid --rounds 1 --skip-memory
 
-All layouts of a case run in turns in one process. Peak memory is measured in a separate process for each layout. One
-JSON object goes to stdout, progress to stderr. docs/benchmarks.md explains the figures.
+All layouts of a case run in turns in one process. Peak memory is measured in a separate process for each layout.
+docs/benchmarks.md explains the figures.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def model_config(name: ModelName, num_layers: int = 9) -> Any:
 
 
 def build_policy(name: ModelName, packing: Packing, num_layers: int = 9) -> PolicyModel:
-    """A policy in float32, with the same random weights for either packing. num_layers: as for `model_config`."""
+    """A policy in float32, with the same random weights for either packing."""
     from transformers import AutoModelForImageTextToText
 
     config = model_config(name, num_layers)

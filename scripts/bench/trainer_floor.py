@@ -18,8 +18,7 @@ FORWARD_AND_BACKWARD = 3
 class Work:
     """operations: multiplications and additions of all matrix products.
 
-    bytes: every weight, input and output of each linear layer, moved once per pass. FORWARD is one pass,
-    FORWARD_AND_BACKWARD is three.
+    bytes: every weight, input and output of each linear layer, moved once per pass.
     """
 
     operations: float

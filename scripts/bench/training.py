@@ -27,7 +27,7 @@ class Job:
     experiment: name of an experiment in scripts/bench/experiment or configs/experiment.
     kill_after_last_step: only for cluster=local, because Ray's processes would stay for a while. The run gets one more
     step and is killed in it, so that it writes neither checkpoint nor policy. If it is not done after `timeout`, it is
-    killed at once; other runs get some time to end by themselves.
+    killed at once.
     """
 
     name: str

@@ -4,8 +4,8 @@
     python scripts/bench.py weights --engine hf --ranks 2 --rounds 20
 
 Both ways take turns in one run with the same engines and ranks. A third measurement takes turns
-with them, of what both ways have in common: all engines load weights that are already in their own memory. One JSON
-object goes to stdout, progress to stderr. docs/benchmarks.md explains the figures.
+with them, of what both ways have in common: all engines load weights that are already in their own memory.
+docs/benchmarks.md explains the figures.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class TwoWayEngine(EngineWorker):
 
 
 class TwoWayRank(TrainerWorker):
-    """A rank of the trainer that can send weights in both ways: by object store and by broadcast."""
+    """A rank of the trainer that can send weights in both ways."""
 
     def use(self, way: str, config: TrainConfig) -> None:
         self._ways = getattr(self, "_ways", {config.rollout.weight_transfer: self._transfer})

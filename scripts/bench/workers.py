@@ -6,7 +6,7 @@
 Real Ray actors of the classes EngineWorker and TrainerWorker are driven by RayEngine, RayTrainer and mars/step.py.
 Behind the actors are fakes without a model that sleep as long as a step would take: engines whose samples finish one by
 one, and ranks that only receive the batch. The figure is the processor time of the driver's process with all its
-threads, including Ray's. JSON goes to stdout. docs/benchmarks.md explains the figures.
+threads, including Ray's. docs/benchmarks.md explains the figures.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ def _write_rows(folder: Path, num_prompts: int, num_sources: int, side: int) -> 
 def _question_writer(model: Path, num_sources: int):
     """index -> a question, padded so that a prompt with images of IMAGE_SIZE has `prompt_tokens(num_sources)` tokens.
 
-    The text is the same for images of any size. So prompts with larger images have more tokens.
+    The text is the same for images of any size.
     """
     from mars.data.prompts.chat import PromptEncoder, prompt_length
     from mars.types import Message
