@@ -20,6 +20,7 @@ from pathlib import Path
 from mars import faults, interrupts
 from mars.actor.shard_report import ShardReport, take_reports
 from mars.actor.trainer import CheckpointedTrainer, RestartableTrainer
+from mars.checkpoint.best import missing_metric
 from mars.checkpoint.catalogue import Catalogue
 from mars.checkpoint.manifest import Manifest
 from mars.checkpoint.state import STATE_FILE, RunState, state_lines
@@ -62,6 +63,7 @@ class Checkpoints:
         self._writing: _Writing | None = None
         self._saved_step: int | None = None
         self._failures_in_a_row = 0
+        self._has_warned_of_metric = False
         self.failures = 0
 
     def save_if_due(self, state: RunState) -> None:
@@ -117,6 +119,7 @@ class Checkpoints:
         faults.point("checkpoint.started")
 
     def _begin(self, state: RunState) -> None:
+        self._warn_of_missing_metric(state)
         metrics = {name: finite_or_none(value) for name, value in state.metrics.items()}
         manifest = Manifest(state.step, {}, self._versions, self._data, metrics)
         try:
@@ -153,6 +156,13 @@ class Checkpoints:
             self._catalogue.prune(self._settings.keep_last, self._settings.keep_best)
         except OSError as error:
             logger.warning("old checkpoints cannot be removed: %s", error)
+
+    def _warn_of_missing_metric(self, state: RunState) -> None:
+        """Warn once. The metrics of an interrupted step are not complete until they are logged."""
+        missing = missing_metric(self._settings.keep_best, state.metrics) if state.logged else None
+        if missing is not None and not self._has_warned_of_metric:
+            self._has_warned_of_metric = True
+            logger.warning("step %d: %s", state.step, missing)
 
     def _give_up(self, step: int, error: Exception) -> None:
         self._catalogue.remove_draft(step)

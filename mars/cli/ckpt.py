@@ -262,18 +262,17 @@ def _removable(catalogue: Catalogue, keep_last: int, keep_best: str | None) -> l
 
 
 def _check_metric(catalogue: Catalogue, metric: str) -> None:
-    from difflib import get_close_matches
-
+    from mars.checkpoint.best import is_of_evaluation, near_metrics
     from mars.errors import ConfigError
 
     known = {name for entry in checkpoint_entries(catalogue) for name in entry["metrics"]}
     if metric not in known:
-        close = get_close_matches(metric, known, n=3) or sorted(name for name in known if name.startswith("eval/"))
-        has_evaluation = any(name.startswith("eval/") for name in known)
+        close = near_metrics(metric, known)
+        has_evaluation = any(map(is_of_evaluation, known))
         evaluated = "a checkpoint has it if its step was evaluated, so set evaluation.every, and checkpoint.every to a "
         raise ConfigError(
             f"--keep-best: no checkpoint has this metric; got {metric!r}; "
-            + (f"{evaluated}multiple of it; or " if metric.startswith("eval/") and not has_evaluation else "")
+            + (f"{evaluated}multiple of it; or " if is_of_evaluation(metric) and not has_evaluation else "")
             + f"give {' or '.join(close) or 'a metric of the run'}"
         )
 

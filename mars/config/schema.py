@@ -15,6 +15,7 @@ from mars.config.actor_sections import ActorConfig, SftSettings
 from mars.config.algorithm_rules import ALGORITHM_RULES
 from mars.config.algorithm_section import AlgorithmConfig, AnchorConfig
 from mars.config.anchor_rules import ANCHOR_RULES
+from mars.config.evaluation_rules import EVALUATION_RULES
 from mars.config.numbers import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from mars.config.placement_rules import PLACEMENT_RULES
 from mars.config.recipe_section import RECIPE_RULES, Ramps, RecipeConfig
@@ -180,7 +181,7 @@ class TrainConfig(Root):
 
     RULES = (
         *TRAIN_RULES, *ALGORITHM_RULES, *ANCHOR_RULES, *PLACEMENT_RULES, *SCHEDULE_RULES, *WEIGHT_RULES, *RECIPE_RULES,
-        *TRACKING_RULES,
+        *TRACKING_RULES, *EVALUATION_RULES,
     )  # fmt: skip
 
     run: TrainRunConfig

@@ -1,0 +1,18 @@
+"""Rules between the settings of evaluations and what depends on them."""
+
+from __future__ import annotations
+
+from mars.config.rules import Rule
+
+
+def _metric_of_no_evaluation(metric: str | None, files: list[str], every: int) -> tuple[str, str] | None:
+    if metric is None or not metric.startswith("eval/") or (files and every):
+        return None
+    missing = "data.eval_files is empty" if not files else "evaluation.every is 0"
+    return (
+        f"no step has this metric, because no step is evaluated: {missing}",
+        "set data.eval_files and evaluation.every, or give a metric of the training, such as critic/score/mean",
+    )
+
+
+EVALUATION_RULES = (Rule(("checkpoint.keep_best", "data.eval_files", "evaluation.every"), _metric_of_no_evaluation),)

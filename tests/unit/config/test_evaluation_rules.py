@@ -1,0 +1,47 @@
+"""Settings of evaluations that do not fit together."""
+
+from __future__ import annotations
+
+import pytest
+
+from mars.config.load import load_config
+from mars.errors import ConfigError
+
+HELD_OUT = "data.eval_files=[held_out.parquet]"
+BEST = "checkpoint.keep_best=eval/multi/mean"
+
+
+def load(*overrides):
+    return load_config("train", ["data.train_files=[a.parquet]", *overrides], [])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "start"),
+    [
+        (
+            [BEST, "data.eval_files=[]"],
+            "checkpoint.keep_best: no step has this metric, because no step is evaluated: data.eval_files is empty; "
+            "got 'eval/multi/mean'; set data.eval_files and evaluation.every, or give a metric of the training",
+        ),
+        (
+            [BEST, HELD_OUT, "evaluation.every=0"],
+            "checkpoint.keep_best: no step has this metric, because no step is evaluated: evaluation.every is 0",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit(overrides, start):
+    with pytest.raises(ConfigError) as refused:
+        load(*overrides)
+    (line,) = str(refused.value).splitlines()
+    assert line.startswith(start)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [BEST, HELD_OUT, "evaluation.every=5"],
+        ["checkpoint.keep_best=critic/score/mean", "data.eval_files=[]"],
+    ],
+)
+def test_settings_that_fit(overrides):
+    load(*overrides)
