@@ -18,6 +18,7 @@ from mars.types import PromptRollouts
 logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
+_SHOWN_LINES = 5
 
 
 def finite_or_none(value: Any) -> float | int | None:
@@ -40,7 +41,7 @@ class JsonlTracker:
     """Writes one row {"step": n, key: value, ...} per `log`; the row is in the file when `log` returns.
 
     resumed_step: None for a new run, whose file must be empty or missing. A run resumed after step n keeps the rows up
-        to n and drops later rows of the earlier attempt.
+        to n. Later rows of the earlier attempt and damaged lines are dropped, each with a warning.
 
     Non-finite values become null. If a row cannot be written (disk full), it is kept in memory and written with the
     next row, in order. So rows are lost only if the disk is still full at `close`.
@@ -132,15 +133,24 @@ def parse_row(line: bytes) -> dict[str, Any] | None:
 
 
 def _keep_until(path: Path, step: int) -> None:
-    """Drop rows after `step` and damaged lines."""
+    """Drop rows after `step` and damaged lines, with a warning for each of the two."""
     if not path.exists():
         return
     lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if (row := parse_row(line)) is not None and row["step"] <= step]
-    if len(kept) < len(lines):
-        logger.warning("%s: %d rows after step %d are dropped", path, len(lines) - len(kept), step)
-        if kept == lines[: len(kept)]:  # needs no room, on a full disk
-            os.truncate(path, sum(map(len, kept)))
-            return
-        with replacing(path) as draft:
-            draft.write_bytes(b"".join(kept))
+    rows = [parse_row(line) for line in lines]
+    damaged = [number for number, row in enumerate(rows, start=1) if row is None]
+    kept = [line for line, row in zip(lines, rows, strict=True) if row is not None and row["step"] <= step]
+    num_later = len(lines) - len(damaged) - len(kept)
+    if num_later:
+        logger.warning("%s: rows after step %d are dropped: %d", path, step, num_later)
+    if damaged:
+        shown = ", ".join(map(str, damaged[:_SHOWN_LINES])) + (", ..." if len(damaged) > _SHOWN_LINES else "")
+        logger.warning("%s: damaged lines are dropped, and their metrics are lost: %d (line %s)", path, len(damaged),
+                       shown)  # fmt: skip
+    if len(kept) == len(lines):
+        return
+    if kept == lines[: len(kept)]:  # needs no room, on a full disk
+        os.truncate(path, sum(map(len, kept)))
+        return
+    with replacing(path) as draft:
+        draft.write_bytes(b"".join(kept))

@@ -81,8 +81,24 @@ def test_a_resumed_run_has_every_step_once(tmp_path: Path, caplog: pytest.LogCap
     tracker.log({"a": 30.0}, 3)
     tracker.close()
     assert [json.loads(line)["a"] for line in path.read_text().splitlines()] == [1, 2, 30]
-    assert "2 rows after step 2 are dropped" in caplog.text
+    later, damaged = [record.getMessage() for record in caplog.records]
+    assert later == f"{path}: rows after step 2 are dropped: 1"
+    assert damaged == f"{path}: damaged lines are dropped, and their metrics are lost: 1 (line 4)"
     assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_damaged_row_within_the_kept_ones_is_not_called_a_later_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"a": 2, "st\n{"step": 3}\n' + "[]\n" * 6)
+    JsonlTracker(path, 3).close()
+    (damaged,) = [record.getMessage() for record in caplog.records]
+    assert damaged.endswith(" lost: 7 (line 2, 4, 5, 6, 7, ...)")
+    assert path.read_text() == '{"step": 1}\n{"step": 3}\n'
+    caplog.clear()
+    JsonlTracker(path, 3).close()
+    assert not caplog.records
 
 
 def test_resuming_before_the_first_checkpoint_starts_afresh(tmp_path: Path) -> None:
