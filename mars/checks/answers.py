@@ -11,6 +11,7 @@ from mars.errors import DataError
 from mars.rewards.built_in import has_boxes, is_built_in
 from mars.rewards.contract import RewardFn
 from mars.rewards.functions import perfect_answer
+from mars.rewards.local import score_one
 from mars.types import Prompt, RewardInput, View
 
 EMPTY_ANSWER = "<think></think><answer></answer>"
@@ -30,8 +31,8 @@ def disagreement(prompt: Prompt, function: str, reward: RewardFn, frames: BoxFra
     """Why the prompt of a row does not fit its built-in reward, or None.
 
     The prompt must ask for think and answer tags. If the answer consists of boxes, the prompt must also ask
-    for a json block. A perfect answer must have an accuracy of 1, and an empty answer 0. A user's own function is not
-    checked.
+    for a json block. A perfect answer must have an accuracy of 1, and an empty answer 0; the reward may fail on
+    neither. A user's own function is not checked.
     """
     if not is_built_in(function):
         return None
@@ -40,12 +41,15 @@ def disagreement(prompt: Prompt, function: str, reward: RewardFn, frames: BoxFra
     if has_boxes(function) and "json" not in prompt.messages[-1].text:
         return "the prompt does not ask for a json code block, which the reward requires; see data.template"
     try:
-        perfect = reward(answered_perfectly(prompt, None, function, frames)).accuracy
-        empty = reward(reward_input(prompt, None, EMPTY_ANSWER, frames)).accuracy
+        items = answered_perfectly(prompt, None, function, frames), reward_input(prompt, None, EMPTY_ANSWER, frames)
     except DataError as error:
         return str(error)
-    if perfect < 1 - _TOLERANCE:
-        return f"a perfect answer scores {perfect:.3f}, not 1"
-    if empty != 0:
-        return f"an empty answer scores {empty:.3f}, not 0"
+    perfect, empty = (score_one(reward, item).result for item in items)
+    for answer, result in (("a perfect", perfect), ("an empty", empty)):
+        if result.failed is not None:
+            return f"the reward fails on {answer} answer: {result.failed}"
+    if perfect.accuracy < 1 - _TOLERANCE:
+        return f"a perfect answer scores {perfect.accuracy:.3f}, not 1"
+    if empty.accuracy != 0:
+        return f"an empty answer scores {empty.accuracy:.3f}, not 0"
     return None

@@ -59,7 +59,7 @@ def score_results(results: Results, task: Task, frames: Frames | None) -> Scored
         (first.row, check_truth(task, first.truth, first.extra_info, first.truth_size))
         for first, *_ in by_question(answers)
     ]
-    refuse([(row, problem) for row, problem in checked if problem], results.path, len(checked), "questions")
+    refuse([(row, problem) for row, problem in checked if problem is not None], results.path, len(checked), "questions")
     scorer = LocalScorer(task, "strict")
     scored = [
         replace(answer, reward=scorer.score([answer.reward_input])[0])

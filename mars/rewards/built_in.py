@@ -5,6 +5,10 @@ To add one: a module like mars/rewards/vqa.py that ends with a `BuiltInReward`, 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
+from mars.errors import ConfigError
 from mars.plugin import is_spec
 from mars.rewards.contract import ACCURACY, BuiltInReward
 from mars.rewards.grounding import GROUNDING
@@ -15,7 +19,28 @@ _TABLE = (
     VQA,
 )
 
-BUILT_IN: dict[str, BuiltInReward] = {reward.name: reward for reward in _TABLE}
+_NAME = re.compile("[a-z][a-z0-9_]*")
+# `data.template` gives the first two a meaning of its own. YAML and Hydra read the others as values, not as texts.
+_RESERVED = ("auto", "none", "null", "true", "false", "yes", "no", "on", "off", "inf", "nan")
+
+
+def table_of(rewards: Iterable[BuiltInReward]) -> dict[str, BuiltInReward]:
+    """Name -> reward. Raises ConfigError for a name that two rewards have, that is reserved, or that is not a word of
+    small ASCII letters, digits and "_": `reward.function` and `data.template` take names, files and functions of
+    files."""
+    table: dict[str, BuiltInReward] = {}
+    for reward in rewards:
+        name = reward.name
+        if not _NAME.fullmatch(name) or name in _RESERVED:
+            wanted = f"want small letters, digits and _, but none of {', '.join(_RESERVED)}"
+            raise ConfigError(f"mars/rewards/built_in.py: not a name for a built-in reward; got {name!r}; {wanted}")
+        if name in table:
+            raise ConfigError(f"mars/rewards/built_in.py: two built-in rewards have the name {name!r}; rename one")
+        table[name] = reward
+    return table
+
+
+BUILT_IN = table_of(_TABLE)
 
 
 def is_built_in(function: str) -> bool:

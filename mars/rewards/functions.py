@@ -115,8 +115,9 @@ def load_reward(spec: RewardSpec, scorer: ScorerName, *, in_threads: bool = Fals
     in_threads: several threads of this process may call it at once; users' functions must then be in one folder.
 
     A user's function has mars' signature, `(item: RewardInput)`, or verl's, `(data_source, solution_str, ground_truth,
-    extra_info)`, recognised by the parameter names `solution_str` and `ground_truth` and called by keyword. It returns
-    what `as_result` takes. Raises ConfigError naming `reward.function`, `.functions`, `.scorer` or `.concurrency`.
+    extra_info)`, recognised by the parameter names `solution_str` and `ground_truth` and called by keyword.
+    The result of every reward, built in or not, has passed `as_result`: its numbers are finite and in range, or it has
+    failed. Raises ConfigError naming `reward.function`, `.functions`, `.scorer` or `.concurrency`.
     """
     spec = resolve_spec(spec)
     if isinstance(spec, RewardsBySet):
@@ -126,7 +127,8 @@ def load_reward(spec: RewardSpec, scorer: ScorerName, *, in_threads: bool = Fals
     if is_built_in(spec):
         reward = BUILT_IN[spec]
         reward.prepare()
-        return reward.score if scorer == "strict" else reward.compat
+        score = reward.score if scorer == "strict" else reward.compat
+        return lambda item: as_result(score(item))
     _check_scorer(spec, scorer)
     call = _caller(spec, in_threads)
     return lambda item: as_result(call(item))

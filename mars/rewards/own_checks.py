@@ -29,8 +29,8 @@ def load_check(spec: str) -> CheckTruth | None:
     raises. The file is run only if its code defines `check_NAME`, or has an `import *`.
     Raises ConfigError if running the file fails, or if `check_NAME` is not a plain function. Returns None for a file
     that cannot be read or has a syntax error: loading the reward itself reports this. The check that `load_check`
-    returns raises ConfigError if the user's function raises an exception other than DataError, or returns anything but
-    a text or None.
+    returns raises ConfigError if the user's function raises an exception other than DataError, returns anything but a
+    text or None, or refuses a truth with a text that is empty or blank.
     """
     path, _, name = spec.rpartition(":")
     own = f"{path}:check_{name}"
@@ -44,12 +44,14 @@ def load_check(spec: str) -> CheckTruth | None:
             with _LOCK:
                 found = function.call(truth, extra_info, truth_size)
         except DataError as error:
-            return str(error)
+            found = str(error)
         except (Exception, SystemExit) as error:
             reason = f"{type(error).__name__}: {error}"
             raise ConfigError(f"reward.function: {own} failed on the truth {truth[:80]!r}: {reason}") from error
         if found is not None and not isinstance(found, str):
             raise ConfigError(f"reward.function: {own} returned {type(found).__name__}; want {_WANTED}")
+        if found is not None and not found.strip():  # it does not say whether the truth is good
+            raise ConfigError(f"reward.function: {own} gave an empty text for {truth[:80]!r}; want {_WANTED}")
         return found
 
     return check

@@ -1,4 +1,4 @@
-"""What a user's reward function returned, as results. Recognises numbers of NumPy and torch without importing them."""
+"""What a reward function returned, as results. Recognises numbers of NumPy and torch without importing them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mars.types import MAX_SCORE, RewardResult
 
 
 def as_result(value: Any) -> RewardResult:
-    """The result for `value`, which a user's function returned for one answer. `value` must be one of the following,
+    """The result for `value`, which a reward function returned for one answer. `value` must be one of the following,
     with finite numbers, a score within -MAX_SCORE to MAX_SCORE, and, if it has an accuracy, one in [0, 1]. No part may
     have a name of `ADDED_PARTS`. Anything else gives `failed` with the reason.
 
@@ -28,7 +28,8 @@ def as_result(value: Any) -> RewardResult:
     """
     if isinstance(value, RewardResult):
         if value.failed is not None:
-            return failed_result(_exact(str(value.failed)))
+            reason = _exact(str(value.failed))
+            return failed_result(reason if reason.strip() else "the function gave no reason")
         score, accuracy = value.score, _without_bool(value.accuracy)
         parts = {_part_name(key): _without_bool(number) for key, number in value.parts.items()}
     elif isinstance(value, Mapping) and "score" in value:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mars.errors import DataError
+from mars.output.text import visible
 from mars.rewards.box_answers import read_boxes
 from mars.rewards.built_in import has_boxes, is_built_in
 from mars.rewards.contract import RewardScorer, ScorerName
@@ -214,5 +215,5 @@ def _size(fields: Mapping[str, Any], key: str) -> tuple[int, int] | None:
 def _raise_all(problems: Sequence[str]) -> None:
     if problems:
         more = len(problems) - _MAX_PROBLEMS_SHOWN
-        shown = [*problems[:_MAX_PROBLEMS_SHOWN], *([f"… and {more} more"] if more > 0 else [])]
+        shown = [*map(visible, problems[:_MAX_PROBLEMS_SHOWN]), *([f"… and {more} more"] if more > 0 else [])]
         raise DataError("\n".join(shown))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mars.data.rows.problems import RowError
-from mars.rewards.built_in import default_for
+from mars.rewards import built_in
 from mars.rewards.grounding import check_truth, read_truth
 from mars.rewards.parsing import is_four_numbers, load_json, parse_truth
 from mars.types import Prompt
@@ -40,7 +40,7 @@ def moved(prompt: Prompt, move: Move) -> str:
 def has_boxes(truth: str) -> bool:
     """Whether the rewards read a truth as boxes, well formed or not: bare, in tags, or in a fence."""
     inside = parse_truth(truth).boxes_text or ""
-    return inside.lstrip().startswith(("[", "{")) or default_for(truth) == "grounding"
+    return inside.lstrip().startswith(("[", "{")) or built_in.has_boxes(built_in.default_for(truth))
 
 
 def moved_fields(prompt: Prompt, move: Move) -> dict[str, Any]:

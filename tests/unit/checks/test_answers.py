@@ -16,8 +16,10 @@ from mars.data.prompts.boxes import BoxFrames
 from mars.data.prompts.budget import ImageBudget
 from mars.errors import DataError
 from mars.inputs import prompt_templates
+from mars.rewards.built_in import BUILT_IN
 from mars.rewards.functions import RewardsBySet, load_reward
-from mars.types import ImageRef, Message, Prompt, Source
+from mars.rewards.vqa import VQA
+from mars.types import ImageRef, Message, Prompt, RewardResult, Source
 from tests.builders import load_prompts
 from tests.examples import examples, some
 
@@ -108,4 +110,28 @@ def test_disagreements_are_named():
 
     assert disagreement(make((640, 480), "x", function="vqa")[0], "vqa", blind, frames) == (
         "a perfect answer scores 0.000, not 1"
+    )
+
+
+@pytest.mark.parametrize("failing", ["a perfect", "an empty"])
+def test_a_reward_that_fails_is_named(failing):
+    """The results are checked when the reward is loaded; a reward may also raise."""
+    prompt, frames = make((640, 480), "x", function="vqa", question="Which?")
+    vqa = load_reward("vqa", "strict")
+
+    def broken(item):
+        if (item.response == EMPTY_ANSWER) == (failing == "an empty"):
+            raise RuntimeError("no ruler")
+        return vqa(item)
+
+    assert (
+        disagreement(prompt, "vqa", broken, frames) == f"the reward fails on {failing} answer: RuntimeError: no ruler"
+    )
+
+
+def test_a_perfect_answer_that_scores_nan_is_named(monkeypatch):
+    monkeypatch.setitem(BUILT_IN, "vqa", replace(VQA, score=lambda item: RewardResult(1.0, float("nan"), {})))
+    prompt, frames = make((640, 480), "x", function="vqa", question="Which?")
+    assert disagreement(prompt, "vqa", load_reward("vqa", "strict"), frames) == (
+        "the reward fails on a perfect answer: accuracy is not a finite number; got nan"
     )

@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import pytest
 
+from mars.data.rows.problems import RowProblem, report
 from mars.errors import ConfigError, DataError
 from mars.inputs import _truth_check
 from mars.rewards.functions import RewardsBySet, check_truth, truth_check
@@ -37,6 +38,12 @@ def check_long(truth, extra_info, truth_size):
         raise SystemExit(0)
     if truth == "number":
         return 3
+    if truth == "empty":
+        return ""
+    if truth == "blank":
+        raise DataError(" ")
+    if truth == "lines":
+        return "not one\\nbut two"
     if len(truth) < 3:
         raise DataError(f"truth: got {truth!r}; want a long text")
     return f"truth: {truth} is not in {truth_size}" if extra_info.get("wrong") else None
@@ -83,6 +90,8 @@ def test_a_file_without_the_check_is_not_run(tmp_path):
         ("long", "raise", r"own\.py:check_long failed on the truth 'raise': KeyError"),
         ("long", "exit", r"own\.py:check_long failed on the truth 'exit': SystemExit: 0"),
         ("long", "number", r"own\.py:check_long returned int; want \(truth, extra_info, truth_size\)"),
+        ("long", "empty", r"own\.py:check_long gave an empty text for 'empty'; want \(truth, extra_info, truth_size\)"),
+        ("long", "blank", r"own\.py:check_long gave an empty text for 'blank'"),
         ("wide", "", r"own\.py:check_wide takes \(item\)"),
     ],
 )
@@ -213,6 +222,15 @@ def test_rows_are_checked_with_the_reward_of_their_set(file):
 def test_a_trial_refuses_the_truths_of_an_own_check(file):
     with pytest.raises(DataError, match=r"rows:2: truth: got 'x'"):
         list(run_trials(f"{file}:long", "strict", [("rows:1", item("", "red")), ("rows:2", item("", "x"))], 1.0))
+
+
+def test_a_reason_of_two_lines_is_one_line_of_a_list(file):
+    two = r"not one\nbut two"
+    with pytest.raises(DataError) as refused:
+        list(run_trials(f"{file}:long", "strict", [("rows:1", item("", "lines"))], 1.0))
+    assert str(refused.value) == f"rows:1: {two}"
+    reason = truth_check(f"{file}:long")("lines", {}, None)
+    assert report([RowProblem("rows:1", "truth", reason)], 2).splitlines()[1] == f"  rows:1  truth  {two}"
 
 
 def test_each_malformed_row_is_logged_by_its_name_without_a_traceback(file, caplog):

@@ -15,6 +15,12 @@ from mars.rewards.returned import as_result, as_results
 from mars.types import RewardResult
 
 
+@pytest.mark.parametrize("reason", ["", " \n"])
+def test_a_failure_without_a_reason_gets_one(reason: str) -> None:
+    assert as_result(RewardResult(1.0, 1.0, {}, failed=reason)).failed == "the function gave no reason"
+    assert as_result(RewardResult(1.0, 1.0, {}, failed="no ruler")).failed == "no ruler"
+
+
 def test_numpy_numbers_are_numbers() -> None:
     assert as_result(np.float32(0.5)) == RewardResult(0.5, 0.5, {})
     assert as_result(np.int64(1)) == RewardResult(1.0, 1.0, {})

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
 from mars.cli.app import app
 from mars.cli.check import sets_reward
-from mars.config.templates import template_file, template_folder
+from mars.cli.reward import try_reward
+from mars.config.templates import BY_REWARD, OFF, template_file, template_folder
 from mars.errors import ConfigError
-from mars.rewards.built_in import BUILT_IN, built_in_names
+from mars.rewards.built_in import BUILT_IN, built_in_names, table_of
+from mars.rewards.functions import load_list_reward, load_reward
+from mars.rewards.grounding import GROUNDING
+from mars.rewards.local import LocalScorer
+from mars.types import RewardResult
+from tests.builders import make_item
 from tests.fakes.count_reward import COUNT
 from tests.unit.evaluation.result_files import line, vqa_text, write_folder
 
@@ -70,8 +78,6 @@ def test_a_task_that_is_none_is_refused_with_the_names(results):
 
 
 def test_it_can_be_tried(capfd):
-    from mars.cli.reward import try_reward
-
     try_reward("count", "compat", vqa_text("4"), None, {"truth": "3"}, as_json=True)
     record = json.loads(capfd.readouterr().out)
     assert (record["reward"], record["score"], record["accuracy"]) == ("count", 1.0, 0.5)
@@ -91,3 +97,43 @@ def test_the_reward_of_an_experiment_goes_before_a_guess(tmp_path):
     assert sets_reward(["reward.function=count"], folders)
     assert not sets_reward(["experiment=other"], folders)
     assert not sets_reward(["run.seed=1"], folders)
+
+
+WRONG = [
+    (RewardResult(math.nan, 1.0, {}), "score is not a finite number; got nan"),
+    (RewardResult(1.0, math.nan, {}), "accuracy is not a finite number; got nan"),
+    (RewardResult(1.0, 3.0, {}), "accuracy is not in [0, 1]; got 3.0"),
+    (RewardResult(2e6, 1.0, {}), "score is not in [-1e+06, 1e+06]; got 2000000.0"),
+    (RewardResult(1.0, 1.0, {"off": math.inf}), "off is not a finite number; got inf"),
+    (None, "score is not a number; got NoneType None"),
+]
+
+
+@pytest.mark.parametrize(("result", "reason"), WRONG)
+def test_a_wrong_result_fails_as_that_of_an_own_function(monkeypatch, capfd, result, reason):
+    wrong = replace(COUNT, score=lambda item: result, compat=lambda item: result)
+    monkeypatch.setitem(BUILT_IN, "count", wrong)
+    item = make_item(vqa_text("3"), "3")
+    for scorer in ("strict", "compat"):
+        assert load_reward("count", scorer)(item).failed == reason
+        assert [one.failed for one in load_list_reward("count", scorer)([item, item])] == [reason] * 2
+    assert [one.failed for one in LocalScorer("count", "strict").score([item])] == [reason]
+    for as_json in (True, False):
+        with pytest.raises(ConfigError, match="count failed on 1 of 1 answers; the first: "):
+            try_reward("count", "strict", vqa_text("3"), None, {"truth": "3"}, as_json=as_json)
+    first, *_ = capfd.readouterr().out.splitlines()
+    assert json.loads(first)["failed"] == reason
+
+
+@pytest.mark.parametrize(
+    "name", [BY_REWARD, OFF, "mine.jinja", "my/rewards.py:count", "", "Count", "two words", "3", "null", "true", "nan"]
+)
+def test_a_name_with_another_meaning_is_refused(name):
+    with pytest.raises(ConfigError, match="not a name for a built-in reward; got "):
+        table_of([GROUNDING, replace(COUNT, name=name)])
+
+
+def test_no_reward_replaces_another_of_the_same_name():
+    assert list(table_of([GROUNDING, COUNT])) == ["grounding", "count"]
+    with pytest.raises(ConfigError, match="two built-in rewards have the name 'grounding'"):
+        table_of([GROUNDING, replace(COUNT, name="grounding")])
