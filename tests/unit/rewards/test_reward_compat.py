@@ -6,7 +6,6 @@ import doctest
 import json
 from itertools import permutations
 from math import log
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -22,7 +21,6 @@ import mars.rewards.parsing
 import mars.rewards.text_metrics
 import mars.rewards.vqa
 import mars.rewards.yes_no
-from mars.build import build_scorer
 from mars.errors import ConfigError, DataError
 from mars.rewards.built_in import BUILT_IN
 from mars.rewards.functions import load_reward
@@ -148,20 +146,6 @@ def test_a_malformed_truth_or_half_known_frames_raise_as_in_strict() -> None:
     for wrong in (item([], "person"), item([], columns(10), (10, 10)), item([], columns(10), (10, 10), (0, 10))):
         with pytest.raises(DataError):
             score_grounding_compat(wrong)
-
-
-def test_the_scorer_reaches_the_worker_processes() -> None:
-    config = SimpleNamespace(
-        reward=SimpleNamespace(
-            function="grounding", functions={}, scorer="", num_workers=1, concurrency=1, by_prompt=False, timeout_s=30.0
-        )
-    )
-    of = item(columns(10, 10), columns(10))
-    for scorer, score in (("strict", 1.75), ("compat", 1.25)):
-        config.reward.scorer = scorer
-        pool = build_scorer(config)
-        assert [result.score for result in pool.score([of])] == [score]
-        pool.close()
 
 
 def test_vqa_is_the_same_under_both_scorers() -> None:

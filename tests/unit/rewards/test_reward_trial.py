@@ -184,13 +184,6 @@ def test_all_failed_has_no_mean() -> None:
     assert summary(trials).startswith("1 answers, 1 failed: mean score none, mean accuracy 0, ")
 
 
-def test_a_function_that_hangs_is_ended() -> None:
-    rows = [("", item_of({"response": text, "truth": ""})) for text in ("regex", "fine")]
-    first, second = run_trials(f"{FILE}:misbehave", "strict", rows, timeout_s=0.5)
-    assert first.result.failed == "timed out after 0.5 s"
-    assert second.result.score == 4.0
-
-
 @pytest.mark.parametrize(
     ("line", "fragment"),
     [

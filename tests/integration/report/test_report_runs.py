@@ -17,8 +17,8 @@ from mars.report.run_comparison import ComparedRun, RunComparison
 from mars.report.run_curves import draw_run_curves
 from mars.run_dir.events import EVENTS_FILE, EventLog
 from mars.run_dir.lock import RunLock
+from tests.integration.report.test_run_page import HOSTILE, Page
 from tests.unit.cli.run_folders import write_run
-from tests.unit.report.test_run_page import HOSTILE, Page
 
 HEBREW = "ניסוי"
 
