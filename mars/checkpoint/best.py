@@ -11,7 +11,7 @@ _EVALUATION = "eval/"
 def near_metrics(metric: str, known: Collection[str]) -> list[str]:
     """Up to three names of `known` that are spelt like `metric`; all metrics of evaluations if there is none.
 
-    >>> near_metrics("eval/multi/maen", {"eval/multi/mean", "critic/score/mean"})
+    >>> near_metrics("multi/maen", {"eval/multi/mean", "critic/score/mean"})
     ['eval/multi/mean']
     """
     return get_close_matches(metric, known, n=3) or sorted(filter(is_of_evaluation, known))
