@@ -82,7 +82,7 @@ def to_json(found: RunComparison) -> dict[str, Any]:
     def by_run(part: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]:
         return {name: dict(zip(keys, map(_strict, values), strict=True)) for name, values in part.items()}
 
-    facts = ("name", "folder", "state", "step", "last_step", "score", "evaluation")
+    facts = ("name", "folder", "state", "step", "last_step", "score", "evaluation", "notes")
     return {
         "runs": {key: {fact: getattr(run, fact) for fact in facts} for key, run in zip(keys, found.runs, strict=True)},
         "settings": by_run(found.settings),
@@ -108,7 +108,7 @@ def as_text(found: RunComparison) -> str:
     for title, part in (("settings", found.settings), ("versions", found.versions), ("metrics", metrics)):
         rows = [("", found.marks), *difference_rows(part)]
         lines += ["", title, *(_indented(rows) if part else ["  the same"])]
-    return "\n".join([*lines, *evaluation_lines(found)])
+    return "\n".join([*lines, *evaluation_lines(found), *note_lines(found)])
 
 
 def evaluation_lines(found: RunComparison) -> list[str]:
@@ -121,6 +121,12 @@ def evaluation_lines(found: RunComparison) -> list[str]:
             lines += [f"  {line}" for line in _indented(rows)]
     method = method_of(found.pairs)
     return [*lines, f"  %, 95 % intervals; differences: {method}"] if method else lines
+
+
+def note_lines(found: RunComparison) -> list[str]:
+    """What is missing or damaged in the runs' folders, for a terminal; nothing if all is there."""
+    notes = [visible(f"  {run.mark}: {note}") for run in found.runs for note in run.notes]
+    return ["", "notes", *notes] if notes else []
 
 
 def _run(mark: str, name: str, run_dir: Path, record: RunRecord, facts: Mapping[str, Any]) -> ComparedRun:

@@ -15,21 +15,24 @@ from mars.errors import ConfigError
 from mars.evaluation.tables import evaluation_table, print_table
 from mars.live_report.follow import follow, standing
 from mars.output.files import check_page
+from mars.output.text import visible
 from mars.report.run_page import write_report
-from mars.report.run_record import REPORT_FILE, read_evaluations
+from mars.report.run_record import REPORT_FILE, read_run
 
 
 def report_run(run_dir: Path, out: Path | None = None) -> None:
-    """Write the report, and print the evaluations and the path of the page.
+    """Write the report, and print the evaluations, what is missing or damaged in the folder, and the path of the page.
 
     out: by default RUN/report.html. Raises DataError if there is nothing to report, ConfigError if `out` is not the
     name of a page or is the place of another run's report, and SetupError if it cannot be written.
     """
     _check_page_of_run(run_dir, out)
     path = write_report(run_dir, out, decode_image, standing(run_dir))
-    results = read_evaluations(run_dir)
-    if results:
-        print_table(evaluation_table(results))
+    run = read_run(run_dir, max_questions=0)
+    if run.evaluations:
+        print_table(evaluation_table(run.evaluations))
+    for note in run.notes:
+        typer.echo(visible(f"note: {note}"))
     typer.echo(f"report: {path}")
 
 

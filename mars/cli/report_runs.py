@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 from mars import interrupts
-from mars.cli.compared_runs import check_runs, compared, evaluation_lines
+from mars.cli.compared_runs import check_runs, compared, evaluation_lines, note_lines
 from mars.cli.report import refuse_report_of_a_run
 from mars.errors import ConfigError
 from mars.live_report.follow import Signs, signs, standing
@@ -23,7 +23,8 @@ _HEAD_BYTES = 4096  # the first bytes of a page, which say what wrote it
 
 
 def report_runs(run_dirs: Sequence[Path], out: Path) -> None:
-    """Write the page to `out`, and print the evaluations side by side and the path of the page.
+    """Write the page to `out`, and print the evaluations side by side, what is missing or damaged in the runs' folders,
+    and the path of the page.
 
     Raises ConfigError and SetupError as `check_runs`, `_check_comparison` and `write_comparison` do.
     """
@@ -31,7 +32,7 @@ def report_runs(run_dirs: Sequence[Path], out: Path) -> None:
     _check_comparison(out)
     found = compared(run_dirs)
     write_comparison(found, out)
-    typer.echo("\n".join([*evaluation_lines(found)[1:], f"report: {out}"]))
+    typer.echo("\n".join([*evaluation_lines(found)[1:], *note_lines(found), f"report: {out}"]))
 
 
 def follow_runs(run_dirs: Sequence[Path], out: Path, every: int, wait: Callable[[float], object] = time.sleep) -> None:

@@ -18,12 +18,13 @@ _SCORE, _EVALUATION = "critic/score/mean", "eval/multi/mean"
 
 def summary(run_dir: Path) -> dict[str, Any]:
     """The keys name, folder, state, step (that of the last metrics), last_step (the planned end), score and evaluation
-    (the last value of each), and age_s (seconds since metrics or events were last written)."""
+    (the last value of each), age_s (seconds since metrics or events were last written), and notes (what is missing or
+    damaged)."""
     return summary_of(run_dir, read_whole(run_dir))
 
 
 def details(run_dir: Path) -> dict[str, Any]:
-    """`summary`, attempts, events, checkpoints, evaluations, last metrics, settings and notes."""
+    """`summary`, attempts, events, checkpoints, evaluations, last metrics and settings."""
     from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue
     from mars.cli.ckpt import checkpoint_entries
     from mars.run_dir.attempt import attempts, read_attempt
@@ -38,7 +39,6 @@ def details(run_dir: Path) -> dict[str, Any]:
         "evaluations": list(record.evaluations),
         "metrics": last_metrics(record),
         "settings": settings_of(record),
-        "notes": list(record.notes),
     }
 
 
@@ -91,6 +91,7 @@ def summary_of(run_dir: Path, record: RunRecord) -> dict[str, Any]:
         "score": _last(record, _SCORE),
         "evaluation": _last(record, _EVALUATION),
         "age_s": round(max(time.time() - newest, 0)),
+        "notes": list(record.notes),
     }
 
 

@@ -25,7 +25,8 @@ def list_(
     folder: Annotated[Path, path_argument(help="Look for runs in this folder and those in it.")] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """List the runs: state, step, last score and evaluation, age."""
+    """List the runs: state, step, last score and evaluation, age, and the number of notes that `mars runs show` gives
+    about missing or damaged files."""
     from mars.errors import ConfigError
     from mars.output.text import aligned
 
@@ -39,10 +40,10 @@ def list_(
     if not found:
         typer.echo(f"{folder}: no run is in it")
         return
-    rows = [("name", "state", "step", "score", "evaluation", "age", "folder")]
+    rows = [("name", "state", "step", "score", "evaluation", "age", "notes", "folder")]
     for run in found:
         progress = f"{_or_dash(run['step'])}/{_or_dash(run['last_step'])}"
-        shown = (_number(run["score"]), _number(run["evaluation"]), _age(run["age_s"]))
+        shown = (_number(run["score"]), _number(run["evaluation"]), _age(run["age_s"]), str(len(run["notes"]) or ""))
         rows.append((run["name"], run["state"], progress, *shown, run["folder"]))
     typer.echo("\n".join(aligned(rows)))
 

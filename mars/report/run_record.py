@@ -15,6 +15,7 @@ from mars.errors import DataError
 from mars.evaluation.tables import by_scorer, evaluation_rows
 from mars.output.files import read_regular
 from mars.report.choice import evenly
+from mars.run_dir.events import read_event_file
 from mars.tracking.jsonl import METRICS_FILE, read_metrics
 from mars.tracking.rollouts import ROLLOUTS_FOLDER
 
@@ -59,6 +60,7 @@ def read_run(run_dir: Path, max_questions: int) -> RunRecord:
     evaluations = _read_evaluations(run_dir / EVALUATION_FOLDER, notes)
     questions = _read_rollouts(run_dir / ROLLOUTS_FOLDER, notes)
     config, text = read_config(run_dir / CONFIG_FILE, notes)
+    notes += read_event_file(run_dir).notes()
     some = evenly(questions, max_questions)
     return RunRecord(metrics, evaluations, some, len(questions), config, text, notes)
 
@@ -73,12 +75,8 @@ def _read_rows(path: Path, notes: list[str]) -> Sequence[dict[str, Any]]:
     return read.rows
 
 
-def read_evaluations(run_dir: Path) -> list[dict[str, Any]]:
-    """The evaluation results of a run in the order of steps; files that are no results are left out."""
-    return _read_evaluations(Path(run_dir) / EVALUATION_FOLDER, [])
-
-
 def _read_evaluations(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
+    """The evaluation results of a run in the order of steps. Files that are no results are left out, with a note."""
     results = []
     for path in sorted(folder.glob("*.json")):
         try:

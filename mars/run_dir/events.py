@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -62,25 +63,47 @@ class EventLog:
         return [] if self._path is None else read_events(self._path.parent)
 
 
+@dataclass(frozen=True)
+class LoggedEvents:
+    """entries: the events in order. damaged: number of lines that are not events, such as half a line."""
+
+    entries: list[dict[str, Any]]
+    damaged: int
+
+    def notes(self) -> list[str]:
+        """One line for a reader if lines are damaged; else nothing."""
+        if not self.damaged:
+            return []
+        return [f"{EVENTS_FILE}: {self.damaged} damaged lines are left out, so the run's state may be wrong"]
+
+
 def read_events(run_dir: Path) -> list[dict[str, Any]]:
     """The events of a run in order, without lines that are not events. A missing file has no events. Raises OSError if
     the file cannot be read."""
+    return read_event_file(run_dir).entries
+
+
+def read_event_file(run_dir: Path) -> LoggedEvents:
+    """As `read_events`, with the number of damaged lines."""
     try:
         lines = (run_dir / EVENTS_FILE).read_bytes().splitlines()
     except FileNotFoundError:
-        return []
-    events = []
+        return LoggedEvents([], 0)
+    events, damaged = [], 0
     for line in lines:
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError):  # half a line, where the machine went down
+            damaged += 1
             continue
         if isinstance(entry, dict) and isinstance(entry.get("event"), str) and isinstance(entry.get("time"), str):
             step, details = entry.get("step"), entry.get("details")
             entry["step"] = step if type(step) is int else None
             entry["details"] = details if isinstance(details, dict) else {}
             events.append(entry)
-    return events
+        else:
+            damaged += 1
+    return LoggedEvents(events, damaged)
 
 
 def _append(path: Path, line: bytes) -> None:

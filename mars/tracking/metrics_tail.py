@@ -15,6 +15,8 @@ _COMPARED = 256  # bytes before the place where the last look ended
 class MetricsTail:
     """The rows of a growing metrics.jsonl, in the order of steps. keep: which keys to keep, besides "step".
 
+    damaged: number of lines so far that are not rows; they are left out.
+
     A resumed run drops the rows after its checkpoint, in place or in a new file. So each call compares the end of what
     it has read with the file. If they differ, the file is read from its beginning.
     """
@@ -30,8 +32,8 @@ class MetricsTail:
         return self._in_order
 
     def read(self) -> None:
-        """Add what was written to the file since the last call; without a file there are no rows. Lines that are not
-        rows are left out. An incomplete last line is left for the next call. Raises OSError."""
+        """Add what was written to the file since the last call; without a file there are no rows. An incomplete last
+        line is left for the next call. Raises OSError."""
         try:
             file = open(self._path, "rb", buffering=0)  # noqa: SIM115 - closed by `with`
         except FileNotFoundError:
@@ -50,7 +52,9 @@ class MetricsTail:
     def _add(self, block: bytes) -> None:
         for line in block.splitlines():
             row = parse_row(line)
-            if row is not None:
+            if row is None:
+                self.damaged += 1
+            else:
                 kept = {key: value for key, value in row.items() if key == "step" or self._keep(key)}
                 self._rows.setdefault(row["step"], {}).update(kept)
         self._offset += len(block)
@@ -60,6 +64,7 @@ class MetricsTail:
     def _forget(self) -> None:
         self._rows: dict[int, dict[str, Any]] = {}
         self._in_order: tuple[dict[str, Any], ...] = ()
+        self.damaged = 0
         self._offset = 0
         self._end = b""  # the last bytes before _offset
         self._inode: int | None = None

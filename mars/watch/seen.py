@@ -13,7 +13,7 @@ from mars.answers.record import Answer, by_question
 from mars.errors import DataError
 from mars.report.run_record import CONFIG_FILE, newest_rollouts, read_config
 from mars.run_dir.activity import NotedActivity, read_activity
-from mars.run_dir.events import EVENTS_FILE, read_events
+from mars.run_dir.events import EVENTS_FILE, LoggedEvents, read_event_file
 from mars.run_dir.lock import held_by
 from mars.run_dir.outcome import State, planned_step, state_of
 from mars.tracking.jsonl import METRICS_FILE
@@ -80,8 +80,9 @@ class RunReader:
         self._notes = []
         # The state is read first: if the run has ended by then, everything that is read afterwards is final.
         writer = held_by(self._run_dir)
-        events = self._part(self._run_dir / EVENTS_FILE, lambda path: read_events(path.parent), [])
-        state = state_of(events, writer)
+        logged = self._part(self._run_dir / EVENTS_FILE, lambda path: read_event_file(path.parent), LoggedEvents([], 0))
+        self._notes += logged.notes()
+        events, state = logged.entries, state_of(logged.entries, writer)
         settings, planned = self._settings(), planned_step(events)
         steps = planned if planned is not None else settings.get("num_steps")
         attempt = newest_attempt(self._run_dir) if state == "running" else None
@@ -105,6 +106,8 @@ class RunReader:
             self._metrics.read()
         except OSError as error:
             self._notes.append(f"{METRICS_FILE}: cannot be read ({error.strerror})")
+        if self._metrics.damaged:
+            self._notes.append(f"{METRICS_FILE}: {self._metrics.damaged} damaged lines are left out")
         return self._metrics.rows
 
     def _settings(self) -> Mapping[str, Any]:

@@ -66,7 +66,7 @@ MAY_IMPORT = {
     | {"run_dir", "turns", "versions"}
     | {"watchdog", "weights"},
     "evaluation": READING - {"data.pixels"} | {"quarantine", "algorithms", "answers", "rewards", "rollout"},
-    "report": READING | {"algorithms", "answers", "data.prompts", "tracking", "evaluation"},
+    "report": READING | {"algorithms", "answers", "data.prompts", "tracking", "evaluation", "run_dir"},
     "live_report": BASE | {"config", "data.pixels", "interrupts", "report", "run_dir", "tracking"},
     "watch": BASE | {"answers", "output", "report", "run_dir", "tracking"},
     "signals": BASE | {"actor", "hooks"},

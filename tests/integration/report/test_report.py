@@ -71,6 +71,19 @@ def test_a_folder_of_evaluations_has_no_state(tmp_path):
     assert written(tmp_path) == ("after step 1.", None)
 
 
+def test_what_is_left_out_is_said_in_the_terminal_too(tmp_path, capsys):
+    log_step(tmp_path, 1)
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "after.json").write_text('{"step": 3, broken')
+    (tmp_path / EVENTS_FILE).write_text("{\n[]\n")
+    report_run(tmp_path)
+    evaluation, events, page = capsys.readouterr().out.splitlines()
+    assert evaluation.startswith("note: evaluation/after.json: left out, no evaluation result (JSONDecodeError: ")
+    assert events == "note: events.jsonl: 2 damaged lines are left out, so the run's state may be wrong"
+    assert page.startswith("report: ")
+    assert "events.jsonl: 2 damaged lines" in (tmp_path / "report.html").read_text()
+
+
 def test_nothing_to_follow(tmp_path):
     with pytest.raises(DataError, match="nothing to report"):
         follow_run(tmp_path, 1, wait=pytest.fail)

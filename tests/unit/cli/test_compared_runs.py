@@ -197,4 +197,7 @@ def test_damaged_files_are_left_out_or_named(tmp_path):
     assert "step_000002.jsonl: 1 of 1 lines cannot be used" in found.pairs[0].how
     assert "\n" not in found.pairs[0].how
     assert found.settings["run.seed"] == [0, 0, None]
-    assert "not compared: C has no answers" in as_text(found)
+    text = as_text(found)
+    assert "not compared: C has no answers" in text
+    assert "\nnotes\n" in text
+    assert "\n  B: metrics.jsonl: 1 damaged lines are left out\n" in text

@@ -67,14 +67,27 @@ def test_runs_are_listed_with_their_state(mars, make_run, tmp_path):
         shown = mars("runs", "ls", str(tmp_path / "runs")).stdout.splitlines()
     assert found[-1] == {
         "name": "killed", "folder": str(killed), "state": "interrupted", "step": 3, "last_step": 4, "score": 0.3,
-        "evaluation": 0.3, "age_s": found[-1]["age_s"],
+        "evaluation": 0.3, "age_s": found[-1]["age_s"], "notes": [],
     }  # fmt: skip
     assert {run["name"]: run["state"] for run in found} == {
         "killed": "interrupted", "deep/done": "finished", "busy": "running",
     }  # fmt: skip
-    assert shown[0].split() == ["name", "state", "step", "score", "evaluation", "age", "folder"]
+    assert shown[0].split() == ["name", "state", "step", "score", "evaluation", "age", "notes", "folder"]
     assert shown[-1].split()[:5] == ["killed", "interrupted", "3/4", "0.300", "0.300"]
     assert mars("runs", "ls", str(tmp_path / "none")).returncode == 2
+
+
+def test_what_is_damaged_is_counted_in_the_list_and_named_for_the_run(mars, make_run):
+    run_dir = make_run("damaged")
+    (run_dir / "evaluation").mkdir()
+    (run_dir / "evaluation" / "after.json").write_text('{"step": 3, broken')
+    with (run_dir / EVENTS_FILE).open("a") as file:
+        file.write('{"time": "2026-01-01T00:00:00+00:00", "event": "fini')
+    heads, row = (line.split() for line in mars("runs", "ls", str(run_dir)).stdout.splitlines())
+    assert (heads[-2], row[-2]) == ("notes", "2")
+    shown = mars("runs", "show", str(run_dir)).stdout
+    assert "  evaluation/after.json: left out, no evaluation result (JSONDecodeError: " in shown
+    assert "  events.jsonl: 1 damaged lines are left out, so the run's state may be wrong" in shown
 
 
 def test_a_run_is_shown_whole(mars, make_run):

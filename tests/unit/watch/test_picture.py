@@ -14,6 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from mars.run_dir.activity import ACTIVITY_FILE, ActivityFile
+from mars.run_dir.events import EVENTS_FILE
 from mars.run_dir.lock import RunLock
 from mars.run_dir.processes import ProcessId, this_process
 from mars.tracking.jsonl import METRICS_FILE
@@ -200,6 +201,18 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_shown(run):
     assert seen.name == "run"  # that of the folder
     assert [note.split(":")[0] for note in seen.notes] == ["config.yaml", METRICS_FILE, "step_000003.jsonl"]
     assert "! step_000003.jsonl: 1 lines are left out, they are no answers" in shown(run.path)
+
+
+def test_damaged_lines_are_counted(run):
+    for name in (METRICS_FILE, EVENTS_FILE):
+        with (run.path / name).open("a") as file:
+            file.write("{\n")
+    reader = RunReader(run.path)
+    for seen in (reader.look(), reader.look()):
+        assert [note.partition(" are left out")[0] for note in seen.notes] == [
+            f"{EVENTS_FILE}: 1 damaged lines",
+            f"{METRICS_FILE}: 1 damaged lines",
+        ]
 
 
 def test_texts_cannot_act_on_the_terminal(tmp_path):
