@@ -79,8 +79,8 @@ class _Own:
 
 @validated(frozen=True, config=_AS_JSON)
 class _Kept:
-    """The advantages of a prompt. Its rollouts are in another line, among those of the carried prompts if `carried`.
-    Otherwise, and if it is the step sampled ahead that carries it, they are among those of prompts sampled ahead."""
+    """The advantages of a prompt. Its rollouts are in a line of the prompts sampled ahead if `carried` is False or if
+    the step sampled ahead carries the prompt on, else in a line of the carried prompts."""
 
     prompt_id: str
     carried: bool

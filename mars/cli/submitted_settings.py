@@ -62,8 +62,9 @@ def check_cluster(config: TrainConfig | SftConfig) -> None:
 def sent_settings(config: TrainConfig | SftConfig, sent: SentFiles) -> dict[str, Any]:
     """The settings that are sent to the job. `cluster.address` is "auto", which is the cluster that the job runs on.
 
-    Relative paths, which start at the user's folder, become absolute, with two exceptions: paths of files that are sent
-    along become or stay relative to that folder, and paths of files of mars' own recipes stay as they are.
+    Relative paths, which start at the user's folder, become absolute, with two exceptions: a file that is sent along
+    has its path relative to that folder, also if its absolute path was given, and a file of mars' own recipes keeps its
+    path.
 
     Raises ConfigError if a file of the user is missing, if it is in the user's folder but not sent, or if a setting
     contains a secret.

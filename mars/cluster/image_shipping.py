@@ -177,7 +177,7 @@ class ImageStore(Worker):
                 del self._coming[digest]
 
     def _keep(self, digest: bytes, content: bytes) -> bool:
-        """Keep `content` if the disk has room. Returns whether `digest` is the digest of `content`."""
+        """Keep `content` if `digest` is its digest and the disk has room. Returns whether `digest` is its digest."""
         try:
             self._cache.put(digest, content)
         except ValueError:

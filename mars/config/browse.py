@@ -52,8 +52,8 @@ class Named:
 
 @dataclass(frozen=True)
 class Setting:
-    """default: as it is written, None if there is none. value: None if it is not set, and then there is no source.
-    Both are YAML on one line.
+    """default: as it is written in configs/, None if there is none. value: None if it is not set. Both are YAML on one
+    line. source: the file or the override that sets the value, None without a value.
     """
 
     key: str

@@ -117,12 +117,12 @@ def _bound(item: Any) -> list[tuple[str, str]]:
 
 
 def nearest(key: str, known: Collection[str]) -> list[str]:
-    """The keys most similar to an unknown one, the most similar first; empty if none is similar.
+    """At most three keys that an unknown one may stand for, the most similar first.
 
-    - If some section has a key of the same name, only the section is wrong: keys of this name are ranked by the
-      similarity of their sections.
+    - If some section has a key of the same name, only the section is wrong. Of the keys of this name, those with the
+      most similar section are returned; if no section is similar, all of them.
     - Otherwise, keys of the section that the unknown key gives (all keys, if it gives none) are compared by name alone,
-      and other keys by section and name together.
+      and other keys by section and name together. If none is similar, the result is empty.
 
     One letter changes the similarity by about 1 / length. So in the second case, keys that are less similar than the
     best one by at most half of that are returned too: "functiosn" may be "function" or "functions".

@@ -41,8 +41,8 @@ VALUES: Mapping[str, Mapping[str, str]] = {
 def renamed_key(key: str, known: Collection[str]) -> str | None:
     """The entry of KEYS for an earlier `key`, which may lack its section ("clip_norm").
 
-    known: the keys of the configuration. Entries for other keys do not count. Returns None if no entry fits, or if
-    entries with different texts fit.
+    known: the keys of the configuration. An entry counts only if its current key is one of them. Returns None if no
+    entry fits, or if entries with different texts fit.
     """
     found = {new for old, new in KEYS.items() if old == key or old.endswith(f".{key}")}
     candidates = [new for new in found if new.partition(" ")[0] in known]

@@ -69,7 +69,7 @@ class Evaluation:
 
 
 def evaluate(parts: EvaluationParts, prompts: Sequence[Prompt], *, name: str, step: int, model: str) -> Evaluation:
-    """Answer all views of all prompts in one engine call, score and summarize the answers.
+    """Answer the multi view and the mono views of all prompts in one engine call; score and summarize the answers.
 
     The seeds do not depend on `step`, so that the evaluations of a run are paired. A prompt that cannot be read is left
     out with all its views. Raises DataError if too many prompts cannot be read.
@@ -122,8 +122,8 @@ def infer(
     views: Views,
     start_engine: Callable[[], AbstractContextManager[RolloutEngine]],
 ) -> list[Path]:
-    """Ask all requests without answers in `paths` in one engine call, and write the files in the public format
-    (mars/evaluation/public.py).
+    """In one engine call, ask all requests for `views` that have no answers in `paths` yet. Then write the files in the
+    public format (mars/evaluation/public.py).
 
     Returns the file of all answers and the files in the public format. The answers to a request are appended as soon as
     all of them are there. If all requests have answers already, no engine is started. A question that cannot be read is

@@ -163,7 +163,7 @@ def letter_of(answer: str, options: Sequence[str]) -> str:
 
 
 def clear_letter(truth: str, options: Sequence[str]) -> str:
-    """Add to a truth that is a letter the text of its option, if some option's text is the letter of another option.
+    """If the truth is a letter and an option's text is another option's letter, add the text of the truth's option.
 
     Example with blood groups: the truth "A" means the first option, "O", not the option "A"; it becomes "A. O".
 

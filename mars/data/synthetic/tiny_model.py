@@ -81,8 +81,8 @@ def build_tokenizer(vocabulary: Vocabulary, seed: int, family: Family = "qwen2_5
         file (or its part between two tags) and the fixed text around the boxes of a grounding answer are single tokens.
         "benchmark": trained on `benchmark_corpus.txt`. The integers 0 to 16 are single tokens, also after a space.
         "real": as "tiny", then filled up to 151,936 ids with merges drawn from `seed`. Only "real" depends on the seed.
-    family: for InternVL, its own special tokens are added. For Qwen3.5, text is split as in the real model, which
-        transformers does whatever the tokenizer's file says: then each digit is a token, and a sentence has several.
+    family: for InternVL, its own special tokens are added. For Qwen3.5, text is split as in the real model, because
+        transformers ignores how the tokenizer's file splits it: each digit is a token, and a sentence has several.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
