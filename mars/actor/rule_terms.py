@@ -14,6 +14,7 @@ from mars.actor.reading import agreed_names
 from mars.actor.targets import TokenTargets
 from mars.algorithms.token_rule import Measured, TokenFacts, TokenRule, TokenTerms
 from mars.errors import ConfigError, MarsError
+from mars.users_code import calling
 
 _KEY = "recipe.tokens"
 _REDUCED = {
@@ -99,13 +100,9 @@ def measured_of(rule: TokenRule, facts: TokenFacts) -> Mapping[str, Measured]:
 
 def _called(rule: TokenRule, method: str, *arguments: object) -> Any:
     """Call a method. Raises ConfigError if it fails. A MarsError and torch's OutOfMemoryError are raised unchanged."""
-    try:
+    failure = f"{_KEY}: {method} of {type(rule).__name__} failed"
+    with calling(failure, unchanged=(MarsError, torch.OutOfMemoryError)):
         return getattr(rule, method)(*arguments)
-    except (MarsError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"{_KEY}: {method} of {type(rule).__name__} failed: {reason}") from error
 
 
 def _shape(value: object) -> tuple[int, ...] | str:

@@ -11,6 +11,7 @@ from mars.hooks.image_references import references_in
 from mars.plugin import UserFunction, load
 from mars.rewards.box_mentions import mentions_boxes
 from mars.types import ImageRef, Prompt, PromptRollouts, Rollout, RolloutGroup, View
+from mars.users_code import calling
 
 FILTER = "anchor.guide_filter"
 FILTER_WANTED = "a function (response, view, prompt) -> bool, named path/to/file.py:function"
@@ -53,10 +54,8 @@ class GuestCheck:
     def _asked(self, rollout: Rollout, prompt: Prompt) -> bool:
         assert self.own is not None  # the caller has checked it
         where = f"{FILTER}: {self.own.spec} on a response to {prompt.row}"
-        try:
+        with calling(f"{where} failed"):
             allowed = self.own.call(rollout.text, rollout.view, prompt)
-        except Exception as error:
-            raise ConfigError(f"{where} raised {type(error).__name__}: {error}; correct the function") from error
         if not isinstance(allowed, bool):
             raise ConfigError(f"{where} is no bool; got {allowed!r}; return True or False")
         return allowed

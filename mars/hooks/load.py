@@ -43,6 +43,7 @@ from mars.hooks.settings import read_settings
 from mars.hooks.signals import signals_of
 from mars.hooks.step_hooks import Named, StepHooks
 from mars.plugin import load, resolve
+from mars.users_code import calling
 
 _WANTED = "want path/to/file.py:name"
 _SAMPLES = "rollout.samples_per_prompt"
@@ -206,7 +207,8 @@ def _named(recipe: RecipeConfig, key: str, spec: str, members: Mapping[str, int 
     """A hook that is made without arguments, because it gets its settings in each call."""
     function = load(key, spec, "()", classes=True)
     function.check_call()
-    hook = function.call()
+    with calling(f"{key}: {spec} failed when it was made"):
+        hook = function.call()
     for member, count in members.items():
         _check_member(f"{key}: {spec}", hook, member, count)
     name = settings_name(spec)
@@ -251,14 +253,16 @@ def make_hook(
     settings = read_once(settings, ramped, f"{key}: {spec}")
     given = [*arguments, *([] if settings is None else [settings])]
     function.check_call(*given)
-    hook = function.call(*given)
+    with calling(f"{key}: {spec} failed when it was made"):
+        hook = function.call(*given)
     for member, count in members.items():
         _check_member(f"{key}: {spec}", hook, member, count)
     return hook
 
 
 def _check_member(where: str, hook: Any, member: str, count: int | None) -> None:
-    found = hook if member == "__call__" and inspect.isfunction(hook) else getattr(hook, member, None)
+    with calling(f"{where} failed at its {member!r}"):
+        found = hook if member == "__call__" and inspect.isfunction(hook) else getattr(hook, member, None)
     if found is None:
         raise ConfigError(f"{where} makes a {type(hook).__name__} without {member!r}; docs/extend.md has an example")
     if count is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from mars.errors import ConfigError
@@ -12,6 +13,7 @@ from mars.hooks.contract import PromptSampler, SamplerSetup
 from mars.hooks.known_prompts import KnownPrompts
 from mars.hooks.step_hooks import as_json, sampler_state
 from mars.types import Prompt, PromptRollouts
+from mars.users_code import calling
 
 
 class SampledRounds:
@@ -48,7 +50,9 @@ class SampledRounds:
         step: the number of the round, from 0.
         """
         if step not in self._decided:
-            chosen = self._checked(self._sampler.batch(step, self._left_out), f"round {step}")
+            with self._calling(f"when it chose round {step}"):
+                batch = tuple(self._sampler.batch(step, self._left_out))
+            chosen = self._checked(batch, f"round {step}")
             self._decided = {round: prompts for round, prompts in self._decided.items() if round >= step - 1}
             self._decided[step] = chosen
         return self._decided[step]
@@ -59,7 +63,9 @@ class SampledRounds:
         run that does not read ahead.
         """
         self.batch(round)
-        return self._checked(self._sampler.probes(step), f"the probes of step {step}")
+        with self._calling(f"when it chose the probes of step {step}"):
+            chosen = tuple(self._sampler.probes(step))
+        return self._checked(chosen, f"the probes of step {step}")
 
     def observe(
         self, rollouts: Sequence[PromptRollouts], step: int, left_out: Collection[str] = ()
@@ -69,8 +75,9 @@ class SampledRounds:
         left_out: ids of prompts that cannot be read. The sampler gets them whenever it chooses a round from now on.
         """
         self._left_out = frozenset(left_out)
-        metrics = {**self._sampler.observe(rollouts, step), **(self._known.metrics() if self._known else {})}
-        return {f"sampler/{name}": float(value) for name, value in metrics.items()}
+        with self._calling(f"when it observed step {step}"):
+            metrics = {name: float(value) for name, value in self._sampler.observe(rollouts, step).items()}
+        return {f"sampler/{name}": value for name, value in (metrics | self._known_metrics()).items()}
 
     def state(self, round: int) -> Mapping[str, Any]:
         """The state for a checkpoint, with the prompts that are already chosen for rounds from `round` on. round: the
@@ -79,7 +86,8 @@ class SampledRounds:
             str(number): [p.prompt_id for p in chosen] for number, chosen in self._decided.items() if number >= round
         }
         left_out, rows = sorted(self._left_out), self._known.state() if self._known else []
-        sampler = self._sampler.state()
+        with self._calling("when it gave its state"):
+            sampler = self._sampler.state()
         return {"name": self._name, "decided": decided, "left_out": left_out, "state": sampler, "rows": rows}
 
     def read_added(self, snapshots: Iterable[str]) -> None:
@@ -106,9 +114,22 @@ class SampledRounds:
             for number, ids in state["decided"].items()
         }
         self._left_out = frozenset(state["left_out"])
-        self._sampler.restore(state["state"])
+        with self._calling("when it got its state back"):
+            self._sampler.restore(state["state"])
 
-    def _checked(self, prompts: Sequence[Prompt], what: str) -> tuple[Prompt, ...]:
+    def _calling(self, when: str) -> AbstractContextManager[None]:
+        return calling(f"recipe.sampler: {self._name} failed {when}")
+
+    def _known_metrics(self) -> dict[str, float]:
+        return self._known.metrics() if self._known else {}
+
+    def _checked(self, prompts: tuple[Prompt, ...], what: str) -> tuple[Prompt, ...]:
+        other = [one for one in prompts if not isinstance(one, Prompt)]
+        if other:
+            raise ConfigError(
+                f"recipe.sampler: {self._name} has something else than prompts in {what}; "
+                f"got {other[0]!r}; give prompts of setup.sets"
+            )
         counts = Counter(prompt.prompt_id for prompt in prompts)
         twice = [prompt.row for prompt in prompts if counts[prompt.prompt_id] > 1]
         if twice:
@@ -121,4 +142,4 @@ class SampledRounds:
                 f"recipe.sampler: {self._name} has a prompt in {what} that is not in the training set; "
                 f"got {unknown[0]}; choose among setup.sets"
             )
-        return tuple(prompts)
+        return prompts

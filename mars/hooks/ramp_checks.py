@@ -8,8 +8,9 @@ from typing import Any
 
 from mars.changing_settings import at_step
 from mars.config.ramp_section import SETTINGS, Ramp, ramped_settings
-from mars.errors import ConfigError
+from mars.errors import ConfigError, MarsError
 from mars.hooks.step_hooks import Named
+from mars.users_code import calling
 
 _MOST_STEPS = 10_000  # about so many steps are tried at most
 
@@ -72,8 +73,10 @@ def _check_values(settings: Any, changing: Mapping[str, Ramp]) -> None:
     ]
     ends = [{name: getattr(ramp, end) for name, ramp in changing.items()} for end in ("first", "last")]
     for when, values in [*(("", end) for end in ends), *tried]:
+        keys = ", ".join(ramp.key for ramp in changing.values())
         try:
-            at_step(settings, values)
+            with calling(f"ramps: {keys}: {type(settings).__name__} failed", unchanged=(MarsError, ValueError)):
+                at_step(settings, values)
         except ValueError as error:
-            keys, got = ", ".join(ramp.key for ramp in changing.values()), ", ".join(f"{v:g}" for v in values.values())
+            got = ", ".join(f"{v:g}" for v in values.values())
             raise ConfigError(f"ramps: {keys}: {error}; got {got}{when}; give other ends") from error

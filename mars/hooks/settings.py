@@ -14,7 +14,8 @@ from pydantic.dataclasses import dataclass as validated
 from pydantic.errors import PydanticUserError
 from pydantic_core import ErrorDetails
 
-from mars.errors import ConfigError
+from mars.errors import ConfigError, MarsError
+from mars.users_code import calling
 
 CLASS = "Settings"
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -37,15 +38,18 @@ def read_settings(key: str, module: ModuleType, values: Mapping[str, Any] | None
             )
         return None
     fields = _fields(settings, f"{module.__file__}: {CLASS}")
+    given, failure = json.dumps(values or {}), f"{key}: {module.__file__}: {CLASS} failed"
     try:
-        read = TypeAdapter(validated(frozen=True, config=_STRICT)(settings)).validate_json(json.dumps(values or {}))
+        adapter = TypeAdapter(validated(frozen=True, config=_STRICT)(settings))
+        with calling(failure, unchanged=(MarsError, ValidationError, PydanticUserError)):
+            read = adapter.validate_json(given)
+            return settings(**{name: getattr(read, name) for name in fields})
     except ValidationError as error:
         raise ConfigError("\n".join(_problem(key, fields, details) for details in error.errors())) from error
     except (PydanticUserError, NameError, TypeError) as error:
         raise ConfigError(
             f"{module.__file__}: the types of {CLASS} cannot be read ({error}); use plain types"
         ) from error
-    return settings(**{name: getattr(read, name) for name in fields})
 
 
 def _fields(settings: Any, where: str) -> dict[str, str]:

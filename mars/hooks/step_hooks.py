@@ -20,6 +20,7 @@ from mars.hooks.requests import Extra, ExtraRequests, Injected
 from mars.hooks.signals import NO_SIGNALS, Asked, SignalValues, asked_signals, shaped_groups, signals_of
 from mars.plugin import UserFunction
 from mars.types import Prompt, PromptRollouts, SampledPrompt
+from mars.users_code import calling
 
 Hook = TypeVar("Hook")
 _NOTHING = '{"sampler": {}, "advantage": {}}'
@@ -73,11 +74,20 @@ class StepHooks:
         return asked_signals(named.hook for named in self.shaping)
 
     def asked_before(self, prompt: Prompt, step: int) -> Sequence[Extra | Injected]:
-        """What `ExtraRequests.before` asks of a prompt."""
-        return () if (named := self.requests) is None else named.hook.before(prompt, self._facts(named, step))
+        """What `ExtraRequests.before` asks of a prompt. Raises ConfigError if the call fails."""
+        if (named := self.requests) is None:
+            return ()
+        facts = self._facts(named, step)
+        with calling(f"recipe.requests: {named.name} failed in `before` on {prompt.row}"):
+            return tuple(named.hook.before(prompt, facts))
 
     def asked_after(self, item: PromptRollouts, step: int) -> Sequence[Extra | Injected]:
-        return () if (named := self.requests) is None else named.hook.after(item, self._facts(named, step))
+        """What `ExtraRequests.after` asks of a prompt. Raises ConfigError if the call fails."""
+        if (named := self.requests) is None:
+            return ()
+        facts = self._facts(named, step)
+        with calling(f"recipe.requests: {named.name} failed in `after` on {item.prompt.row}"):
+            return tuple(named.hook.after(item, facts))
 
     def shaped(
         self, rollouts: list[PromptRollouts], step: int, signals: SignalValues = NO_SIGNALS
@@ -85,7 +95,8 @@ class StepHooks:
         """The rollouts with the amounts of each `GroupShaping` added to their scores and recorded as parts.
 
         signals: what `self.signals` asks for.
-        Raises ConfigError for a wrong number of amounts, and for a part that a reward has given already.
+        Raises ConfigError if a shaping fails, for a wrong number of amounts, and for a part that a reward has given
+        already.
         """
         for named in self.shaping:
             facts = self._facts(named, step)
@@ -98,7 +109,8 @@ class StepHooks:
     ) -> tuple[list[SampledPrompt], dict[str, float]]:
         """(prompts to train on, with the advantages and weights that the `AdvantageRule`s give; metrics).
 
-        Raises ConfigError if a rule gives another number of values, a value that is not finite, or a weight below 0.
+        Raises ConfigError if a rule fails or gives another number of values, a value that is not finite, or a weight
+        below 0.
         """
         if not self.advantage or not kept:
             return kept, {}
@@ -111,7 +123,9 @@ class StepHooks:
         )
         found, size_before = base, _mean_size(base)
         for named in self.advantage:
-            found = named.hook(found, prompts, self._facts(named, step))
+            facts = self._facts(named, step)
+            with calling(f"recipe.advantage: {named.name} failed in step {step}"):
+                found = named.hook(found, prompts, facts)
             _check_advantages(named.name, found, base)
         ruled = with_advantages(prompts, found)
         metrics = {
@@ -122,10 +136,14 @@ class StepHooks:
         return [replace(old, advantages=new.advantages, weights=new.weights) for new, old in pairs], metrics
 
     def snapshot(self, sampler: Mapping[str, Any]) -> str | None:
-        """What the hooks keep between steps, as JSON; None if no hook keeps anything. sampler: the sampler's state."""
+        """What the hooks keep between steps, as JSON; None if no hook keeps anything. sampler: the sampler's state.
+        Raises ConfigError if a rule fails to give its state, and as `as_json` does."""
         if not self.advantage and not sampler:
             return None
-        states = {named.name: named.hook.state() for named in self.advantage}
+        states = {}
+        for named in self.advantage:
+            with calling(f"recipe.advantage: {named.name} failed when it gave its state"):
+                states[named.name] = named.hook.state()
         return as_json(
             ", ".join([*states, *([sampler["name"]] if sampler else [])]), {"sampler": sampler, "advantage": states}
         )
@@ -134,7 +152,7 @@ class StepHooks:
         """Continue from a `snapshot`; None: begin anew. A rule without a state in it begins anew. Returns the sampler's
         state, which is {} if there is none.
 
-        Raises ConfigError if the snapshot has the state of a rule that the run does not have.
+        Raises ConfigError if the snapshot has the state of a rule that the run does not have, or if a rule fails.
         """
         found = json.loads(snapshot or _NOTHING)
         states: Mapping[str, Any] = {**json.loads(self.initial or _NOTHING)["advantage"], **found["advantage"]}
@@ -147,7 +165,8 @@ class StepHooks:
             )
         for name, state in states.items():
             if name in rules:
-                rules[name].restore(state)
+                with calling(f"recipe.advantage: {name} failed when it got its state back"):
+                    rules[name].restore(state)
         return found["sampler"]
 
     def _facts(self, named: Named[Any], step: int) -> StepFacts:
@@ -156,8 +175,10 @@ class StepHooks:
         return StepFacts(step, progress, self._settings(named, step), self.seed)
 
     def _settings(self, named: Named[Any], step: int) -> Any:
-        changing = ramped_settings(named.name.partition(":")[0], self.ramps)
-        return at_step(named.settings, {name: ramp.at(step) for name, ramp in changing.items()})
+        file = named.name.partition(":")[0]
+        values = {name: ramp.at(step) for name, ramp in ramped_settings(file, self.ramps).items()}
+        with calling(f"recipe.settings.{file}: the values of step {step} were refused"):
+            return at_step(named.settings, values)
 
 
 def sampler_state(snapshot: str) -> Mapping[str, Any]:
@@ -202,7 +223,8 @@ def _amounts(named: Named[GroupShaping], item: PromptRollouts, facts: StepFacts,
     shaped = shaped_groups(item, shaping.on)
     if asked := signals_of(shaping):
         facts = replace(facts, signals={signal.spec.name: signals.of(signal, shaped) for signal in asked})
-    given = [float(amount) for amount in shaping(item, facts)]
+    with calling(f"recipe.shaping: {named.name} failed on {item.prompt.row}"):
+        given = list(map(float, shaping(item, facts)))
     wanted, total = (sum(len(group.rollouts) for group in some) for some in (shaped, groups(item)))
     if len(given) != wanted:
         raise ConfigError(
@@ -217,6 +239,9 @@ def _check_advantages(name: str, found: Any, base: Advantages) -> None:
         wrong = f"got {type(found).__name__}; return replace(base, values=..., weights=...)"
         raise ConfigError(f"recipe.advantage: {name} does not give Advantages; {wrong}")
     for what, got, wanted in (("values", found.values, base.values), ("weights", found.weights, base.weights)):
+        if not isinstance(got, torch.Tensor):
+            wrong = f"gives {what} that are no tensor; got {type(got).__name__}; use base.{what}.new_tensor(...)"
+            raise ConfigError(f"recipe.advantage: {name} {wrong}")
         if got.shape != wanted.shape:
             shapes = f"got {list(got.shape)}; give {list(wanted.shape)}"
             raise ConfigError(f"recipe.advantage: {name} gives {what} of another shape; {shapes}")

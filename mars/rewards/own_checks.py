@@ -13,6 +13,7 @@ from typing import Any
 from mars.errors import ConfigError, DataError
 from mars.plugin import NameNotFound, UserFunction, load
 from mars.rewards.contract import CheckTruth, Size
+from mars.users_code import calling
 
 _WANTED = "(truth, extra_info, truth_size), which returns None or what is wrong"
 
@@ -41,13 +42,10 @@ def load_check(spec: str) -> CheckTruth | None:
 
     def check(truth: str, extra_info: Mapping[str, Any], truth_size: Size | None) -> str | None:
         try:
-            with _LOCK:
+            with _LOCK, calling(f"reward.function: {own} failed on the truth {truth[:80]!r}"):
                 found = function.call(truth, extra_info, truth_size)
         except DataError as error:
             found = str(error)
-        except (Exception, SystemExit) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise ConfigError(f"reward.function: {own} failed on the truth {truth[:80]!r}: {reason}") from error
         if found is not None and not isinstance(found, str):
             raise ConfigError(f"reward.function: {own} returned {type(found).__name__}; want {_WANTED}")
         if found is not None and not found.strip():  # it does not say whether the truth is good

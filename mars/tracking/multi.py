@@ -136,13 +136,17 @@ class Copy:
                 call(tracker)
                 self._taken = self._taken if step is None else step
         except BaseException as error:  # noqa: BLE001 - recorded in `failure`, logged and counted in fault/tracker
-            self._fail(f"{type(error).__name__}: {error}")
+            self._failed_with(error)
         if tracker is None:
             return
         try:
             close(tracker, failed=self._run_failed)
         except BaseException as error:  # noqa: BLE001 - as above
-            self._fail(f"{type(error).__name__}: {error}")
+            self._failed_with(error)
+
+    def _failed_with(self, error: BaseException) -> None:
+        self._fail(f"{type(error).__name__}: {error}")
+        logger.debug("tracker %s failed with this exception", self._name, exc_info=error)
 
     def _next(self) -> tuple[Callable[[Tracker], None], int | None] | None:
         self._deadline = None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mars.data.pixels.images import DecodeImage
 from mars.errors import ConfigError
 from mars.image_transform import ImageTransform, TransformCall, TransformedImage
+from mars.users_code import calling
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,11 +56,9 @@ def apply(transform: ImageTransform, image: Image.Image, call: TransformCall, na
     from PIL import Image
 
     rng = np.random.Generator(np.random.Philox(key=call.seed))
-    try:
+    # A DataError is not passed on: it would say that the image cannot be read, and leave its prompt out of the run.
+    with calling(f"{_KEY}.{call.name}: failed on {name}", _ADVICE, unchanged=ConfigError):
         changed = transform(image, rng, call.strength)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"{_KEY}.{call.name}: failed on {name}: {reason}; {_ADVICE}") from error
     if not isinstance(changed, Image.Image) or (changed.mode, changed.size) != ("RGB", image.size):
         got = f"{changed.mode} {changed.size}" if isinstance(changed, Image.Image) else type(changed).__name__
         raise ConfigError(f"{_KEY}.{call.name}: wrong result for {name}; got {got}, want RGB {image.size}; {_ADVICE}")

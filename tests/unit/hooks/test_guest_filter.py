@@ -134,7 +134,7 @@ def test_a_users_function_that_cannot_be_used_is_named(tmp_path):
         load_filter(f"{file}:two")
     with pytest.raises(ConfigError, match=r"anchor\.guide_filter: .*own\.py has no 'none'"):
         load_filter(f"{file}:none")
-    with pytest.raises(ConfigError, match=r"filter: .*own\.py:raises on a response to rows\.jsonl:p raised Zero"):
+    with pytest.raises(ConfigError, match=r"filter: .*own\.py:raises on a response to rows\.jsonl:p failed: Zero"):
         check(load_filter(f"{file}:raises"))(*one("a dog"))
     with pytest.raises(ConfigError, match=r"is no bool; got 'yes'; return True or False"):
         check(load_filter(f"{file}:text"))(*one("a dog"))
