@@ -52,7 +52,10 @@ def _check_gpu(config: TrainConfig | SftConfig) -> None:
         return
     on_cpu = "cluster=local cluster.device=cpu"
     if isinstance(config, TrainConfig):
-        on_cpu = "experiment=quickstart cluster=local rollout=hf actor.num_workers=1"
+        on_cpu = (
+            "experiment=quickstart cluster=local rollout=hf actor.num_workers=1 (with an experiment of yours: "
+            "'experiment=[quickstart,NAME]')"
+        )
     raise SetupError(
         f"cluster.device: this machine has no GPU; got cuda; on a laptop give {on_cpu}; otherwise use "
         "cluster.device=cpu, or join a cluster that has GPUs (cluster.address=host:port)"
