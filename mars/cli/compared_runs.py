@@ -13,6 +13,7 @@ from mars.evaluation.compare import marks
 from mars.evaluation.run_pairs import ALL_SETS, EvaluatedRun, Pair, pair_runs
 from mars.output.text import aligned, visible
 from mars.report.run_comparison import (
+    ABSENT,
     ComparedRun,
     Row,
     RunComparison,
@@ -53,9 +54,7 @@ def compared(run_dirs: Sequence[Path]) -> RunComparison:
         runs=runs,
         settings=differences([run.settings for run in runs], _NOT_COMPARED),
         versions=differences([run.versions for run in runs]),
-        metrics=differences(
-            [{"step": run.step, **last_metrics(record)} for run, record in zip(runs, records, strict=True)]
-        ),
+        metrics=differences([last_metrics(record) | _step(run) for run, record in zip(runs, records, strict=True)]),
         pairs=pair_runs(evaluated, threshold),
         threshold=threshold,
     )
@@ -75,12 +74,15 @@ def check_runs(run_dirs: Sequence[Path]) -> None:
 
 
 def to_json(found: RunComparison) -> dict[str, Any]:
-    """Values by the runs' letters in lower case: {"settings": {"run.seed": {"a": 0, "b": 5}}}. Numbers that are not
-    finite become null."""
+    """Values by the runs' letters in lower case: {"settings": {"run.seed": {"a": 0, "b": 5}}}. A run without a value
+    is left out. Numbers that are not finite become null."""
     keys = [mark.lower() for mark in found.marks]
 
     def by_run(part: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]:
-        return {name: dict(zip(keys, map(_strict, values), strict=True)) for name, values in part.items()}
+        return {
+            name: {key: _strict(value) for key, value in zip(keys, values, strict=True) if value is not ABSENT}
+            for name, values in part.items()
+        }
 
     facts = ("name", "folder", "state", "step", "last_step", "score", "evaluation", "notes")
     return {
@@ -147,6 +149,10 @@ def _run(mark: str, name: str, run_dir: Path, record: RunRecord, facts: Mapping[
         versions=versions_of(read_attempt(folders[-1][1])) if folders else {},
         notes=record.notes,
     )
+
+
+def _step(run: ComparedRun) -> dict[str, int]:
+    return {} if run.step is None else {"step": run.step}
 
 
 def _rewards(record: RunRecord) -> RewardsBySet | None:

@@ -43,11 +43,10 @@ def details(run_dir: Path) -> dict[str, Any]:
 
 
 def settings_of(record: RunRecord) -> dict[str, Any]:
-    """Dotted key -> value, as in config.yaml."""
-    from mars.config.overrides import flat
+    """Dotted key -> value, as in config.yaml. Empty if that is missing or damaged."""
+    from mars.config.browse import recorded
 
-    settings = flat(record.config, "") if isinstance(record.config, dict) else {}
-    return {name.removeprefix("."): value for name, value in settings.items()}
+    return recorded(record.config) if isinstance(record.config, dict) else {}
 
 
 def last_metrics(record: RunRecord) -> dict[str, Any]:
@@ -56,14 +55,15 @@ def last_metrics(record: RunRecord) -> dict[str, Any]:
 
 
 def versions_of(attempt: Mapping[str, Any]) -> dict[str, Any]:
-    """From the record of an attempt: packages, and the code of mars and of users' functions."""
+    """From the record of an attempt: packages, and the code of mars and of users' functions. Without what is null."""
     code = {name: value for name, value in (attempt.get("code") or {}).items() if name != "untracked"}
     functions = {
         f"{setting} {Path(entry['file']).name}:{entry['function']}": entry["sha256"]
         for setting, entries in (attempt.get("functions") or {}).items()
         for entry in entries
     }
-    return {**(attempt.get("versions") or {}), **{f"code {name}": value for name, value in code.items()}, **functions}
+    found = {**(attempt.get("versions") or {}), **{f"code {name}": value for name, value in code.items()}, **functions}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def read_whole(run_dir: Path) -> RunRecord:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import getitem
@@ -22,7 +22,7 @@ from mars.config.compose import (
     resolved_leaves,
 )
 from mars.config.folders import groups, how_to_add, shipped_folder
-from mars.config.keys import expected, leaves, sections_of
+from mars.config.keys import expected, leaves, mappings, sections_of
 from mars.config.load import SCHEMAS, RootName, read_saved, refusal
 from mars.config.overrides import EXPERIMENT, unknown_key
 from mars.config.paths import given_path
@@ -135,6 +135,27 @@ def differences(a: Named, b: Named) -> dict[str, dict[str, Any]]:
     keys = [*a.values, *(key for key in b.values if key not in a.values)]
     pairs = {key: {"a": a.values.get(key, NOT_SET), "b": b.values.get(key, NOT_SET)} for key in keys}
     return {key: pair for key, pair in pairs.items() if pair["a"] != pair["b"]}
+
+
+def recorded(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted key -> value of the content of a run's config.yaml, and nothing else: no default, no check.
+
+    As in `Named.values`, a setting that is a mapping is one value. A setting that no longer exists has a key too.
+
+    >>> recorded({"recipe": {"sampler": None, "transforms": {"masked": "mask.py:masked"}}})
+    {'recipe.sampler': None, 'recipe.transforms': {'masked': 'mask.py:masked'}}
+    """
+    whole = {key for schema in SCHEMAS.values() for key in mappings(schema)}
+    return dict(_recorded(content, "", whole))
+
+
+def _recorded(content: Mapping[str, Any], prefix: str, whole: Collection[str]) -> Iterator[tuple[str, Any]]:
+    for name, value in content.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value and key not in whole:
+            yield from _recorded(value, f"{key}.", whole)
+        else:
+            yield key, value
 
 
 def described(chosen: Named) -> str:

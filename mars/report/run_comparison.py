@@ -16,10 +16,13 @@ from mars.evaluation.run_pairs import Pair
 from mars.evaluation.tables import cell, quantity_label
 
 Differences = Mapping[str, Sequence[Any]]
-"""Name -> the value of each run, None where a run has none. Only names whose values differ."""
+"""Name -> the value of each run, ABSENT where a run has none. Only names whose values differ."""
 
 Row = tuple[str, list[str]]
 """(label, one cell per run)."""
+
+ABSENT = object()
+"""Stands for a value that a run does not have. None is a value: a setting can be null, and so can a metric."""
 
 NONE = "–"
 _SIX_DIGITS = ".6g"
@@ -111,7 +114,7 @@ def differences(values: Sequence[Mapping[str, Any]], ignored: Iterable[str] = ()
     {'run.seed': [0, 1]}
     """
     names = dict.fromkeys(name for of_run in values for name in of_run if name not in set(ignored))
-    found = {name: [of_run.get(name) for of_run in values] for name in names}
+    found = {name: [of_run.get(name, ABSENT) for of_run in values] for name in names}
     return {name: of_all for name, of_all in found.items() if any(not _same(of_all[0], other) for other in of_all[1:])}
 
 
@@ -163,7 +166,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _shown(value: Any, form: str) -> str:
-    if value is None:
+    if value is ABSENT:
         return NONE
     if isinstance(value, float):
         return repr(value) if form == "r" else format(value, form)

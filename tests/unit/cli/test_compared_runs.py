@@ -8,7 +8,7 @@ from math import sqrt
 import pytest
 
 from mars.cli.compared_runs import as_text, compared, to_json
-from mars.report.run_comparison import difference_rows, differences, run_names
+from mars.report.run_comparison import ABSENT, difference_rows, differences, run_names
 from tests.unit.cli.run_folders import reward, write_evaluation, write_lines, write_run
 from tests.unit.evaluation.result_files import line
 
@@ -171,11 +171,18 @@ def test_values_that_differ_in_late_digits_are_shown_whole():
     assert difference_rows(found) == [("a", ["0.1", "0.1000000001"]), ("c", ["[1]", "–"])]
 
 
+def test_null_is_another_value_than_none_at_all():
+    assert difference_rows(differences([{"recipe.sampler": None, "seed": 0}, {"seed": None}])) == [
+        ("recipe.sampler", ["null", "–"]),
+        ("seed", ["0", "null"]),
+    ]
+
+
 def test_of_long_values_the_place_where_they_differ_is_shown():
     files = [f"/data/{'x' * 300}/{name}.parquet" for name in ("one", "other")]
-    ((_, cells),) = difference_rows({"data.train_files": [*files, None]})
+    ((_, cells),) = difference_rows({"data.train_files": [*files, ABSENT]})
     assert cells == [f"… {'x' * 28}/one.parquet", f"… {'x' * 28}/other.parquet", "–"]
-    ((_, cells),) = difference_rows({"data.template": ["y" * 130, None]})
+    ((_, cells),) = difference_rows({"data.template": ["y" * 130, ABSENT]})
     assert cells == [f"{'y' * 120} …", "–"]
 
 
@@ -196,7 +203,7 @@ def test_damaged_files_are_left_out_or_named(tmp_path):
     ]
     assert "step_000002.jsonl: 1 of 1 lines cannot be used" in found.pairs[0].how
     assert "\n" not in found.pairs[0].how
-    assert found.settings["run.seed"] == [0, 0, None]
+    assert found.settings["run.seed"] == [0, 0, ABSENT]
     text = as_text(found)
     assert "not compared: C has no answers" in text
     assert "\nnotes\n" in text

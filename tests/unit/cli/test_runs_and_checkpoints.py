@@ -115,8 +115,7 @@ def test_the_difference_of_two_runs_is_what_differs(mars, make_run):
     assert found["settings"] == {
         "run.name": {"a": "a", "b": "b"},
         "run.seed": {"a": 0, "b": 5},
-        "reward.functions": {"a": {}, "b": None},
-        "reward.functions.llvip": {"a": None, "b": "vqa"},
+        "reward.functions": {"a": {}, "b": {"llvip": "vqa"}},
     }
     assert set(found["versions"]) == {"torch"}
     assert found["metrics"]["step"] == {"a": 3, "b": 2}

@@ -7,7 +7,7 @@ import json
 import pytest
 import yaml
 
-from mars.config.browse import NOT_SET, described, differences, named, search, settings, undescribed
+from mars.config.browse import NOT_SET, described, differences, named, recorded, search, settings, undescribed
 from mars.config.keys import leaves
 from mars.config.load import composed_yaml, load_config
 from mars.config.schema import SftConfig, TrainConfig
@@ -108,6 +108,21 @@ def test_a_run_directory_is_read_and_may_be_changed(tmp_path):
         "run.seed": {"a": 0, "b": 7},
         "run.num_steps": {"a": 60, "b": 61},
     }
+
+
+@pytest.mark.parametrize(
+    ("root", "changes"),
+    [
+        ("train", ["recipe.transforms={masked: mask.py:masked}", "reward.functions={a: vqa, b: grounding}"]),
+        ("train", ["recipe.settings={mine: {bonus: 0.2}}"]),
+        ("sft", ["data.source_image_pixels={infrared: [3136, 250880]}"]),
+    ],
+)
+def test_a_record_has_the_keys_and_values_of_the_configuration(root, changes):
+    files = ["data.train_files=[a.parquet]", *changes]
+    content = yaml.safe_load(composed_yaml(root, files, []))
+    assert recorded(content) == named(files, [], root).values
+    assert recorded({**content, "gone": {"long": {}}})["gone.long"] == {}
 
 
 def test_an_experiment_of_a_recipe_of_mars_is_found_from_any_folder(tmp_path, monkeypatch):
