@@ -72,10 +72,7 @@ def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: i
         prompts = with_own_groups(prompts, partial(_advantages, parts))
         kept += [item for item, keep in zip(prompts, selection.keep.tolist(), strict=True) if keep]
         rollouts += of_round
-    if not rollouts and not carried_ids:
-        logger.warning(
-            "step %d samples nothing: no prompt of its %d rounds can be read", step, round_number - state.round
-        )
+    _warn_of_unusable(rollouts, len(state.carried), step, round_number - state.round)
     kept, beyond = kept[: stream.prompts_per_step], kept[stream.prompts_per_step :]
     carried = tuple(replace(item, carried=True) for item in beyond)
     batch_metrics = {}
@@ -96,6 +93,18 @@ def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: i
     snapshot = parts.hooks.snapshot(stream.state(round_number))
     after = SamplingState(round_number, carried, quarantine, state.version, hooks=snapshot, surplus=surplus)
     return Sampled(rollouts, kept, after, metrics)
+
+
+def _warn_of_unusable(rollouts: Sequence[PromptRollouts], num_carried: int, step: int, num_rounds: int) -> None:
+    """Warn if the rounds of a step gave no rollouts, and the step has no carried prompts either, or if all failed."""
+    reasons = [rollout.reward.failed for item in rollouts for rollout in item.multi.rollouts]
+    if not rollouts and not num_carried:
+        logger.warning("step %d samples nothing: no prompt of its %d rounds can be read", step, num_rounds)
+    elif reasons and None not in reasons:
+        logger.warning(
+            "step %d: all %d responses to multi prompts failed, so nothing is learnt from them; the first: %s",
+            step, len(reasons), reasons[0],
+        )  # fmt: skip
 
 
 def _probed(parts: StepParts, stream: PromptRounds, state: SamplingState, step: int, timer: StepTimer) -> Quarantine:

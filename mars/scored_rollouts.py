@@ -43,7 +43,7 @@ def scored_rollouts(parts: StepParts, prompts: Sequence[Prompt], step: int, time
     call follows if `anchor.allocation` distributes the second half of the multi rollouts by the results of the first
     half. Another call follows if a recipe has extra requests that depend on the scored responses.
     """
-    plan = parts.plan_at(step)
+    plan, failed_scores = parts.plan_at(step), parts.hooks.failed_scores
     planned = plan.planned(prompts, step)
     scored = _answers(parts, prompts, planned, step, timer)
     sampled = ScoredRound(collect(prompts, planned.all, scored.samples, scored.unreadable), scored.unreadable)
@@ -56,7 +56,8 @@ def scored_rollouts(parts: StepParts, prompts: Sequence[Prompt], step: int, time
         rollouts = with_following(rollouts, following.all, scored.samples, scored.unreadable)
         unreadable = {**unreadable, **scored.unreadable}
     if parts.overlong is not None:
-        rollouts = with_overlong_penalty(rollouts, parts.overlong)
+        penalized = with_overlong_penalty(rollouts, parts.overlong)
+        rollouts = failed_scores.noted("algorithm.overlong_factor", rollouts, penalized)
     asked, stage = parts.hooks.signals, partial(timer.stage, "signals")
     signals = measured(asked, rollouts, step, parts.scoring_batch, parts.trainer, parts.decode, stage)
     unreadable = {**unreadable, **signals.unreadable}
@@ -70,7 +71,8 @@ def scored_rollouts(parts: StepParts, prompts: Sequence[Prompt], step: int, time
             kl = parts.trainer.score_responses(batch, KL_TO_REFERENCE)
         unreadable = {**unreadable, **kl.unreadable}
         rollouts = [item for item in rollouts if item.prompt.prompt_id not in kl.unreadable]
-        rollouts = with_kl_penalty(rollouts, kl.readable(batch), coefficient)
+        penalized = with_kl_penalty(rollouts, kl.readable(batch), coefficient)
+        rollouts = failed_scores.noted("algorithm.kl_coefficient", rollouts, penalized)
     return ScoredRound(rollouts, unreadable, sampled.targets)
 
 

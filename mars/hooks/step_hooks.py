@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -16,6 +16,7 @@ from mars.changing_settings import at_step
 from mars.config.ramp_section import Ramp, ramped_settings
 from mars.errors import ConfigError
 from mars.hooks.contract import AdvantageRule, GroupShaping, StepFacts
+from mars.hooks.failed_scores import FailedScores
 from mars.hooks.requests import Extra, ExtraRequests, Injected
 from mars.hooks.signals import NO_SIGNALS, Asked, SignalValues, asked_signals, shaped_groups, signals_of
 from mars.plugin import UserFunction
@@ -44,6 +45,7 @@ class StepHooks:
 
     num_steps: the planned steps of the run; None until its rows are read. No hook is called before that.
     seed: run.seed. ramps: those of the run, also in a run without hooks. guest_filter: of `anchor.guide_filter`.
+    failed_scores: of this run, for shapings and penalties.
     """
 
     num_steps: int | None
@@ -54,6 +56,7 @@ class StepHooks:
     requests: Named[ExtraRequests] | None = None
     ramps: tuple[Ramp, ...] = ()
     guest_filter: UserFunction | None = None
+    failed_scores: FailedScores = field(default_factory=FailedScores, compare=False)
 
     def for_steps(self, num_steps: int) -> StepHooks:
         """The same hooks, for a run of `num_steps` planned steps."""
@@ -94,6 +97,7 @@ class StepHooks:
     ) -> list[PromptRollouts]:
         """The rollouts with the amounts of each `GroupShaping` added to their scores and recorded as parts.
 
+        A response whose new score is not usable fails; the log names the shaping once.
         signals: what `self.signals` asks for.
         Raises ConfigError if a shaping fails, for a wrong number of amounts, and for a part that a reward has given
         already.
@@ -101,7 +105,8 @@ class StepHooks:
         for named in self.shaping:
             facts = self._facts(named, step)
             amounts = [amount for item in rollouts for amount in _amounts(named, item, facts, signals)]
-            rollouts = add_to_scores(rollouts, named.hook.part, amounts)
+            shaped = add_to_scores(rollouts, named.hook.part, amounts)
+            rollouts = self.failed_scores.noted(f"recipe.shaping: {named.name}", rollouts, shaped)
         return rollouts
 
     def weighted(

@@ -40,7 +40,7 @@ def _heading(answer: Answer) -> str:
         score, parts = reward_texts(answer)
         facts.append(f"score {score} ({parts})" if parts else f"score {score}")
         if answer.reward.failed is not None:
-            facts.append(f"reward failed: {answer.reward.failed}")
+            facts.append(f"failed: {answer.reward.failed}")
     if answer.response_tokens is not None:
         facts.append(f"{answer.response_tokens} tokens")
     if answer.finish_reason == "length":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -9,6 +10,8 @@ from typing import Any, Literal, Protocol
 from mars import plugin
 from mars.errors import ConfigError
 from mars.types import MAX_SCORE, RewardInput, RewardResult
+
+logger = logging.getLogger(__name__)
 
 ADDED_PARTS = ("overlong_penalty", "kl_penalty")
 """Parts that mars adds to a score after the reward function (mars/algorithms/penalties.py): reserved names."""
@@ -96,13 +99,15 @@ class BuiltInReward:
 
 
 class PartsScorer:
-    """A `RewardScorer` whose results fail unless each named part is there and within -MAX_SCORE to MAX_SCORE.
+    """A `RewardScorer` whose results fail unless each named part is there and within -MAX_SCORE to MAX_SCORE. Logs each
+    of these failures once.
 
     parts: the names in `algorithm.part_weights`: advantages are computed from these parts instead of the score.
     """
 
     def __init__(self, scorer: RewardScorer, parts: Collection[str]) -> None:
         self._scorer, self._parts = scorer, parts
+        self._logged: set[str] = set()
 
     def score(self, items: Iterable[RewardInput | tuple[RewardInput, ...]]) -> list[RewardResult]:
         return [self._checked(result) for result in self._scorer.score(items)]
@@ -116,10 +121,16 @@ class PartsScorer:
         for part in self._parts:
             if part not in result.parts:
                 got = ", ".join(sorted(result.parts)) or "none"
-                return failed_result(f"no part {part}, which algorithm.part_weights names; got {got}")
+                return self._failed(f"no part {part}, which algorithm.part_weights names", got)
             if not abs(result.parts[part]) <= MAX_SCORE:
-                return failed_result(f"{part} is not in [-{MAX_SCORE:g}, {MAX_SCORE:g}]; got {result.parts[part]}")
+                return self._failed(f"{part} is not in [-{MAX_SCORE:g}, {MAX_SCORE:g}]", result.parts[part])
         return result
+
+    def _failed(self, wrong: str, got: object) -> RewardResult:
+        if wrong not in self._logged:
+            self._logged.add(wrong)
+            logger.error("reward.function: %s; got %s; the sample is masked; this is logged once", wrong, got)
+        return failed_result(f"{wrong}; got {got}")
 
 
 def failed_result(reason: str) -> RewardResult:

@@ -79,8 +79,8 @@ class ConsoleTracker:
     num_steps: last step of the run. done: the step after which it is resumed, where the bar begins.
 
     The remaining time is the mean duration of the last 20 steps times the number of steps left. It is shown from the
-    second line on, because the time before the first line includes the start of the workers. If the reward has failed
-    on any responses, the tracker prints their number at the end.
+    second line on, because the time before the first line includes the start of the workers. If any
+    responses have failed, the tracker prints their number at the end.
     """
 
     def __init__(
@@ -121,8 +121,6 @@ class ConsoleTracker:
             self._progress.stop()
         if self._failed > 0:
             self._console.print(
-                Text(
-                    f"the reward failed on {self._failed:.0f} responses, which were left out of training: see mars.log"
-                ),
+                Text(f"{self._failed:.0f} responses got no usable score and were left out of training: see mars.log"),
                 soft_wrap=True,
             )

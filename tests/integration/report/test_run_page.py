@@ -261,7 +261,7 @@ def test_failed_rewards_and_missing_numbers_are_shown(tmp_path: Path) -> None:
     failed = RewardResult(float("nan"), 0.0, {}, failed="ValueError: <odd>")
     item = make_rollouts("p1", [failed], text="yes")
     RolloutFiles(tmp_path / "rollouts", lambda prompt, view: (None, None), lambda request: 9).log_rollouts([item], 1)
-    assert "– (reward failed: ValueError: <odd>)" in " ".join(read(tmp_path).text.split())
+    assert "– (failed: ValueError: <odd>)" in " ".join(read(tmp_path).text.split())
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ def test_self_test() -> None:
         check_self_test(all_fail, scorer.score(all_fail), {}, "look")
 
 
-def test_a_result_without_a_weighted_part_or_beyond_its_bound_fails_alone() -> None:
+def test_a_result_without_a_weighted_part_or_beyond_its_bound_fails_alone(caplog: pytest.LogCaptureFixture) -> None:
     given = [
         RewardResult(1.0, 1.0, {"format": 1.0, "length": -1e6}),
         RewardResult(1.0, 1.0, {"length": 0.0}),
@@ -228,7 +228,8 @@ def test_a_result_without_a_weighted_part_or_beyond_its_bound_fails_alone() -> N
         def score(self, items: Iterable[RewardInput]) -> list[RewardResult]:
             return given
 
-    found = PartsScorer(Given(f"{FILE}:misbehave", "strict"), {"format": 1.0, "length": 0.5}).score([])
+    scorer = PartsScorer(Given(f"{FILE}:misbehave", "strict"), {"format": 1.0, "length": 0.5})
+    found = scorer.score([])
     assert [result.failed for result in found] == [
         None,
         "no part format, which algorithm.part_weights names; got length",
@@ -237,6 +238,12 @@ def test_a_result_without_a_weighted_part_or_beyond_its_bound_fails_alone() -> N
         "no answer",
     ]
     assert [found[0], found[3]] == [given[0], given[3]]
+    scorer.score([])
+    assert caplog.messages == [
+        "reward.function: no part format, which algorithm.part_weights names; got length; the sample is masked; this "
+        "is logged once",
+        "reward.function: length is not in [-1e+06, 1e+06]; got 1100000.0; the sample is masked; this is logged once",
+    ]
 
 
 def test_the_self_test_names_parts_that_a_reward_lacks() -> None:

@@ -52,7 +52,7 @@ def test_failed_responses_are_in_the_line_and_their_number_in_the_last_one() -> 
     lines = console.file.getvalue().splitlines()
     assert lines[0] == "1/3  failed 2"
     assert lines[1].startswith("2/3  ETA")
-    assert lines[3] == "the reward failed on 5 responses, which were left out of training: see mars.log"
+    assert lines[3] == "5 responses got no usable score and were left out of training: see mars.log"
 
 
 def test_without_a_terminal_there_are_plain_lines_with_the_time_left() -> None:
