@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from mars.types import ImageRef
+
+Packing = Literal["shared_prefix", "padded"]
+"""The rows of a forward: each prompt once, followed by its responses; or each row a sequence of its own, padded."""
 
 
 @dataclass(frozen=True)

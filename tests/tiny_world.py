@@ -16,14 +16,14 @@ from mars.actor.objective import Objective
 from mars.actor.reading import Process
 from mars.actor.trainer import Rendezvous
 from mars.algorithms.advantages import AdvantageSettings, group_advantages
-from mars.batching.plan import Packing, plan_updates
+from mars.batching.plan import plan_updates
 from mars.config.algorithm_section import AlgorithmConfig
 from mars.config.schema import TrainConfig
 from mars.data.pixels.images import decode_image
 from mars.data.prompts.budget import ImageBudget, num_image_tokens
 from mars.data.prompts.chat import PromptEncoder, prompt_length
 from mars.data.prompts.processor import PromptProcessor
-from mars.train_types import MicroBatch, TrainBatch, TrainPrompt, TrainResponse, UpdatePlan
+from mars.train_types import MicroBatch, Packing, TrainBatch, TrainPrompt, TrainResponse, UpdatePlan
 from mars.types import ImageRef, Message, RolloutRequest
 from mars.weights.object_store import in_memory
 from tests.builders import train_config

@@ -17,15 +17,13 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from mars.actor.lora import adapted_layers, add_adapters, bit_sum
 from mars.actor.model import PolicyModel, ScoringSettings, load_policy
 from mars.actor.shards import check_base, model_state
-from mars.actor.state import save_policy, weight_buckets
+from mars.actor.state import SAVE_BUCKET_BYTES, save_policy, weight_buckets
 from mars.config.actor_sections import LoraConfig
 from mars.config.schema import ModelConfig
 from mars.errors import CheckpointError, SetupError
 from mars.output.bars import without_bars
 from mars.output.files import give_usual_permissions
 from mars.output.text import shorten
-
-_BUCKET_BYTES = 256 * 2**20
 
 
 def export_policy(shards: str, model: ModelConfig, lora: LoraConfig, folder: str) -> None:
@@ -85,7 +83,7 @@ def check_saved(policy: PolicyModel, model: ModelConfig, folder: str) -> None:
         backbone = AutoModelForImageTextToText.from_pretrained(
             folder, dtype=dtype, trust_remote_code=model.trust_remote_code, use_safetensors=True
         )
-    buckets = weight_buckets(policy, dtype, _BUCKET_BYTES)
+    buckets = weight_buckets(policy, dtype, SAVE_BUCKET_BYTES)
     wanted = ((name, value) for bucket in buckets for name, value in bucket.full().items())
     _compare(backbone.state_dict(), wanted, folder)
 

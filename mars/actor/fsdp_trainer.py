@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from mars.actor.batch import ForwardBatch, ProcessedPrompt, forward_batch, with_temperatures
@@ -17,7 +16,7 @@ from mars.actor.model import ScoringSettings
 from mars.actor.objective import Objective, truncation_nats
 from mars.actor.offloading import Offloading
 from mars.actor.optimizer import Optimizer
-from mars.actor.process_group import join_group
+from mars.actor.process_group import join_group, leave_group
 from mars.actor.publisher import WeightPublisher
 from mars.actor.reading import Process, PromptReader, ReadPrompts, agreed, merged_over_ranks, without
 from mars.actor.reference import kl_reference, reference_update, updated_model
@@ -159,8 +158,7 @@ class FsdpTrainer:
     def close(self) -> None:
         self._shards.close()
         self._reader.close()
-        if self._owns_group and dist.is_initialized():
-            dist.destroy_process_group()
+        leave_group(owned=self._owns_group)
 
     def _update_once(
         self,

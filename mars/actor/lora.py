@@ -19,7 +19,7 @@ from torch.nn.functional import linear
 from mars.actor.batch import ForwardBatch
 from mars.actor.model import PolicyModel
 from mars.actor.parts import adapter_layers
-from mars.actor.sharding import num_copies
+from mars.actor.sharding import local_part, num_copies
 from mars.config.actor_sections import LoraConfig
 
 _ADAPTER = ("lora_A", "lora_B")
@@ -122,7 +122,7 @@ def bit_sum(policy: nn.Module) -> Tensor:
     A collective call if the policy is sharded.
     """
     base = [value for name, value in policy.named_parameters() if name.rpartition(".")[2] not in _ADAPTER]
-    sums = torch.tensor([_sum_of_bits(value.to_local() if isinstance(value, DTensor) else value) for value in base])
+    sums = torch.tensor([_sum_of_bits(local_part(value)) for value in base])
     if base and isinstance(base[0], DTensor):
         dist.all_reduce(sums)
         sums //= num_copies(base[0].device_mesh)

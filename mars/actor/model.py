@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,11 @@ from mars.actor.parts import part_of
 from mars.actor.prefix_attention import register
 from mars.actor.token_scores import token_scores
 from mars.actor.vision_attention import use_segments
-from mars.config.actor_sections import Part
+from mars.config.actor_sections import Offload, Part
 from mars.config.schema import ModelConfig
 from mars.errors import SetupError
 from mars.families.table import family_of
-
-Packing = Literal["shared_prefix", "padded"]
-Offload = Literal["none", "cpu"]
+from mars.train_types import Packing
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,12 @@ def join_group(rendezvous: Rendezvous, device: str) -> bool:
     return True
 
 
+def leave_group(*, owned: bool) -> None:
+    """Destroy the process group. owned: what `join_group` returned; a group of the engine stays."""
+    if owned and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def _meeting_place(rendezvous: Rendezvous, timeout: timedelta) -> dict[str, Any]:
     """The store or the address of the group. On one machine, the store of rank 0 listens only on the loopback
     interface.

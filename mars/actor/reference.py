@@ -6,18 +6,19 @@ from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 
 from mars.actor.lora import BaseModel
-from mars.actor.model import Offload, Packing, PolicyModel, ScoringSettings, empty_policy, fill, shard
+from mars.actor.model import PolicyModel, ScoringSettings, empty_policy, fill, shard
+from mars.actor.sharding import local_part
+from mars.config.actor_sections import Offload
 from mars.config.algorithm_section import AlgorithmConfig
 from mars.config.schema import ModelConfig, TrainConfig
 from mars.errors import ConfigError, SetupError
 from mars.families.family import Family
 from mars.families.table import family_of
+from mars.train_types import Packing
 
 _KEY = "algorithm.kl_reference"
 _ADVICE = (
@@ -72,7 +73,7 @@ class ReferenceUpdate:
                     module.reshard()
         policy = dict(self._policy.named_parameters())
         for name, value in self.reference.named_parameters():
-            _local(value).lerp_(_local(policy[name]), 1 - self._decay)
+            local_part(value).lerp_(local_part(policy[name]), 1 - self._decay)
 
 
 def reference_update(
@@ -87,10 +88,6 @@ def reference_update(
 def updated_model(update: ReferenceUpdate | None) -> PolicyModel | None:
     """The reference model whose weights are part of a checkpoint; None if the reference is never updated."""
     return None if update is None else update.reference
-
-
-def _local(value: Tensor) -> Tensor:
-    return value.to_local() if isinstance(value, DTensor) else value
 
 
 def load_reference(

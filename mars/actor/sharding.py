@@ -45,6 +45,11 @@ def local_rows(parameter: Tensor) -> tuple[int, int]:
     )
 
 
+def local_part(value: Tensor) -> Tensor:
+    """The part of a tensor that this rank holds: the whole tensor, if it is not sharded."""
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
 def rows_of(num_rows: int, place: int, places: int) -> tuple[int, int]:
     """The rows [start, stop) of shard number `place` out of `places`.
 

@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.distributed.checkpoint import load, save
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.tensor import DTensor
 
 from mars import faults
 from mars.actor.model import PolicyModel
 from mars.actor.optimizer import Optimizer
 from mars.actor.shard_report import ShardReport, write_report
+from mars.actor.sharding import local_part
 from mars.errors import CheckpointError
 from mars.output.digests import file_digest, sync_folder
 
@@ -99,13 +99,9 @@ class _Copies:
             if copy is None or (copy.shape, copy.dtype) != (value.shape, value.dtype):
                 copy = value.detach().to("cpu", copy=True)
             else:
-                _local(copy).copy_(_local(value))
+                local_part(copy).copy_(local_part(value))
             self._kept[name] = copy
         return dict(self._kept)
-
-
-def _local(value: Tensor) -> Tensor:
-    return value.to_local() if isinstance(value, DTensor) else value
 
 
 def trainer_state(

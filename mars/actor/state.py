@@ -14,14 +14,15 @@ from torch.distributed.tensor import DTensor
 from mars.actor.lora import adapted_layers, merged
 from mars.actor.model import PolicyModel
 from mars.actor.model_files import carry_files
-from mars.actor.sharding import is_in_first_copy, rows_of, shard_axis
+from mars.actor.sharding import is_in_first_copy, local_part, rows_of, shard_axis
 from mars.config.schema import ModelConfig
 from mars.errors import SetupError
 from mars.output.bars import without_bars
 from mars.output.files import give_usual_permissions
 from mars.weights.transfer import Bucket
 
-_SAVE_BUCKET_BYTES = 256 * 2**20
+SAVE_BUCKET_BYTES = 256 * 2**20
+"""Of weights that are gathered to be written, or to be compared with what was written."""
 
 _Adapter = tuple[Tensor, Tensor, float]
 """lora_A, lora_B and scale of a layer."""
@@ -61,7 +62,7 @@ def weight_buckets(
 
 def full_state(policy: PolicyModel, dtype: torch.dtype) -> dict[str, Tensor]:
     """All weights on the CPU, named as in `weight_buckets`. On rank 0; {} on the others. A collective call."""
-    buckets = weight_buckets(policy, dtype, _SAVE_BUCKET_BYTES)
+    buckets = weight_buckets(policy, dtype, SAVE_BUCKET_BYTES)
     return {name: value.cpu() for bucket in buckets for name, value in bucket.full().items()}
 
 
@@ -110,7 +111,7 @@ def _gathered(
 def _local(weight: Tensor, adapter: _Adapter | None) -> Tensor:
     """This rank's rows of a weight, with its adapter added."""
     whole = weight if adapter is None else _merged(weight, *adapter)
-    return whole.to_local() if isinstance(whole, DTensor) else whole
+    return local_part(whole)
 
 
 def _merged(weight: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Tensor:

@@ -10,7 +10,7 @@ from mars.actor.batch import ForwardBatch, forward_batch
 from mars.actor.memory import PeakMemory
 from mars.actor.model import ScoringSettings
 from mars.actor.optimizer import Optimizer
-from mars.actor.process_group import join_group
+from mars.actor.process_group import join_group, leave_group
 from mars.actor.reading import Process, PromptReader, ReadPrompts, agreed
 from mars.actor.sharding import mesh_of_ranks
 from mars.actor.shards import ShardWriter, load_trainer_state, trainer_state
@@ -95,8 +95,7 @@ class FsdpSupervisedTrainer:
     def close(self) -> None:
         self._shards.close()
         self._reader.close()
-        if self._owns_group and dist.is_initialized():
-            dist.destroy_process_group()
+        leave_group(owned=self._owns_group)
 
     def _logprobs(self, batch: TrainBatch, micro: MicroBatch, prompts: ReadPrompts) -> tuple[Tensor, Tensor]:
         """Log-probs of a forward's response tokens, and lengths of its responses, without fillers (`MicroBatch`)."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch.distributed.device_mesh import DeviceMesh
 
 from mars.actor.lora import add_adapters, bit_sum
-from mars.actor.model import Packing, PolicyModel, ScoringSettings, empty_policy, fill, freeze, shard
+from mars.actor.model import PolicyModel, ScoringSettings, empty_policy, fill, freeze, shard
 from mars.config.actor_sections import PolicyTrainingConfig
 from mars.config.schema import ModelConfig
+from mars.train_types import Packing
 
 
 def trained_policy(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 
-from mars.batching.plan import Packing, plan_updates
+from mars.batching.plan import plan_updates
 from mars.extra_facts import ExtraFacts
-from mars.train_types import TrainBatch, TrainPrompt, TrainResponse
+from mars.train_types import Packing, TrainBatch, TrainPrompt, TrainResponse
 from mars.types import PromptRollouts, Rollout, RolloutGroup, RolloutRequest, SampledPrompt
 
 

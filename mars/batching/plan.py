@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from heapq import heapreplace
 from itertools import accumulate, pairwise
-from typing import Literal
 
 from mars.batching.packs import at_least, packs_in_step, split_responses
-from mars.train_types import MicroBatch, TrainPrompt, UpdatePlan
+from mars.train_types import MicroBatch, Packing, TrainPrompt, UpdatePlan
 
 Row = tuple[int, int]
-Packing = Literal["shared_prefix", "padded"]
 
 
 def assign_to_ranks(costs: Sequence[int], num_ranks: int) -> list[list[int]]:

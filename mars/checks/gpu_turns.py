@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mars.config.run_sections import ClusterConfig, is_colocated
 from mars.config.schema import RolloutConfig
+from mars.weights.object_store import ObjectStoreTransfer
 
 _GIB = 2**30
 # Kept free for what the estimate leaves out: activations of the vision tower, the layer that FSDP has gathered,
@@ -20,7 +21,6 @@ ASLEEP_BYTES = 1 * _GIB
 # While a rank gathers a bucket of weights, it holds up to three buffers of that size: its own shards, those of all
 # ranks, and what it sends.
 BUCKET_COPIES = 3
-_STORED_BUCKET_BYTES = 256 * 2**20  # ObjectStoreTransfer.bucket_bytes
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ def demands(
         engine = {**engine, _OTHER: VLLM_OTHER_BYTES}
         limit = rollout.vllm.gpu_memory_utilization
     if is_colocated(cluster.placement, cluster.kind, cluster.device):
-        bucket = _STORED_BUCKET_BYTES if rollout.weight_transfer == "object_store" else rollout.weight_bucket_bytes
+        stored = rollout.weight_transfer == "object_store"
+        bucket = ObjectStoreTransfer.bucket_bytes if stored else rollout.weight_bucket_bytes
         stays = engine and (rollout.engine == "vllm" or cluster.kind == "ray")
         loading = {name: size for name, size in engine.items() if name in ("parameters", _OTHER)}
         return [

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mars.config.folders import quoted
+from mars.config.recipe_section import HOOKS
 from mars.config.schema import SftConfig, TrainConfig
 from mars.data.rows.saved import saved_set
 from mars.errors import ConfigError
@@ -22,8 +23,7 @@ _ROWS = ("data.train_files", "data.eval_files")
 # A folder if one exists here, else a name on the hub.
 _MODELS = ("model.path", "algorithm.kl_reference")
 # The user's files that are sent along. A file outside the folder of the command must be on shared storage.
-_HOOKS = ("sampler", "shaping", "advantage", "requests", "tokens", "transforms")
-_OF_HOOKS = tuple(f"recipe.{hook}" for hook in _HOOKS)
+_OF_HOOKS = tuple(f"recipe.{hook}" for hook in HOOKS)
 _FUNCTIONS = ("reward.function", "reward.functions", "tracking.to", "anchor.guide_filter", *_OF_HOOKS)
 _TEMPLATE = "data.template"
 _MEAN_PATHS = (*_SHARED, *_ROWS, *_MODELS, *_FUNCTIONS, _TEMPLATE)

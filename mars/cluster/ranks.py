@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mars.actor.trainer import CheckpointedTrainer, Rendezvous
+from mars import faults
+from mars.actor.trainer import RankTrainer, Rendezvous, SupervisedTrainer, UpdateStats
+from mars.cluster.environment import trim_heap
 from mars.cluster.head import check_head
 from mars.cluster.restarts import WorkerReport, no_report
 from mars.cluster.successor import Successor, first_running
 from mars.cluster.worker import Worker
 from mars.cluster.worker_group import WorkerGroup
+from mars.cluster.worker_images import OWN_FILES
 from mars.errors import TransferError, WorkerError, WorkerLost
+from mars.train_types import TrainBatch
+
+_TRIM_EVERY = 32  # updates
 
 
 class RankWorker(Worker):
-    """One FSDP rank in one Ray actor process. Subclasses have `receive` and `build`, which sets `_trainer`."""
+    """One FSDP rank in one Ray actor process. Subclasses have `receive`, which sets `_images`, and `build`,
+    which sets `_rank` and `_trainer`."""
 
-    _trainer: CheckpointedTrainer
+    _trainer: RankTrainer | SupervisedTrainer
+    _images, _rank = OWN_FILES, 0  # until `receive` and `build`
+    _num_updates = 0
+
+    def update(self, batch: TrainBatch) -> UpdateStats | Mapping[str, float]:
+        self._num_updates += 1
+        if self._num_updates % _TRIM_EVERY == 0:
+            trim_heap()
+        faults.point("actor.before_update")
+        self._images.expect_of_rank(batch, self._rank)
+        result = self._trainer.update(batch)
+        faults.point("actor.after_update")
+        return result
 
     def save(self, path: str) -> None:
         self._trainer.save(path)

@@ -8,16 +8,15 @@ from typing import Any
 
 import ray
 
-from mars import faults
 from mars.actor.trainer import RankTrainer, Rendezvous, ResponseScores, UpdateStats
 from mars.algorithms.scoring import ScoringSpec, Span
-from mars.cluster.environment import gc_paused, trim_heap
+from mars.cluster.environment import gc_paused
 from mars.cluster.head import check_head
 from mars.cluster.ranks import RankWorker, RayRanks
 from mars.cluster.restarts import WorkerReport, no_report
 from mars.cluster.weights import BuildTransfer, RankSender, StoredWeights
 from mars.cluster.worker_group import WorkerGroup
-from mars.cluster.worker_images import OWN_FILES, ImageAccess
+from mars.cluster.worker_images import ImageAccess
 from mars.data.pixels.images import DecodeImage
 from mars.train_types import TrainBatch
 from mars.types import WeightUpdate
@@ -27,15 +26,11 @@ from mars.weights.transfer import WeightTransfer
 BuildTrainer = Callable[[Rendezvous, WeightTransfer, DecodeImage], RankTrainer]
 """Pickled and called on the worker."""
 
-TRIM_EVERY = 32  # updates
-
 
 class TrainerWorker(RankWorker):
     """One FSDP rank, a `RankTrainer`, in one Ray actor process."""
 
     _trainer: RankTrainer
-    _num_updates = 0
-    _images, _rank = OWN_FILES, 0  # until `receive` and `build`
 
     def receive(self, build_trainer: BuildTrainer, build_transfer: BuildTransfer, images: ImageAccess) -> None:
         """Keep `build_trainer`, a transfer made by `build_transfer`, and the images, for `build`."""
@@ -50,16 +45,6 @@ class TrainerWorker(RankWorker):
     def gpus(self) -> list[str]:
         """Ray's ids of this worker's GPUs."""
         return ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
-
-    def update(self, batch: TrainBatch) -> UpdateStats:
-        self._num_updates += 1
-        if self._num_updates % TRIM_EVERY == 0:
-            trim_heap()
-        faults.point("actor.before_update")
-        self._images.expect_of_rank(batch, self._rank)
-        stats = self._trainer.update(batch)
-        faults.point("actor.after_update")
-        return stats
 
     def score_responses(
         self, batch: TrainBatch, spec: ScoringSpec, spans: Sequence[Sequence[Span]] | None = None

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import ray
 
-from mars import faults, watchdog
+from mars import watchdog
 from mars.actor.trainer import Rendezvous, SupervisedTrainer
-from mars.cluster.environment import gc_paused, trim_heap, worker_environment
+from mars.cluster.environment import gc_paused, worker_environment
 from mars.cluster.head import check_head
 from mars.cluster.layout import layout
 from mars.cluster.node_check import nodes_agree
@@ -19,7 +19,6 @@ from mars.cluster.node_facts import SharedFiles
 from mars.cluster.placement import reserved
 from mars.cluster.ranks import RankWorker, RayRanks
 from mars.cluster.ray_launch import unless_ending
-from mars.cluster.ray_trainer import TRIM_EVERY
 from mars.cluster.restarts import WorkerReport
 from mars.cluster.runtime import ray_cluster
 from mars.cluster.worker_group import WorkerGroup
@@ -36,7 +35,6 @@ class SupervisedWorker(RankWorker):
     """One FSDP rank of a `SupervisedTrainer` in one Ray actor process."""
 
     _trainer: SupervisedTrainer
-    _num_updates = 0
 
     def receive(self, build_trainer: BuildSupervised, images: ImageAccess) -> None:
         """Keep both for `build`."""
@@ -46,16 +44,6 @@ class SupervisedWorker(RankWorker):
         self._rank = rendezvous.rank
         with gc_paused():
             self._trainer = self._build_trainer(rendezvous, self._images.decode)
-
-    def update(self, batch: TrainBatch) -> Mapping[str, float]:
-        self._num_updates += 1
-        if self._num_updates % TRIM_EVERY == 0:
-            trim_heap()
-        faults.point("actor.before_update")
-        self._images.expect_of_rank(batch, self._rank)
-        metrics = self._trainer.update(batch)
-        faults.point("actor.after_update")
-        return metrics
 
     def losses(self, batch: TrainBatch) -> Sequence[float]:
         self._images.expect_of_rank(batch, self._rank)

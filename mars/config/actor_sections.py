@@ -8,8 +8,10 @@ from pydantic import Field
 
 from mars.config.numbers import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from mars.config.section import Section
+from mars.train_types import Packing
 
 Part = Literal["vision", "projector", "language"]
+Offload = Literal["none", "cpu"]
 
 
 class OptimizerConfig(Section):
@@ -48,7 +50,7 @@ class PolicyTrainingConfig(OptimizerConfig):
     fsdp_size: PositiveInt | None = Field(
         description="Ranks that share one copy of weights, gradients and optimizer states (hybrid sharding); null: all."
     )
-    offload: Literal["none", "cpu"] = Field(
+    offload: Offload = Field(
         description="cpu: weights, gradients and AdamW's states are in CPU memory, and weights go to the GPU layer by "
         "layer; none: all are on the GPU."
     )
@@ -63,7 +65,7 @@ class PolicyTrainingConfig(OptimizerConfig):
 
 class ActorConfig(PolicyTrainingConfig):
     prompts_per_update: PositiveInt = Field(description="Prompts of one optimizer step.")
-    packing: Literal["shared_prefix", "padded"] = Field(
+    packing: Packing = Field(
         description="shared_prefix: compute each prompt once for all its responses; padded: once for every response."
     )
     max_skipped_updates: NonNegativeInt = Field(
@@ -85,7 +87,7 @@ class SftSettings(PolicyTrainingConfig):
     log_every: PositiveInt = Field(description="Write metrics every this many steps.")
 
     @property
-    def forward_packing(self) -> Literal["shared_prefix", "padded"]:
+    def forward_packing(self) -> Packing:
         """`packing` under the name that the model and mars/batching/plan.py use. For "packed" it is "shared_prefix",
         because packed rows are a pack in which each prompt has one response."""
         return "shared_prefix" if self.packing == "packed" else "padded"

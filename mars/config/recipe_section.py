@@ -46,9 +46,9 @@ def _none_twice(specs: list[str]) -> tuple[str, str] | None:
     return None if len(set(specs)) == len(specs) else ("a name comes twice", "give each once")
 
 
-_HOOKS = ("sampler", "shaping", "advantage", "requests", "tokens", "transforms")
+HOOKS = ("sampler", "shaping", "advantage", "requests", "tokens", "transforms")
 
 RECIPE_RULES = (
-    *(Rule((f"recipe.{hook}",), _well_formed) for hook in _HOOKS),
+    *(Rule((f"recipe.{hook}",), _well_formed) for hook in HOOKS),
     *(Rule((f"recipe.{hook}",), _none_twice) for hook in ("shaping", "advantage")),
 )

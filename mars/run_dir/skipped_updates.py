@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from mars.actor.trainer import SkippedUpdate
+from mars.data.pixels.stored import Place
 from mars.errors import SetupError
 from mars.output.files import write_atomically
 from mars.run_dir.events import EventLog
 from mars.train_types import TrainBatch, TrainPrompt
-from mars.types import ImageRef
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def _prompt(
         "prompt_id": prompt.prompt_id,
         "view": "multi",  # the only view that is trained on
         "carried": prompt.carried,
-        "images": [_name(image) for image in prompt.images],
+        "images": [Place.of(image).name for image in prompt.images],
         "prompt_token_ids": prompt.prompt_token_ids,
         "responses": [
             {
@@ -105,10 +105,6 @@ def _prompt(
             for response in [prompt.responses[k]]
         ],
     }
-
-
-def _name(image: ImageRef) -> str:
-    return image.path if image.row is None else f"{image.path}:{image.row}, image {image.slot}"
 
 
 def _age(path: Path) -> tuple[int, int, int]:

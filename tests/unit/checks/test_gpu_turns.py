@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from mars.checks.gpu_turns import (
-    _STORED_BUCKET_BYTES,
     VLLM_OTHER_BYTES,
     Demand,
     demands,
@@ -32,7 +31,7 @@ def found(*overrides: str) -> dict[str, float]:
 
 def test_in_turns_the_largest_counts_and_not_the_sum_by_hand():
     assert VLLM_OTHER_BYTES == 4 * GIB
-    assert ObjectStoreTransfer.bucket_bytes == _STORED_BUCKET_BYTES
+    assert ObjectStoreTransfer.bucket_bytes == GIB // 4
     gathered = 3 / 4  # three times 256 MiB
     assert found("cluster=local") == {"update": 36, "new weights": 8 + gathered, "generation": 10}
     assert found("cluster=local", "rollout=hf") == {"update": 35, "new weights": 4 + gathered, "generation": 6}
