@@ -6,7 +6,6 @@ word of its kind. `--swaps FILE.json` gives another table, {kind: [words]}; its 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from mars.data.build.scenes import Made, Picture, Scene, Scenes, pixels
 from mars.data.rows.problems import RowError
+from mars.data.rows.texts import load_unicode
 from mars.errors import DataError
 from mars.output.files import read_regular
 from mars.types import IMAGE_MARKER, Message, Prompt
@@ -143,7 +143,7 @@ def read_kinds(path: Path | None) -> Mapping[str, Sequence[str]]:
     if path is None:
         return KINDS
     try:
-        table = json.loads(read_regular(path))
+        table = load_unicode(read_regular(path))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"--swaps: {path} cannot be read: {error}; give a JSON file {{kind: [words]}}") from error
     good = isinstance(table, dict) and all(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mars.data.rows.problems import RowError
+from mars.data.rows.texts import load_unicode
 from mars.rewards import built_in
 from mars.rewards.grounding import check_truth, read_truth
 from mars.rewards.parsing import is_four_numbers, load_json, parse_truth
@@ -87,7 +88,7 @@ def moved_boxes(truth: str, move: Move, size: Size, frame: Size) -> str:
         raise RowError("truth", problem)
     text = parse_truth(truth).boxes_text or ""
     try:
-        given = json.loads(text)  # unlike `load_json`, leaves whole numbers of other fields whole
+        given = load_unicode(text)  # unlike `load_json`, leaves whole numbers of other fields whole
     except ValueError as error:
         raise RowError("truth", f"truth: {error}") from error
     is_one = isinstance(given, dict) or is_four_numbers(load_json(text))

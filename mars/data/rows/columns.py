@@ -6,7 +6,6 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
 
@@ -14,7 +13,7 @@ from mars.data.pixels.cells import IMAGE_COLUMNS, image_column, is_filled
 from mars.data.pixels.images import ENCODINGS
 from mars.data.rows.media import refuse_media_of_turn, refuse_unread_keys, refuse_unread_words
 from mars.data.rows.problems import RowError
-from mars.data.rows.texts import checked_text, messages_in, parts_in
+from mars.data.rows.texts import checked_text, load_column, messages_in, parts_in
 from mars.types import IMAGE_MARKER, MESSAGE_ROLES, Message
 
 BOX_SPACES = ("original_pixels", "norm_1000")
@@ -134,8 +133,7 @@ def mono_responses_of(row: Row, names: Sequence[str]) -> dict[str, str]:
     if declared is None:
         return {}
     if isinstance(declared, str):
-        with suppress(ValueError, RecursionError):  # text that is not JSON is refused below
-            declared = json.loads(declared)
+        declared = load_column("mono_responses", declared)
     if not isinstance(declared, dict):
         raise RowError("response", f"mono_responses must map sources to texts; got {declared!r:.80}")
     given = {name: text for name, text in declared.items() if text is not None}
@@ -178,10 +176,7 @@ def extra_info_of(row: Row) -> dict[str, Any]:
     more = extra.get("more_fields")
     if more is None:
         return dict(extra)
-    try:
-        fields = json.loads(more)
-    except (TypeError, ValueError, RecursionError):
-        fields = None
+    fields = load_column("extra_info.more_fields", more) if isinstance(more, str) else None
     if not isinstance(fields, dict):
         raise RowError("extra_info", f"extra_info.more_fields must be the JSON text of a mapping; got {more!r:.80}")
     own = {name: value for name, value in extra.items() if value is not None and name != "more_fields"}

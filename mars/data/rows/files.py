@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from mars.data.rows.problems import RowError
 from mars.data.rows.saved import ROW_FILES, FileError, SavedSet, arrow_files, saved_set
 from mars.data.rows.signatures import wrong_contents
 from mars.data.rows.sizes import refusal
+from mars.data.rows.texts import load_unicode
 from mars.errors import DataError
 from mars.output.files import special_kind
 
@@ -271,9 +271,7 @@ def _parse_line(line: bytes) -> dict[str, Any] | None:
     if not line.strip():
         return {}
     try:
-        row = json.loads(line)
-        if b"\\ud" in line.lower():  # a lone surrogate can be neither tokenised nor logged: refuse it
-            json.dumps(row, ensure_ascii=False).encode()
+        row = load_unicode(line)
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) and row else None

@@ -33,6 +33,37 @@ _OBJECTS = re.compile(
     r"|(?:[\"']type[\"']\s*[,:]|type\s*=)\s*[\"'](?:text|image|image_url|video|audio)[\"'])"
 )
 _TIMES_WRITTEN = 4  # most times that a text may have been encoded as JSON
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # the escape of one half of a surrogate pair
+
+
+def load_unicode(text: str | bytes) -> Any:
+    """The value of a JSON text from a user's file. bytes: in UTF-8, possibly with a byte order mark.
+
+    Raises ValueError for what is not JSON or not Unicode text, and RecursionError for text that is nested too deeply.
+    Half of a surrogate pair, as "\\ud800" without the escape of the other half, is not Unicode text: it can be neither
+    tokenized nor written to a file.
+    """
+    whole = text if isinstance(text, str) else text.decode("utf-8-sig")
+    value = json.loads(whole)
+    if _HALF_PAIR.search(whole):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("it is not Unicode text: it holds half a surrogate pair") from error
+    return value
+
+
+def load_column(name: str, text: str) -> Any:
+    """The value of a column's JSON text; the text itself if it is not JSON.
+
+    Raises RowError ("value") for text that is not Unicode, as `load_unicode` says.
+    """
+    try:
+        return load_unicode(text)
+    except (json.JSONDecodeError, RecursionError):
+        return text
+    except ValueError as error:
+        raise RowError("value", f"{name}: {error}; correct the text") from error
 
 
 def checked_text(text: str) -> str:
@@ -109,11 +140,13 @@ def _refuse_objects(text: str) -> None:
 def _loaded(text: str, what: str) -> Any:
     """The value of a JSON text, which may have been encoded as JSON up to four times. Raises RowError."""
     try:
-        found = json.loads(text.lstrip("\ufeff \n\r\t"))
+        found = load_unicode(text.lstrip("\ufeff \n\r\t"))
         for _ in range(_TIMES_WRITTEN - 1):
-            found = json.loads(found) if isinstance(found, str) else found
+            found = load_unicode(found) if isinstance(found, str) else found
         return found
-    except (ValueError, RecursionError) as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise RowError(
             "prompt", f"the text starts like a list of {what} but is no JSON ({error}); store the list itself"
         ) from error
+    except ValueError as error:
+        raise RowError("value", f"the text of {what}: {error}; correct the text") from error

@@ -113,6 +113,7 @@ def test_a_table_of_your_own(tmp_path):
         '{"a": ["b", "B"]}',
         '{"a": ["b", ""]}',
         '{"a": ["b", 1]}',
+        r'{"a": ["b", "\ud800"]}',
         "{",
     ):
         table.write_text(bad)

@@ -230,14 +230,52 @@ def test_a_bad_row_is_named_or_dropped(folder, changes, fragment):
     assert sum(refused(folder, row, fragment).values()) == 1
 
 
-@pytest.mark.parametrize("line", ["{", "[1]", "7", '{"prompt": ', "[" * 5000, "{}", '"a"', '{"answer": "\\ud800"}'])
+@pytest.mark.parametrize("line", ["{", "[1]", "7", '{"prompt": ', "[" * 5000, "{}", '"a"', '{"answer": "\\ud800"}',
+                                  b'{"answer": "\xed\xa0\x80"}', b'{"answer": "\xe9"}'])  # fmt: skip
 def test_a_bad_line_is_named_and_blank_lines_are_none(folder, line):
-    file = jsonl(folder, [verl_row(), "", line, "  ", verl_row()])
+    file = jsonl(folder, [verl_row(), "", line if isinstance(line, str) else "@", "  ", verl_row()])
+    if isinstance(line, bytes):
+        (folder / "a.jsonl").write_bytes((folder / "a.jsonl").read_bytes().replace(b"@", line))
     with pytest.raises(DataError, match=r"a\.jsonl:2 +json +the line is not a JSON object"):
         load(file)
     kept = load(file, policy="drop")
     assert [prompt.row for prompt in kept.prompts] == [f"{file}:0", f"{file}:4"]
     assert kept.dropped == {"json": 1}
+
+
+HALF = r"\ud800"  # in JSON, half of a surrogate pair
+PAIR = r"\ud83d\ude00"  # both halves: one character
+
+
+def in_column(column, escape):
+    """A row whose `column` is JSON text with an escape."""
+    said = json.dumps([{"role": "user", "content": "<image><image>Who @?"}]).replace("@", escape)
+    parts = json.dumps([{"type": "image"}, {"type": "image"}, {"type": "text", "text": "Who @?"}]).replace("@", escape)
+    return verl_row() | {
+        "prompt": {"prompt": said},
+        "written twice": {"prompt": json.dumps(said)},
+        "written so that only the inner text has the escape": {"prompt": json.dumps(said).replace(r"\\u", r"\u005cu")},
+        "content": {"prompt": [{"role": "user", "content": parts}]},
+        "mono_responses": {"mono_responses": f'{{"view_1": "It {escape}."}}'},
+        "more_fields": {"extra_info": {"more_fields": f'{{"k": ["{escape}"]}}'}},
+        "keys of more_fields": {"extra_info": {"more_fields": f'{{"{escape}": 1}}'}},
+    }[column]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["prompt", "written twice", "written so that only the inner text has the escape", "content", "mono_responses",
+     "more_fields", "keys of more_fields"],
+)  # fmt: skip
+def test_half_a_surrogate_pair_in_a_column_of_json_text_makes_one_bad_row(folder, column):
+    dropped = refused(folder, in_column(column, HALF), "it is not Unicode text: it holds half a surrogate pair")
+    assert dropped == {"value": 1}
+    (prompt,) = load(jsonl(folder, [in_column(column, PAIR)])).prompts
+    for text in (prompt.messages[-1].text, str(prompt.mono_responses), str(prompt.extra_info)):
+        text.encode()
+    assert "\U0001f600" in f"{prompt.messages} {prompt.mono_responses} {prompt.extra_info}"
+    (escaped,) = load(jsonl(folder, [in_column(column, HALF.replace("\\", "\\\\"))])).prompts
+    assert r"\\ud800" in f"{escaped.messages} {escaped.mono_responses} {escaped.extra_info}", "an escape as text"
 
 
 def test_fields_as_json_text_count_as_fields_of_extra_info(folder):
