@@ -211,7 +211,7 @@ def prompt_stream(
 
 
 def rewards_of(config: TrainConfig) -> RewardsBySet:
-    """The reward of each data set, from the settings. Loads no function."""
+    """The reward of each `data_source`, from the settings. Loads no function."""
     return RewardsBySet(config.reward.function, config.reward.functions)
 
 

@@ -30,8 +30,8 @@ class Tiles:
     def size(self, size: Size, limits: ImageLimits) -> Size:
         """The canvas. The limits do not count the tile of the whole image.
 
-        Example: 1280x1024 with tiles of 448 and at most 5 tiles -> (896, 896), which is 2 x 2 tiles. The ratio 1 is
-        nearest to 1.25, and 2 x 2 tiles have less than twice the image's pixels.
+        Example: 1280x1024 with tiles of 448 and at most 5 tiles -> (896, 896), which is 2 x 2 tiles. The ratio
+        nearest to 1.25 is 1. Of 1 x 1 and 2 x 2 tiles, the larger has less than twice the image's pixels: it is taken.
         """
         columns, rows = self._canvas(size, limits)
         return columns * self.tile_size, rows * self.tile_size

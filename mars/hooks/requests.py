@@ -27,7 +27,8 @@ class Extra:
         requests of a prompt have the same name, view and about.
     bounded: of a guest: whether the probability ratio of its tokens is bounded, as for multi responses.
     in_pool: of a guest: whether its reward counts in the advantages of other responses. If not, its own advantage is
-        its reward minus the mean of the pool, divided by the standard deviation of the pool with this reward added.
+        its reward minus the mean of the pool, with algorithm.normalize_std divided by the standard deviation of the
+        pool with this reward added (`advantages_outside` of mars/algorithms/advantages.py).
     """
 
     name: str
@@ -95,11 +96,12 @@ def asked_alone(
     text_of: Callable[[str], str | None],
     messages: Callable[[Prompt, str], tuple[Message, ...]],
 ) -> list[Extra]:
-    """A request for each response, which tests whether a text in the response is enough, without images, to find the
-    right answer.
+    """A request about each multi response and each anchor. It tests whether a text in the response is enough to find
+    the right answer without images.
 
-    There are requests about anchors too, so that all rewards in the pool have the same terms. text_of: response -> the
-    text, None to ask nothing. messages: (prompt, text) -> the request; its response is scored with the prompt's truth.
+    Anchors are asked about too, because a shaping adds the result to the rewards, and all rewards in the pool must be
+    made in the same way. text_of: response -> the text, None to ask nothing. messages: (prompt, text) -> the request;
+    its response is scored with the prompt's truth.
     """
     return [
         Extra(name, "signal", messages(item.prompt, text), (), item.prompt.truth, 1, view=one.view, about=one.index)

@@ -25,8 +25,9 @@ class _Unescaped:
 
     @property
     def rich_proxied_file(self) -> _Unescaped:
-        """This file itself. rich asks its file for this attribute, and writes to the result: while it shows a progress
-        bar, it puts a stand-in in the place of sys.stdout, and the stand-in's attribute is the real file."""
+        """This file itself: rich asks its file for this attribute, and writes to what it gets. Without this property,
+        `__getattr__` would ask sys.stdout. While a progress bar is shown, that is rich's stand-in, whose attribute is
+        the real stream, and rich would write past this file."""
         return self
 
     def _stream(self) -> TextIO:
