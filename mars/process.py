@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from mars import interrupts
 from mars.errors import InterruptedRun, MarsError
+from mars.output.files import refused_path
 from mars.output.secrets import redact
 from mars.output.terminal import escaped_output
 from mars.output.text import visible
@@ -81,7 +82,8 @@ def log_to(run_dir: str) -> None:
 def run_command(main: Callable[[], int]) -> NoReturn:
     """Run `main` and exit with the code that it returns, or with the code of its failure.
 
-    A MarsError prints its message and exits with its exit_code. SIGTERM, SIGHUP and Ctrl-C exit with 75, a second
+    A MarsError prints its message and exits with its exit_code. An OSError of a path that the system refuses
+    (`refused_path`) is reported as a SetupError. SIGTERM, SIGHUP and Ctrl-C exit with 75, a second
     Ctrl-C with 130 (mars/interrupts.py). SystemExit exits with its own code. Any
     other exception exits with 1: its traceback goes to the run's log, and the path of the log is printed; without a log
     the traceback goes to stderr. In printed text, control characters are escaped and secrets from environment variables
@@ -110,10 +112,8 @@ def _end_with(error: BaseException) -> int | str | None:
     If the process is ending early (`interrupts.reason`), this reason is reported instead of `error`, because an
     interruption inside a library may arrive here as any kind of exception.
     """
-    early = interrupts.finish()
-    if early is not None or isinstance(error, MarsError):
-        known = early if early is not None else error
-        assert isinstance(known, MarsError)
+    known = interrupts.finish() or (error if isinstance(error, MarsError) else refused_path(error))
+    if known is not None:
         _report(known)
         return known.exit_code
     if isinstance(error, SystemExit):

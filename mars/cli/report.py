@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import typer
 
 from mars import interrupts
-from mars.cli.run_folders import MAX_DEPTH, run_dirs
+from mars.cli.run_folders import is_run_dir
 from mars.data.pixels.images import decode_image
 from mars.errors import ConfigError
 from mars.evaluation.tables import evaluation_table, print_table
@@ -23,10 +24,11 @@ from mars.report.run_record import REPORT_FILE, read_run
 def report_run(run_dir: Path, out: Path | None = None) -> None:
     """Write the report, and print the evaluations, what is missing or damaged in the folder, and the path of the page.
 
-    out: by default RUN/report.html. Raises DataError if there is nothing to report, ConfigError if `out` is not the
-    name of a page or is the place of another run's report, and SetupError if it cannot be written.
+    out: by default RUN/report.html. Raises DataError if there is nothing to report, ConfigError if `run_dir` is not
+    a folder or `out` is not the name of a page or is the place of another run's report, and SetupError if `out` cannot
+    be written.
     """
-    _check_page_of_run(run_dir, out)
+    _check_places(run_dir, out)
     path = write_report(run_dir, out, decode_image, standing(run_dir))
     run = read_run(run_dir, max_questions=0)
     if run.evaluations:
@@ -42,7 +44,7 @@ def follow_run(run_dir: Path, every: int, out: Path | None = None, wait: Callabl
 
     Raises the errors of `report_run`, but DataError only once the run is over.
     """
-    _check_page_of_run(run_dir, out)
+    _check_places(run_dir, out)
     try:
         follow(run_dir, every, wait, typer.echo, out)
     except KeyboardInterrupt:
@@ -51,8 +53,10 @@ def follow_run(run_dir: Path, every: int, out: Path | None = None, wait: Callabl
     report_run(run_dir, out)
 
 
-def _check_page_of_run(run_dir: Path, out: Path | None) -> None:
-    """Raises ConfigError or SetupError for a wrong `out`, as `report_run` does."""
+def _check_places(run_dir: Path, out: Path | None) -> None:
+    """Raises ConfigError for a `run_dir` that is not a folder, ConfigError or SetupError for a wrong `out`."""
+    if os.path.lexists(run_dir) and not run_dir.is_dir():
+        raise ConfigError(f"RUN: want a folder; got {run_dir}; give the run.dir of a run")
     if out is not None:
         if out.resolve() != (run_dir / REPORT_FILE).resolve():
             refuse_report_of_a_run(out)
@@ -61,5 +65,5 @@ def _check_page_of_run(run_dir: Path, out: Path | None) -> None:
 
 def refuse_report_of_a_run(out: Path) -> None:
     """Raises ConfigError for RUN/report.html: the page of another run, or of several, must not take its place."""
-    if out.name == REPORT_FILE and list(run_dirs(out.parent, depth=MAX_DEPTH)) == [out.parent]:
+    if out.name == REPORT_FILE and is_run_dir(out.parent):
         raise ConfigError(f"--out: this is the place of the report of one run; got {out}; give another name")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mars.cli.run_folders import MAX_DEPTH, run_dirs
+from mars.cli.run_folders import is_run_dir
 
 if TYPE_CHECKING:
     from mars.report.run_record import RunRecord
@@ -103,9 +103,9 @@ def _last(record: RunRecord, metric: str) -> float | None:
 
 
 def checked_run(run_dir: Path) -> Path:
-    """`run_dir` itself. Raises ConfigError if it is not the directory of one run."""
+    """`run_dir` itself. Raises ConfigError if it is not the directory of one run, OSError if it cannot be read."""
     from mars.errors import ConfigError
 
-    if list(run_dirs(run_dir, depth=MAX_DEPTH)) != [run_dir]:
+    if not is_run_dir(run_dir):
         raise ConfigError(f"RUN: no run is in {run_dir}; give the run.dir of a run")
     return run_dir

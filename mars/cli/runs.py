@@ -19,6 +19,8 @@ runs = group("List, show and compare runs.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON.")]
 
+_MAX_SKIPPED = 10  # folders that cannot be read and are named
+
 
 @runs.command("ls", epilog=example("mars runs ls runs"))
 def list_(
@@ -26,13 +28,13 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List the runs: state, step, last score and evaluation, age, and the number of notes that `mars runs show` gives
-    about missing or damaged files."""
+    about missing or damaged files. Folders that cannot be read are left out and named on stderr."""
     from mars.errors import ConfigError
     from mars.output.text import aligned
 
     if not folder.is_dir():
         raise ConfigError(f"FOLDER: no such folder; got {folder}; give the folder that your runs are in")
-    found = [summary(run_dir) for run_dir in run_dirs(folder)]
+    found = _summaries(folder)
     found.sort(key=lambda run: run["age_s"])
     if as_json:
         typer.echo(json.dumps(found, indent=1))
@@ -85,6 +87,28 @@ def diff(run_dirs: RunDirs, as_json: AsJson = False) -> None:
 
     found = compared(run_dirs)
     typer.echo(json.dumps(to_json(found), indent=1, default=str) if as_json else as_text(found))
+
+
+def _summaries(folder: Path) -> list[dict[str, Any]]:
+    """`summary` of each run in `folder`, and lines on stderr about the folders that cannot be read. Raises OSError if
+    `folder` itself cannot be read."""
+    from mars.output.text import visible
+
+    skipped: list[tuple[Path, OSError]] = []
+    found = []
+    for run_dir in run_dirs(folder, skipped=lambda path, error: skipped.append((path, error))):
+        try:
+            found.append(summary(run_dir))
+        except OSError as error:
+            skipped.append((run_dir, error))
+    for path, error in skipped:
+        if path == folder:
+            raise error
+    for path, error in skipped[:_MAX_SKIPPED]:
+        typer.echo(visible(f"left out: {error.filename or path}: cannot be read ({error.strerror})"), err=True)
+    if len(skipped) > _MAX_SKIPPED:
+        typer.echo(f"left out: {len(skipped) - _MAX_SKIPPED} more folders that cannot be read", err=True)
+    return found
 
 
 def _attempt_row(attempt: Mapping[str, Any]) -> tuple[str, ...]:

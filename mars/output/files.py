@@ -21,6 +21,17 @@ _SPECIAL = {
     stat.S_IFBLK: "a device",
 }
 
+# What to do if the system refuses a path.
+_REMEDIES = {
+    errno.EACCES: "change the permissions, or give another path",
+    errno.EPERM: "change the permissions, or give another path",
+    errno.EROFS: "give a path on a disk that can be written",
+    errno.ENOTDIR: "a part of the path is a file and not a folder; correct the path",
+    errno.EISDIR: "remove this folder, or give the path of a file",
+    errno.ELOOP: "correct the link that leads to itself",
+    errno.ENAMETOOLONG: "give a shorter path",
+}
+
 
 def special_kind(mode: int) -> str | None:
     """The kind of a path with this mode (`st_mode` of `os.stat`), such as "a named pipe"; None for a regular file."""
@@ -187,6 +198,21 @@ def cannot_write(path: Path, error: OSError, option: str | None = None) -> Setup
     """The error to raise for an OSError while writing."""
     name = str(path) if option is None else f"{option}: {path}"
     return SetupError(f"{name}: cannot be written ({error.strerror}); make room there, or give another path")
+
+
+def refused_path(error: BaseException) -> SetupError | None:
+    """The error to report in place of an OSError that nothing has caught, if the system refuses a path because of its
+    permissions or its form. None for everything else, also for a missing file: that may be a fault of mars.
+
+    A refusal that does not name its path, such as that of a signal to another user's process, is None too.
+    """
+    if not isinstance(error, OSError) or not isinstance(error.filename, str):
+        return None
+    remedy = _REMEDIES.get(error.errno or 0)
+    if remedy is None:
+        return None
+    path = error.filename if error.filename2 is None else f"{error.filename} -> {error.filename2}"
+    return SetupError(f"{path}: cannot be used ({error.strerror}); {remedy}")
 
 
 def _draft(path: Path, writer: str = "") -> Path:

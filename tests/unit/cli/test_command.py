@@ -1,5 +1,6 @@
 """How a process ends: messages, exit codes, and where tracebacks go. And the command lines of mars."""
 
+import errno
 import json
 import logging
 import sys
@@ -72,6 +73,57 @@ def test_an_unknown_error_without_a_run_folder_keeps_its_traceback(end_with, tmp
     assert result.returncode == 1
     assert "Traceback" in result.stderr
     assert not (tmp_path / "nothing").exists()
+
+
+def read_below_a_file(folder):
+    (folder / "rows.jsonl").touch()
+    (folder / "rows.jsonl" / "events.jsonl").read_bytes()
+
+
+def read_a_loop(folder):
+    (folder / "loop").symlink_to("loop")
+    (folder / "loop").read_bytes()
+
+
+def read_what_is_private(folder):
+    raise PermissionError(errno.EACCES, "Permission denied", str(folder / "events.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("refused", "said"),
+    [
+        (read_below_a_file, "/rows.jsonl/events.jsonl: cannot be used (Not a directory); a part of the path is a file"),
+        (read_a_loop, "/loop: cannot be used (Too many levels of symbolic links); correct the link"),
+        (read_what_is_private, "/events.jsonl: cannot be used (Permission denied); change the permissions"),
+        (lambda folder: folder.read_bytes(), ": cannot be used (Is a directory); remove this folder"),
+        (lambda folder: (folder / ("x" * 300)).touch(), "x: cannot be used (File name too long); give a shorter path"),
+    ],
+)
+def test_a_path_that_the_system_refuses_is_named_with_the_reason(end_with, tmp_path, refused, said):
+    result = end_with(lambda: refused(tmp_path))
+    assert result.returncode == 4
+    assert f"{tmp_path}" in result.stderr
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_traceback_of_a_refused_path_is_in_the_log_of_the_run(end_with, tmp_path):
+    result = end_with(lambda: read_below_a_file(tmp_path), tmp_path)
+    assert result.returncode == 4
+    assert "NotADirectoryError" in (tmp_path / LOG_FILE).read_text()
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "/nothing"),
+        PermissionError(errno.EPERM, "Operation not permitted"),  # as of a signal to another user's process
+        OSError("no number"),
+    ],
+)
+def test_an_error_of_the_system_that_refuses_no_path_keeps_its_traceback(end_with, failure):
+    result = end_with(raising(failure))
+    assert (result.returncode, "Traceback" in result.stderr) == (1, True)
 
 
 def test_the_log_is_appended_to(end_with, tmp_path):

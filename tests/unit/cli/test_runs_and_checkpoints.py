@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -88,6 +89,42 @@ def test_what_is_damaged_is_counted_in_the_list_and_named_for_the_run(mars, make
     shown = mars("runs", "show", str(run_dir)).stdout
     assert "  evaluation/after.json: left out, no evaluation result (JSONDecodeError: " in shown
     assert "  events.jsonl: 1 damaged lines are left out, so the run's state may be wrong" in shown
+
+
+def test_runs_that_cannot_be_read_are_named_and_the_others_are_listed(mars, make_run, monkeypatch):
+    make_run("good")
+    events = make_run("broken") / "events.jsonl"
+    events.unlink()
+    events.mkdir()
+    make_run("private")
+    is_file = Path.is_file
+
+    def refusing(path: Path) -> bool:
+        if path.parent.name == "private":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", refusing)
+    listed = mars("runs", "ls", "runs", "--json")
+    assert listed.returncode == 0
+    assert [run["name"] for run in json.loads(listed.stdout)] == ["good"]
+    assert listed.stderr.splitlines() == [
+        "left out: runs/broken/events.jsonl: cannot be read (Is a directory)",
+        "left out: runs/private/config.yaml: cannot be read (Permission denied)",
+    ]
+    alone = mars("runs", "ls", "runs/broken")
+    assert (alone.returncode, alone.stdout) == (4, "")
+    assert "runs/broken/events.jsonl: cannot be used (Is a directory)" in alone.stderr
+
+
+@pytest.mark.parametrize("made", [Path.touch, lambda path: path.symlink_to(path.name), os.mkfifo])
+def test_a_report_of_what_is_no_folder_is_refused(mars, tmp_path, made):
+    made(tmp_path / "metrics")
+    refused = mars("report", str(tmp_path / "metrics"))
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        f"RUN: want a folder; got {tmp_path / 'metrics'}; give the run.dir of a run\n",
+    )
 
 
 def test_a_run_is_shown_whole(mars, make_run):
