@@ -15,4 +15,13 @@ def _metric_of_no_evaluation(metric: str | None, files: list[str], every: int) -
     )
 
 
-EVALUATION_RULES = (Rule(("checkpoint.keep_best", "data.eval_files", "evaluation.every"), _metric_of_no_evaluation),)
+def _greedy_once(samples: int, temperature: float) -> tuple[str, str] | None:
+    if samples > 1 and temperature == 0:
+        return "with evaluation.temperature=0 all answers to a view are equal", "give 1, or a temperature above 0"
+    return None
+
+
+EVALUATION_RULES = (
+    Rule(("checkpoint.keep_best", "data.eval_files", "evaluation.every"), _metric_of_no_evaluation),
+    Rule(("evaluation.samples_per_prompt", "evaluation.temperature"), _greedy_once),
+)

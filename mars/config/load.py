@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from mars.config.compose import Composition, compose_files, compose_saved, resolved_leaves
 from mars.config.fields import check_fields
 from mars.config.folders import shipped_folder
+from mars.config.idle_settings import idle_settings
 from mars.config.keys import leaves, sections_of
 from mars.config.overrides import EXPERIMENT, meant, unknown_key
 from mars.config.paths import PATH_KEYS, path_problems, with_homes
@@ -52,9 +53,17 @@ def load_config(root: RootName, overrides: Sequence[str], config_dirs: Sequence[
         problems += found
     if config is not None:
         problems += unused_adapter_settings(composition.given, config.dotted(), _shipped_adapters(root))
+        problems += _idle(composition, config, problems)
     if config is None or problems:
         raise refusal(problems)
     return config
+
+
+def _idle(composition: Composition, config: Root, reported: Sequence[Problem]) -> list[Problem]:
+    """The settings that the command line sets without effect, except those that `reported` names already."""
+    found = idle_settings(composition.given, config.dotted(), partial(shipped_values, type(config)))
+    keys = {problem.key for problem in reported}
+    return [problem for problem in found if problem.key not in keys]
 
 
 @cache
@@ -96,6 +105,8 @@ def load_saved_config(path: Path, overrides: Sequence[str]) -> TrainConfig | Sft
     assert composition.config is not None  # the shipped files
     config, found = _validate(composition, composition.config, SCHEMAS[root], saved=True)
     problems += found
+    if config is not None:
+        problems += _idle(composition, config, problems)
     if not isinstance(config, TrainConfig | SftConfig) or problems:
         raise refusal(problems)
     return config

@@ -96,9 +96,9 @@ def one_in_process(workers: int, kind: str) -> tuple[str, str] | None:
     return None
 
 
-def _no_parallel_in_hf(size: int, engine: str) -> tuple[str, str] | None:
-    if engine == "hf" and size != 1:
-        return "rollout.engine=hf has no tensor parallelism", "give 1, and more replicas (rollout.num_workers)"
+def _parallel_in_vllm(size: int, engine: str) -> tuple[str, str] | None:
+    if engine != "vllm" and size != 1:
+        return f"rollout.engine={engine} has no tensor parallelism", "give 1, and more replicas (rollout.num_workers)"
     return None
 
 
@@ -237,7 +237,7 @@ TRAIN_RULES = (
     Rule(("algorithm.max_rounds", "algorithm.selection"), _rounds_of_selection),
     Rule(("algorithm.std_floor", "algorithm.normalize_std"), _floor_of_a_std),
     Rule(("rollout.num_workers", "cluster.kind"), one_in_process),
-    Rule(("rollout.tensor_parallel_size", "rollout.engine"), _no_parallel_in_hf),
+    Rule(("rollout.tensor_parallel_size", "rollout.engine"), _parallel_in_vllm),
     Rule(("rollout.temperature", "rollout.engine"), _smallest_temperature),
     Rule(("evaluation.temperature", "rollout.engine"), _smallest_temperature),
     Rule(("rollout.max_model_len", "data.max_prompt_tokens", "rollout.max_response_tokens"), _context_holds_both),

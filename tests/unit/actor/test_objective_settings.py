@@ -37,9 +37,10 @@ def test_presets(algorithm, loss, low, high, reduction, kl, in_loss):
 
 
 @pytest.mark.parametrize(
-    ("coefficient", "placement", "in_loss"),
-    [(0.5, "loss", True), (0.5, "reward", False), (0.0, "loss", False), (0.0, "reward", False)],
+    ("algorithm", "coefficient", "in_loss"),
+    [("grpo", 0.5, True), ("rloo", 0.5, False), ("grpo", 0.0, False), ("rloo", 0.0, False)],
 )
-def test_the_kl_is_in_the_loss_or_in_the_reward(coefficient, placement, in_loss):
-    made = config(f"algorithm.kl_coefficient={coefficient}", f"algorithm.kl_placement={placement}").algorithm
+def test_the_kl_is_in_the_loss_or_in_the_reward(algorithm, coefficient, in_loss):
+    """The KL of rloo is subtracted from the rewards."""
+    made = config(f"algorithm={algorithm}", f"algorithm.kl_coefficient={coefficient}").algorithm
     assert Objective(made, truncation_nats=0.0).kl_in_loss is in_loss

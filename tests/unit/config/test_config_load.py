@@ -329,6 +329,10 @@ def test_refusal(override, line):
             ["rollout=hf", "rollout.tensor_parallel_size=2"],
             "rollout.tensor_parallel_size: rollout.engine=hf has no tensor parallelism; got 2; give 1",
         ),
+        (
+            ["rollout=scripted", "rollout.tensor_parallel_size=2"],
+            "rollout.tensor_parallel_size: rollout.engine=scripted has no tensor parallelism; got 2; give 1",
+        ),
         (["cluster.device=cpu", "model.attention=flash_attention_2"], "model.attention: needs a GPU"),
         (
             ["anchor=mono", "anchor.pooled_statistics=mean"],

@@ -27,6 +27,10 @@ def load(*overrides):
             [BEST, HELD_OUT, "evaluation.every=0"],
             "checkpoint.keep_best: no step has this metric, because no step is evaluated: evaluation.every is 0",
         ),
+        (
+            ["evaluation.samples_per_prompt=4", "evaluation.temperature=0"],
+            "evaluation.samples_per_prompt: with evaluation.temperature=0 all answers to a view are equal; got 4; give",
+        ),
     ],
 )
 def test_settings_that_do_not_fit(overrides, start):
@@ -41,6 +45,8 @@ def test_settings_that_do_not_fit(overrides, start):
     [
         [BEST, HELD_OUT, "evaluation.every=5"],
         ["checkpoint.keep_best=critic/score/mean", "data.eval_files=[]"],
+        ["evaluation.samples_per_prompt=1", "evaluation.temperature=0"],
+        ["evaluation.samples_per_prompt=4", "evaluation.temperature=0.5"],
     ],
 )
 def test_settings_that_fit(overrides):

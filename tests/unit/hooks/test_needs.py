@@ -64,9 +64,10 @@ def test_each_wrong_value_has_a_line(config, tmp_path):
 
 
 @pytest.mark.parametrize("hook", ["recipe.transforms={own: own.py:transform}", "recipe.tokens=own.py:Rule"])
-def test_every_hook_of_the_file_has_its_needs(config, hook):
+def test_every_hook_of_the_file_has_its_needs(config, hook, tmp_path):
+    (tmp_path / "asks.py").write_text("class Requests: ...\n")
     with pytest.raises(ConfigError, match=r"^data\.shuffle: .*own\.py work with; got true; give false$"):
-        with_resolved_recipe(config('{"data.shuffle": False}', hook=hook))
+        with_resolved_recipe(config('{"data.shuffle": False}', "recipe.requests=asks.py:Requests", hook=hook))
 
 
 @pytest.mark.parametrize("start", [dry_run.report, lambda config: run.run(config, None, [], None)])

@@ -91,7 +91,7 @@ def test_rows_are_written_when_they_are_due_and_with_every_held_out_loss(eval_ev
         tracker=tracker,
         checkpoints=saves,
         start=START,
-        config=config_of("sft.log_every=3", f"sft.eval_every={eval_every}"),
+        config=config_of("sft.log_every=3", "data.eval_files=[y]", f"sft.eval_every={eval_every}"),
         num_dropped=1,
     )
     assert [step for step, _ in tracker.metrics] == rows
