@@ -52,6 +52,8 @@ class RuleInputs:
             term = getattr(terms, name)
             if term is not None and _shape(term) != tuple(logprobs.shape):
                 raise ConfigError(f"{_KEY}: {name} of apply has shape {_shape(term)}; want {tuple(logprobs.shape)}")
+        if not isinstance(terms.means, Mapping):
+            raise ConfigError(f"{_KEY}: means of apply must be a dictionary; got {type(terms.means).__name__}")
         for name, mean in terms.means.items():
             if not isinstance(mean, tuple | list) or [_shape(value) for value in mean] != [(), ()]:
                 raise ConfigError(f"{_KEY}: the mean {name!r} of apply is no pair of scalar tensors; got {mean!r}")

@@ -139,6 +139,8 @@ def hooks_of_run(config: TrainConfig, rule: TokenRule | None) -> StepHooks:
             raise ConfigError(
                 f'recipe.shaping: {named.name}.on is not one of the choices; got {on!r}; give "multi" or "all"'
             )
+        if not isinstance(part, str) or not part:
+            raise ConfigError(f"recipe.shaping: {named.name}.part is not a name; got {part!r}; give a text")
         if part in taken:
             raise ConfigError(f"recipe.shaping: {named.name} adds the part {part}, a name of {taken[part]}; rename it")
         taken[part] = named.name

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
+from typing import Any, Literal, Protocol
 
 from mars.hooks.contract import StepFacts
 from mars.types import IMAGE_MARKER, ImageRef, Message, Prompt, PromptRollouts, Sampling, View
@@ -57,6 +58,40 @@ class Injected:
     score: float | None
     ends: bool = True
     in_pool: bool = True
+
+
+_TYPES: dict[str, Any] = {
+    "name": str,
+    "messages": tuple | list,
+    "images": tuple | list,
+    "truth": str | None,
+    "num_samples": Integral,
+    "sampling": Sampling | None,
+    "view": tuple | None,
+    "about": Integral | None,
+    "text": str,
+    "score": Real | None,
+}
+
+
+def wrong_type(asked: Extra | Injected) -> str | None:
+    """The first field of a request whose value has a wrong type, for messages; None if there is none.
+
+    >>> wrong_type(Injected("told", 5, None))
+    'text=5'
+    """
+    for one in fields(asked):
+        value = getattr(asked, one.name)
+        if not isinstance(value, _TYPES.get(one.name, object)):
+            return f"{one.name}={value!r}"
+    if isinstance(asked, Extra):
+        for message in asked.messages:
+            if not isinstance(message, Message) or not isinstance(message.text, str):
+                return f"the message {message!r}"
+        for image in asked.images:
+            if not isinstance(image, ImageRef):
+                return f"the image {image!r}"
+    return None
 
 
 class ExtraRequests(Protocol):

@@ -14,7 +14,7 @@ from mars.answers.record import FORCED, PromptLength
 from mars.config.rules import LEAST_TEMPERATURE
 from mars.errors import ConfigError, DataError
 from mars.extra_facts import ExtraFacts
-from mars.hooks.requests import Extra, Injected
+from mars.hooks.requests import Extra, Injected, wrong_type
 from mars.rollout.engine import FinishedSample
 from mars.rollout.seeds import request_seed
 from mars.types import (
@@ -113,6 +113,10 @@ class ExtraPlan:
         sizes = {group.request.view: len(group.rollouts) for group in views}
         parts = []
         for one in asked:
+            if isinstance(one, Extra | Injected) and (wrong := wrong_type(one)) is not None:
+                raise self._wrong(
+                    f"a request has {wrong}", prompt, "give what its class in mars/hooks/requests.py says"
+                )
             if isinstance(one, Injected):
                 parts.append(self._given(one, prompt, multi))
             elif isinstance(one, Extra):

@@ -189,6 +189,7 @@ def test_a_term_of_another_shape_is_refused(name, process_group):
             lambda facts, totals: TokenTerms(pg_weights=1.0),
             r"pg_weights of apply has shape none, as float; want \(2,\)",
         ),
+        (lambda facts, totals: TokenTerms(means=None), r"means of apply must be a dictionary; got NoneType"),
         (lambda facts, totals: TokenTerms(means={"m": facts.old.sum()}), r"the mean 'm' of apply is no pair of scalar"),
         (lambda facts, totals: TokenTerms(means={"m": (facts.old, 2)}), r"the mean 'm' of apply is no pair of scalar"),
     ],

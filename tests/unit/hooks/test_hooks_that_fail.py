@@ -141,6 +141,10 @@ class Unmade(Rule):
 class Sampler:
     def __init__(self, setup, settings): setup.missing
 
+class Nameless:
+    part, on = ["own"], "all"
+    def __call__(self, item, facts): return ()
+
 class Odd(Rule):
     @property
     def state(self): return 1 / 0
@@ -158,6 +162,9 @@ def test_a_hook_that_cannot_be_made_is_named(tmp_path):
         own_rule(tmp_path, "Unmade")
     with pytest.raises(ConfigError, match=r"^recipe\.advantage: .*own\.py:Odd failed at its 'state': ZeroDivision"):
         own_rule(tmp_path, "Odd")
+    shaping = recipe(shaping=[f"{tmp_path}/own.py:Nameless"], settings={"own": {"power": 1.0}})
+    with pytest.raises(ConfigError, match=r"^recipe\.shaping: own:Nameless\.part is not a name; got \['own'\]; give a"):
+        loaded_hooks(shaping)
     own = recipe(sampler=f"{tmp_path}/own.py:Sampler", settings={"own": {"power": 1.0}})
     with pytest.raises(ConfigError, match=r"^recipe\.sampler: .*own\.py:Sampler failed when it was made: Attribute"):
         load_sampler(own, SETUP, None, [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from mars.answers.record import answer_of, reward_input
@@ -11,7 +12,7 @@ from mars.data.prompts.boxes import BoxFrames
 from mars.data.prompts.budget import ImageBudget
 from mars.errors import ConfigError
 from mars.extra_facts import ExtraFacts
-from mars.hooks.requests import Injected, accuracy_about
+from mars.hooks.requests import Injected, accuracy_about, wrong_type
 from mars.rollout.collect import score_stream
 from mars.rollout.engine import FinishedSample
 from mars.types import Completion, ImageRef, Message, RewardResult, RolloutGroup, RolloutRequest, Sampling
@@ -150,3 +151,31 @@ def test_each_request_of_a_step_is_scored_in_its_own_frame():
     samples = [FinishedSample(i, 0, Completion((1,), (0.0,), "stop")) for i in (0, 1, 2, 1, 0)]
     score_stream([prompt], requests, [samples], decode=lambda ids: "t", frames=FRAMES, scorer=Scorer(), step=1)
     assert seen == [(1120, 896), (280, 280), (1120, 896), (280, 280), (1120, 896)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "wrong"),
+    [
+        (replace(ONE, name=5), "name=5"),
+        (replace(ONE, messages="Is it red?"), "messages='Is it red\\?'"),
+        (replace(ONE, messages=({"role": "user"},)), r"the message \{'role': 'user'\}"),
+        (replace(ONE, messages=(Message("user", None),)), r"the message Message\(role='user', text=None\)"),
+        (replace(ONE, images=("a.png",)), "the image 'a.png'"),
+        (replace(ONE, num_samples=None), "num_samples=None"),
+        (replace(ONE, truth=3), "truth=3"),
+        (replace(ONE, view="s0"), "view='s0'"),
+        (replace(ONE, about="first"), "about='first'"),
+        (replace(ONE, sampling={"top_p": 1.0}), r"sampling=\{'top_p': 1.0\}"),
+        (replace(GIVEN, text=None), "text=None"),
+        (replace(GIVEN, score="high"), "score='high'"),
+    ],
+)
+def test_a_request_with_a_value_of_another_type_ends_the_run(asked, wrong):
+    with pytest.raises(ConfigError, match=rf"^recipe\.requests: rows\.jsonl:p0: a request has {wrong}; give what"):
+        one_step(asking(parts(TABLE, anchor="none"), Asks((asked,))), [PROMPT])
+
+
+def test_numbers_of_numpy_and_lists_are_right_types():
+    one = replace(ONE, num_samples=np.int64(1), about=np.int32(0), messages=[*ONE.messages], images=[])
+    assert wrong_type(one) is None
+    assert wrong_type(replace(GIVEN, score=np.float32(0.5))) is None
