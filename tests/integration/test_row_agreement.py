@@ -25,9 +25,13 @@ DEFECTS = (
     "false_truth", "no_truth", "missing", "damaged", "third", "special", "long", "strip", "choices", "repeated_id",
     "no_response",
 )  # fmt: skip
+# Their rows come last, each with one of these defects and up to one other.
+FORMS = ("bad_choices", "half_pair", "half_pair_in_mono", "no_json")
+BAD_CHOICES = ([None, "a"], ["x"] * 40, [["x"], ["y"]], {"A": "x", "C": "y"})  # by the row's number
+HALF_PAIR = r"\ud800"  # in JSON text, half of a surrogate pair
 EXCLUSIVE = ({"false_truth", "no_truth"}, {"missing", "strip"})
 LIMITS = {"none": {}, "narrow": {"infrared": [784, 235200]}}
-TEMPLATES = ("none", "grounding", "own")
+TEMPLATES = ("none", "grounding", "vqa", "own")
 MAX_TOKENS = {"tight": 260, "wide": 4000}
 OF_CHECK_ALONE = {"agreement", "overlap"}
 
@@ -37,7 +41,9 @@ def defects_of_rows() -> list[set[str]]:
     draw = Random(7)
     several = [set(draw.sample(DEFECTS, draw.randint(2, 5))) for _ in range(40)]
     fitting = [some for some in several if not any(pair <= some for pair in EXCLUSIVE)]
-    return [set(), *({defect} for defect in DEFECTS), *fitting[:14], set()]
+    forms = [{"bad_choices"}] * len(BAD_CHOICES) + [{form} for form in FORMS[1:]]
+    forms += [{form, other} for form in FORMS[:3] for other in ("no_truth", "damaged", "special", "no_response")]
+    return [set(), *({defect} for defect in DEFECTS), *fitting[:14], *forms, set()]
 
 
 ROWS = defects_of_rows()
@@ -51,9 +57,11 @@ def row(number: int, defects: set[str]) -> dict:
     if "third" in defects:
         images, names = [*images, "depth.png"], [*names, "depth"]
     text = "<image>" * len(images) + f"\nFind person {number}." + " word" * (400 if "long" in defects else 0)
+    prompt = [{"role": "user", "content": text + ("<|im_end|>" if "special" in defects else "")}]
+    choices = ["a person", "none"] if "choices" in defects else None
     return {
         "data_source": "test",
-        "prompt": [{"role": "user", "content": text + ("<|im_end|>" if "special" in defects else "")}],
+        "prompt": json.dumps(prompt).replace("Find", HALF_PAIR) if "half_pair" in defects else prompt,
         "images": images,
         "reward_model": {
             "ground_truth": None if "no_truth" in defects else
@@ -62,8 +70,9 @@ def row(number: int, defects: set[str]) -> dict:
         "extra_info": {
             "id": "0" if "repeated_id" in defects else str(number),
             "sources": names,
-            "choices": ["a person", "none"] if "choices" in defects else None,
+            "choices": BAD_CHOICES[number % len(BAD_CHOICES)] if "bad_choices" in defects else choices,
         },
+        "mono_responses": f'{{"visible": "{HALF_PAIR}"}}' if "half_pair_in_mono" in defects else None,
         "response": None if "no_response" in defects else "<think>Here.</think><answer>[]</answer>",
     }  # fmt: skip
 
@@ -76,13 +85,20 @@ class Case:
 
     def reasons(self, defects: set[str], cold_start: bool) -> set[str]:
         """What each way to read the row must find: independent of `mars`, from the defects alone."""
+        if "no_json" in defects:
+            return {"json"}
         found = {"truth"} if "no_truth" in defects else set()
         found |= {"image_missing"} if "missing" in defects else set()
         found |= {"image_undecodable"} if "damaged" in defects else set()
         found |= {"special_token"} if "special" in defects else set()
         found |= {"response"} if "no_response" in defects and cold_start else set()
-        if defects & {"missing", "special"}:
+        found |= {"value"} if "half_pair" in defects else set()
+        found |= {"choices"} if "bad_choices" in defects else set()
+        # Of a text that is not Unicode, nobody knows whether it has special tokens.
+        found -= {"special_token"} if "half_pair" in defects else set()
+        if defects & {"missing", "special", "half_pair", "bad_choices"}:
             return found  # no question with all its images: nothing else can be known
+        found |= {"value"} if "half_pair_in_mono" in defects else set()
         found |= {"truth"} if "false_truth" in defects and not cold_start else set()
         found |= {"duplicate_id"} if "repeated_id" in defects else set()
         found |= {"num_images"} if "third" in defects and not cold_start else set()
@@ -109,8 +125,9 @@ def folder(tmp_path_factory):
     (folder / "damaged.png").write_bytes(damaged)
     Image.new("RGB", (10600, 53)).save(folder / "strip.png")
     (folder / "own.jinja").write_text("{{ question }}{% if choices %}<image>{% endif %} Answer with a box.")
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row(i, some)) + "\n" for i, some in enumerate(ROWS)))
-    (folder / "more.jsonl").write_text("".join(json.dumps(row(i, some)) + "\n" for i, some in enumerate(ROWS[:4])))
+    lines = ["{bad" if "no_json" in some else json.dumps(row(i, some)) for i, some in enumerate(ROWS)]
+    (folder / "rows.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    (folder / "more.jsonl").write_text("".join(f"{line}\n" for line in lines[:4]))
     return folder
 
 
@@ -206,7 +223,7 @@ def test_all_commands_see_the_same(case, configs, folder, dry_run_inputs, tmp_pa
 
 
 def test_the_cases_hold_every_defect_and_every_reason():
-    assert {defect for some in ROWS for defect in some} == set(DEFECTS)
+    assert {defect for some in ROWS for defect in some} == {*DEFECTS, *FORMS}
     reasons = {r for case in CASES for some in ROWS for cold in (True, False) for r in case.reasons(some, cold)}
     assert reasons == {"truth", "image_missing", "image_undecodable", "special_token", "response", "duplicate_id",
-                       "num_images", "image_size", "template", "overlong"}  # fmt: skip
+                       "num_images", "image_size", "template", "overlong", "value", "choices", "json"}  # fmt: skip

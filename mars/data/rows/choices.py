@@ -95,10 +95,12 @@ def plain_choices(given: Any) -> list[str] | None:
     """A record's choices as texts without letters; None if it has none.
 
     given: a list of texts or numbers, a mapping of the letters A, B, ... to them, or a text such as
-        "[A. Travel, B. Law]". Raises RowError ("choices") for other values and for more than 26 choices.
+        "[A. Travel, B. Law]". Letters without a value do not count: all rows of a parquet file have the letters of the
+        row with the most choices. Raises RowError ("choices") for other values and for more than 26 choices.
     """
     given = list(given) if isinstance(given, tuple) else given.tolist() if hasattr(given, "tolist") else given
-    if given is None or given == [] or given == "":
+    given = {key: option for key, option in given.items() if option is not None} if isinstance(given, dict) else given
+    if given is None or given in ([], "", {}):
         return None
     options = given
     if isinstance(given, str):
@@ -120,17 +122,17 @@ def plain_choices(given: Any) -> list[str] | None:
 def with_plain_choices(extra_info: Mapping[str, Any]) -> dict[str, Any]:
     """`extra_info` with its `choices` as templates and rewards expect them: texts in order of letter, without letters.
 
-    Choices in an unknown form are not changed. `check_choices` refuses the row if they are neither a list nor a
-    mapping. Lists and mappings in an unknown form are refused by the vqa reward; a user's function may read them.
+    Choices in an unknown form are not changed: `check_choices` refuses the row, and rewards raise DataError.
 
     >>> with_plain_choices({"choices": {"B": "Law", "A": "Travel"}})
     {'choices': ['Travel', 'Law']}
     """
+    given = extra_info.get("choices")
     try:
-        options = plain_choices(extra_info.get("choices"))
+        options = plain_choices(given)
     except RowError:
-        options = None
-    return dict(extra_info) if options is None else {**extra_info, "choices": options}
+        return dict(extra_info)
+    return dict(extra_info) if options is None and given in (None, []) else {**extra_info, "choices": options}
 
 
 def listed(options: Sequence[str]) -> str:

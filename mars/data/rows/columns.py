@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from string import ascii_uppercase
 from typing import Any
 
 from mars.data.pixels.cells import IMAGE_COLUMNS, image_column, is_filled
@@ -189,9 +190,20 @@ def check_box_space(extra: Row) -> None:
 
 
 def check_choices(extra: Row) -> None:
-    """Check only the form of the choices. The reward checks whether the truth is one of them."""
-    if not isinstance(extra.get("choices"), list | dict | None):
-        raise RowError("choices", f"the choices must be a list of texts; got {extra['choices']!r:.120}")
+    """Refuse choices that templates cannot write and rewards cannot read, whichever reward or template the row has.
+
+    The reward checks whether the truth is one of them. extra: a result of `with_plain_choices`.
+    """
+    given = extra.get("choices")
+    if given is None:
+        return
+    if not isinstance(given, list) or not all(isinstance(option, str) and option.strip() for option in given):
+        raise RowError(
+            "choices",
+            f"the choices must be a list of texts, or a mapping of letters A, B, … to texts; got {given!r:.120}",
+        )
+    if len(given) > len(ascii_uppercase):
+        raise RowError("choices", f"at most {len(ascii_uppercase)} choices; got {len(given)}")
 
 
 def source_names(extra: Row, num_images: int) -> tuple[str, ...]:

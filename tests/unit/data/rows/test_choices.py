@@ -177,8 +177,20 @@ def test_choices_beside_the_text():
     assert plain_choices({"b": "x", "a": "y"}) == ["y", "x"]
     assert plain_choices([2, 3.5, "x"]) == ["2", "3.5", "x"]
     assert plain_choices(["A. Milne", "C. Lewis"]) == ["A. Milne", "C. Lewis"]
-    assert plain_choices(None) is plain_choices([]) is None
-    for bad in ({"1": "x"}, {"A": "x", "C": "y"}, ["x", ""], ["x", None], [True], 7, "x, y", ["x"] * 27):
+    assert plain_choices({"A": "x", "B": "y", "C": None}) == ["x", "y"]
+    for none in (None, [], "", {}, {"A": None, "B": None}):
+        assert plain_choices(none) is None
+    for bad in (
+        {"1": "x"},
+        {"A": "x", "C": "y"},
+        {"A": "x", "B": None, "C": "y"},
+        ["x", ""],
+        ["x", None],
+        [True],
+        7,
+        "x, y",
+        ["x"] * 27,
+    ):
         with pytest.raises(RowError) as caught:
             plain_choices(bad)
         assert caught.value.reason == "choices"
@@ -194,6 +206,7 @@ def test_choices_of_a_row_are_parsed_once():
         assert with_plain_choices({"choices": odd}) == {"choices": odd}
     assert with_plain_choices({}) == {}
     assert with_plain_choices({"choices": []}) == {"choices": []}
+    assert with_plain_choices({"choices": {"A": None}}) == with_plain_choices({"choices": ""}) == {"choices": None}
     assert "at most 26 texts" in check_truth("vqa", "A", with_plain_choices({"choices": ["A. red", "B."]}))
 
 

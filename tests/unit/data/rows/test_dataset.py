@@ -209,6 +209,13 @@ def test_declared_encodings(folder):
         ({"extra_info": {"more_fields": "[1]"}}, "more_fields must be the JSON text of a mapping; got '[1]'"),
         ({"extra_info": {"more_fields": "{"}}, "more_fields must be the JSON text of a mapping"),
         ({"extra_info": {"more_fields": {"a": 1}}}, "more_fields must be the JSON text of a mapping"),
+        ({"extra_info": {"choices": [None, "a"]}}, "the choices must be a list of texts, or a mapping"),
+        ({"extra_info": {"choices": [["x"], ["y"]]}}, "got [['x'], ['y']]"),
+        ({"extra_info": {"choices": {"A": "x", "C": "y"}}}, "got {'A': 'x', 'C': 'y'}"),
+        ({"extra_info": {"choices": ["A. red", "B."]}}, "got ['red', '']"),
+        ({"extra_info": {"choices": "red, green"}}, "got 'red, green'"),
+        ({"extra_info": {"choices": ["x"] * 27}}, "at most 26 choices; got 27"),
+        ({"extra_info": {"more_fields": '{"choices": 3}'}}, "the choices must be a list of texts, or a mapping"),
         ({"data_source": 5}, "data_source must be a text"),
         ({"images": ["img/v0.png", None]}, "needs a path or bytes"),
         ({"images": ["img/v0.png", ""]}, "needs a path or bytes"),
@@ -288,6 +295,14 @@ def test_fields_as_json_text_count_as_fields_of_extra_info(folder):
         {"map": {"A": 1}, "id": "7"},
         {"map": {"B": 1}, "id": "8"},
     ]
+
+
+def test_letters_without_a_value_are_no_choices(folder):
+    """Rows of a parquet file share the fields of a struct, so each row has the letters of all."""
+    given = [{"A": "red", "B": "green", "C": "blue"}, {"B": "no", "A": "yes"}, {"A": None}, None]
+    loaded = load(parquet(folder, [verl_row(extra_info={"id": i, "choices": one}) for i, one in enumerate(given)]))
+    choices = [prompt.extra_info["choices"] for prompt in loaded.prompts]
+    assert choices == [["red", "green", "blue"], ["yes", "no"], None, None]
 
 
 def test_a_link_out_of_the_image_root_is_refused_and_one_inside_is_not(folder):
