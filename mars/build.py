@@ -136,7 +136,7 @@ def _overlong_penalty(config: TrainConfig) -> OverlongPenalty | None:
 def _anchor_use(config: TrainConfig, inputs: Inputs, hooks: StepHooks) -> AnchorUse:
     anchor = config.anchor
     guide = None if anchor.guide == "off" else GuestCheck(inputs.frames, hooks.guest_filter)
-    return AnchorUse(guide, anchor.shuffle, right_from=config.evaluation.iou_threshold)
+    return AnchorUse(guide, anchor.shuffle)
 
 
 def _processor(config: TrainConfig, rules: TokenRules, decode: DecodeImage):

@@ -18,10 +18,9 @@ from statistics import fmean
 from typing import Literal
 
 from mars.algorithms.penalties import KL_PART
-from mars.algorithms.prompt_factors import is_in_conflict, is_right, is_unsolved
+from mars.algorithms.prompt_factors import RIGHT_FROM, is_in_conflict, is_right, is_unsolved
 from mars.types import PromptRollouts
 
-RIGHT_FROM = 0.5  # accuracy from which a response is right
 MOST = 4  # a prompt gets at most this many times G multi rollouts
 
 

@@ -26,14 +26,10 @@ class AnchorCounts:
 
 @dataclass(frozen=True)
 class AnchorUse:
-    """guide: which anchor responses may be guests; None: none may. shuffle: `anchor.shuffle`.
-
-    right_from: accuracy from which a response is right, for metrics.
-    """
+    """guide: which anchor responses may be guests; None: none may. shuffle: `anchor.shuffle`."""
 
     guide: GuestFilter | None
     shuffle: Literal["off", "reward", "both"]
-    right_from: float
 
     @property
     def guided(self) -> bool:
@@ -60,4 +56,4 @@ class AnchorUse:
         metrics = {} if self.shuffle == "off" else {"mars/anchors_unshuffled": float(counts.unshuffled)}
         if not self.guided:
             return metrics
-        return metrics | guide_metrics(rollouts, counts.refused, self.right_from, own=self.shuffle != "both")
+        return metrics | guide_metrics(rollouts, counts.refused, own=self.shuffle != "both")

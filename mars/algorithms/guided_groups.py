@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from mars.algorithms.prompt_factors import is_right
+from mars.algorithms.prompt_factors import RIGHT_FROM, is_right
 from mars.algorithms.tolerance import SCORE_TOLERANCE
 from mars.extra_facts import ExtraFacts
 from mars.types import PromptRollouts, Rollout, RolloutGroup
@@ -86,9 +86,7 @@ def guests(item: PromptRollouts) -> tuple[Rollout, ...]:
     return tuple(rollout for group in item.extras if group.is_copy for rollout in group.valid)
 
 
-def guide_metrics(
-    prompts: Sequence[PromptRollouts], refused: int, right_from: float, own: bool = True
-) -> dict[str, float]:
+def guide_metrics(prompts: Sequence[PromptRollouts], refused: int, own: bool = True) -> dict[str, float]:
     """Metrics of the guests of a step, over all prompts that were sampled in it.
 
     mars/guide/guests        number of guests
@@ -97,7 +95,7 @@ def guide_metrics(
     mars/guide/frac_groups   share of prompts with a guest
     mars/guide/rescued       of the prompts with valid but no right multi responses, the share that has a right guest
 
-    right_from: accuracy from which a response is right. A guest is right by its own accuracy, even if
+    A response is right from an accuracy of `RIGHT_FROM` on. A guest is right by its own accuracy, even if
     `anchor.shuffle=reward` gave it the reward of another response. own: False with
     `anchor.shuffle=both`, where a prompt's guests are responses to another prompt. They were not scored as answers to
     this one, so `rescued` is left out. A share of no prompts is left out.
@@ -107,9 +105,9 @@ def guide_metrics(
     if prompts:
         metrics["mars/guide/frac_groups"] = fmean(bool(some) for some in of_prompts)
     rescued = [
-        any(is_right(guest, right_from) for guest in _as_scored(item))
+        any(is_right(guest, RIGHT_FROM) for guest in _as_scored(item))
         for item in prompts
-        if item.multi.valid and not any(is_right(rollout, right_from) for rollout in item.multi.valid)
+        if item.multi.valid and not any(is_right(rollout, RIGHT_FROM) for rollout in item.multi.valid)
     ]
     if rescued and own:
         metrics["mars/guide/rescued"] = fmean(rescued)

@@ -8,6 +8,10 @@ from dataclasses import replace
 from mars.algorithms.advantages import Advantages
 from mars.types import PromptRollouts, Rollout
 
+RIGHT_FROM = 0.5
+"""Accuracy from which a response is right, for `anchor.allocation` and the metrics of guided groups. It is no setting
+(decision 47). A recipe has its own `right_from`, and an evaluation counts hits above `evaluation.iou_threshold`."""
+
 
 def is_right(rollout: Rollout, right_from: float) -> bool:
     """Whether the accuracy is at least `right_from`. False for a response that could not be scored."""

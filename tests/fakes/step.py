@@ -94,7 +94,7 @@ def parts(
         by_prompt=False,
         reward_counts=dict,
         hooks=NO_HOOKS,
-        anchor_use=AnchorUse(None, "off", right_from=1.0),
+        anchor_use=AnchorUse(None, "off"),
         report_skipped=warn_of_skipped,
         turns=NoTurns(),
     )

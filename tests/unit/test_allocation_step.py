@@ -338,7 +338,7 @@ def test_guests_join_groups_of_both_halves():
     """p1 has ten multi responses, one of them right. Its right anchor scores above their mean and becomes a guest."""
     prompts = prompts_of(4)
     made = made_with("conflict", table_of(prompts, [("p1", ("s1",), 0), ("p1", None, 5)]))
-    made = replace(made, anchor_use=AnchorUse(lambda *given: True, "off", right_from=1.0))
+    made = replace(made, anchor_use=AnchorUse(lambda *given: True, "off"))
     result = one_step(made, prompts)
     found = {item.prompt.prompt_id: item for item in result.rollouts}
     assert sizes(result.rollouts) == {"p0": 2, "p1": 10, "p2": 2, "p3": 2}

@@ -32,7 +32,7 @@ def everything(item, group, rollout):
 
 
 def guided(table, allowed=everything, shuffle="off", **settings):
-    return replace(parts(table, **settings), anchor_use=AnchorUse(allowed, shuffle, right_from=0.5))
+    return replace(parts(table, **settings), anchor_use=AnchorUse(allowed, shuffle))
 
 
 def two(name="a"):
@@ -133,7 +133,7 @@ def test_guests_are_carried_with_their_prompt_through_a_checkpoint():
 
 def test_a_shuffled_pool_comes_back_from_a_checkpoint():
     prompts = [two("p0"), two("p1")]
-    made = replace(parts(make_table(prompts, random.Random(4))), anchor_use=AnchorUse(None, "reward", right_from=1.0))
+    made = replace(parts(make_table(prompts, random.Random(4))), anchor_use=AnchorUse(None, "reward"))
     result = one_step(made, prompts)
     assert result.metrics["mars/anchors_unshuffled"] == 0
     items = (replace(item, carried=True) for item in sampled_prompts(made, result))

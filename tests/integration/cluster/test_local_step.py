@@ -95,7 +95,7 @@ def run(
             by_prompt=False,
             reward_counts=dict,
             hooks=hooks,
-            anchor_use=AnchorUse(None, "off", right_from=1.0),
+            anchor_use=AnchorUse(None, "off"),
             report_skipped=warn_of_skipped,
             turns=turns_of(trainer),
         )

@@ -158,8 +158,8 @@ def test_equal_multi_rewards_are_counted_as_such_beside_a_guest():
 
 def test_metrics_of_guests_by_hand():
     """p: all wrong, a right guest. q: all wrong, a wrong guest of higher score. r: right already, a better guest.
-    s: no guest, all wrong. Accuracies decide what is right, scores who is a guest."""
-    wrong, better, right = (RewardResult(s, a, {}) for s, a in ((0.0, 0.0), (0.25, 0.0), (1.0, 1.0)))
+    s: no guest, all wrong. Accuracies of 0.5 and more are right, scores decide who is a guest."""
+    wrong, better, right = (RewardResult(s, a, {}) for s, a in ((0.0, 0.0), (0.25, 0.499), (1.0, 0.5)))
     best = RewardResult(1.5, 1.0, {})
     items = [
         guided(make_rollouts("p", [wrong, wrong], visible=[right])),
@@ -167,10 +167,10 @@ def test_metrics_of_guests_by_hand():
         guided(make_rollouts("r", [wrong, right], visible=[best])),
         guided(make_rollouts("s", [wrong, better], visible=[wrong])),
     ]
-    assert guide_metrics(items, refused=2, right_from=0.5) == {
+    assert guide_metrics(items, refused=2) == {
         "mars/guide/guests": 3.0,
         "mars/guide/refused": 2.0,
         "mars/guide/frac_groups": 0.75,
         "mars/guide/rescued": pytest.approx(1 / 3),
     }
-    assert guide_metrics([], refused=0, right_from=0.5) == {"mars/guide/guests": 0.0, "mars/guide/refused": 0.0}
+    assert guide_metrics([], refused=0) == {"mars/guide/guests": 0.0, "mars/guide/refused": 0.0}

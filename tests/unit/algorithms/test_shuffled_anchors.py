@@ -102,7 +102,7 @@ def everything(item, group, rollout):
 
 
 def guided(shuffle, number=2):
-    use = AnchorUse(everything, shuffle, right_from=1.0)
+    use = AnchorUse(everything, shuffle)
     return use.applied(with_candidates(rounds_of(number)), 1, 1, 0)
 
 
@@ -132,11 +132,11 @@ def test_a_guest_with_the_reward_of_another_is_right_only_if_its_own_answer_is()
     better, both = RewardResult(0.0, 1.0, {}), [RewardResult(1.0, 0.0, {})]
     for own, expected in ((wrong, 0.0), (better, 1.0)):
         items = [make_rollouts("x", [wrong] * 2, visible=[own]), make_rollouts("y", [right] * 2, visible=both)]
-        use = AnchorUse(everything, "reward", right_from=0.5)
+        use = AnchorUse(everything, "reward")
         found, counts = use.applied(with_candidates(items), 1, 1, 0)
         assert [len(guests(item)) for item in found] == [1, 0]
         assert use.metrics(found, counts)["mars/guide/rescued"] == expected
-        others = AnchorUse(everything, "both", right_from=0.5)
+        others = AnchorUse(everything, "both")
         assert "mars/guide/rescued" not in others.metrics(*others.applied(with_candidates(items), 1, 1, 0))
 
 
@@ -144,4 +144,4 @@ def test_a_prompt_alone_has_no_guests_and_is_counted():
     items, counts = guided("both", number=1)
     assert guests(items[0]) == ()
     assert counts.unshuffled == 1
-    assert AnchorUse(everything, "both", right_from=1.0).metrics(items, counts)["mars/anchors_unshuffled"] == 1.0
+    assert AnchorUse(everything, "both").metrics(items, counts)["mars/anchors_unshuffled"] == 1.0

@@ -74,7 +74,7 @@ def test_responses_that_became_guests_are_marked(shuffle, expected):
     (other,) = group.rollouts
     other = replace(other, completion=replace(other.completion, token_ids=(8,)))
     items[1] = replace(items[1], anchors=(replace(group, rollouts=(other,)),))
-    used = AnchorUse(lambda item, group, rollout: True, shuffle, 1.0).applied(with_candidates(items), 1, 1, 0)[0]
+    used = AnchorUse(lambda item, group, rollout: True, shuffle).applied(with_candidates(items), 1, 1, 0)[0]
     found = answers_of(used[:1], 1, frames=lambda prompt, view: (None, None), prompt_length=lambda request: 3)
     assert [answer.guest for answer in found if answer.view] == expected
     assert not any(answer.guest for answer in found if answer.view is None)
