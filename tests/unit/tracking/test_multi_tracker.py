@@ -107,6 +107,7 @@ def test_copies_that_can_tell_a_failure_are_told_of_it(tmp_path: Path, error, en
 
 
 def test_a_failing_copy_is_named_once_counted_and_switched_off(tmp_path: Path, caplog) -> None:
+    caplog.set_level("DEBUG", "mars")
     bad, good = Recorder(fails_at=2), Recorder()
     tracker = make(tmp_path, bad=lambda: bad, good=lambda: good)
     tracker.log({"a": 1.0}, 1)
@@ -120,6 +121,9 @@ def test_a_failing_copy_is_named_once_counted_and_switched_off(tmp_path: Path, c
     assert [step for step, _ in good.rows] == [1, 2, 3, 4]
     assert caplog.text.count("tracker bad is switched off") == 1
     assert r"ConnectionError: server \x1b[31mgone; its last step is 1, metrics.jsonl has all" in caplog.text
+    (record,) = [record for record in caplog.records if record.exc_info is not None]
+    assert record.levelname == "DEBUG", "the traceback is for mars.log, not for the terminal"
+    assert isinstance(record.exc_info[1], ConnectionError)
     assert bad.closed  # a progress bar must give the terminal back
 
 
