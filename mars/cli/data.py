@@ -90,17 +90,19 @@ def synth(
         missing = [name for name, value in sizes.items() if value is None]
         raise ConfigError(f"{', '.join(missing)}: not set; give them to make scenes, or --model to make a model")
     from mars.data.synthetic.write import SetSizes, write_synthetic
+    from mars.output.files import writing_into
 
     counts = SetSizes(train=train, test=test, cold_start=cold_start)
-    if scenes == "quickstart":
-        write_synthetic(out, seed=seed, sizes=counts, bias=bias)
-        return
-    from mars.data.synthetic.benchmark import TASKS
-    from mars.data.synthetic.benchmark_rows import Teacher, write_benchmark
+    with writing_into(out, "OUT"):
+        if scenes == "quickstart":
+            write_synthetic(out, seed=seed, sizes=counts, bias=bias)
+            return
+        from mars.data.synthetic.benchmark import TASKS
+        from mars.data.synthetic.benchmark_rows import Teacher, write_benchmark
 
-    teacher = Teacher(bias, names_source=not no_source_names)
-    tasks = TASKS if task in (None, "mixed") else (task,)
-    write_benchmark(out, seed=seed, sizes=counts, teacher=teacher, tasks=tasks)
+        teacher = Teacher(bias, names_source=not no_source_names)
+        tasks = TASKS if task in (None, "mixed") else (task,)
+        write_benchmark(out, seed=seed, sizes=counts, teacher=teacher, tasks=tasks)
 
 
 def _build_model(
@@ -112,13 +114,15 @@ def _build_model(
 ) -> None:
     from mars.data.synthetic.tiny_model import build_tiny
     from mars.errors import ConfigError
+    from mars.output.files import writing_into
 
-    if model == "tiny":
-        build_tiny(out, seed=seed, family=family, vocabulary="benchmark" if scenes == "benchmark" else "tiny")
-        return
-    if scenes == "benchmark":
+    if model != "tiny" and scenes == "benchmark":
         raise ConfigError("--scenes: a model of 151,936 ids has one vocabulary; got benchmark; leave --scenes out")
-    build_tiny(out, seed=seed, family=family, tie_word_embeddings=True, vocabulary="real")
+    with writing_into(out, "OUT"):
+        if model == "tiny":
+            build_tiny(out, seed=seed, family=family, vocabulary="benchmark" if scenes == "benchmark" else "tiny")
+        else:
+            build_tiny(out, seed=seed, family=family, tie_word_embeddings=True, vocabulary="real")
 
 
 @convert.command(epilog=example("mars data convert llvip /data/LLVIP /data/LLVIP"))

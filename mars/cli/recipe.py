@@ -28,8 +28,8 @@ def list_(
     from mars.config.folders import shipped_folder
     from mars.output.text import aligned
 
-    folders = dict.fromkeys(path.resolve() for path in (shipped_folder().parent / "recipe", folder))
-    found = [readme for path in folders for readme in sorted(path.glob("*/README.md"))]
+    folders = dict.fromkeys(map(os.path.realpath, (shipped_folder().parent / "recipe", folder)))
+    found = [readme for path in folders for readme in sorted(Path(path).glob("*/README.md"))]
     rows = [(readme.parent.name, _described(readme)) for readme in found]
     typer.echo("\n".join(aligned([("recipe", "what it does"), *rows])))
 

@@ -58,7 +58,7 @@ def _check_places(run_dir: Path, out: Path | None) -> None:
     if os.path.lexists(run_dir) and not run_dir.is_dir():
         raise ConfigError(f"RUN: want a folder; got {run_dir}; give the run.dir of a run")
     if out is not None:
-        if out.resolve() != (run_dir / REPORT_FILE).resolve():
+        if os.path.realpath(out) != os.path.realpath(run_dir / REPORT_FILE):  # Path.resolve fails on a loop of links
             refuse_report_of_a_run(out)
         check_page(out, "--out")
 

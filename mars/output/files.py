@@ -183,6 +183,18 @@ def check_folder(folder: Path, option: str) -> None:
         )
 
 
+@contextmanager
+def writing_into(folder: Path, option: str) -> Iterator[None]:
+    """For a block that writes files into `folder`. Raises SetupError before the block as `check_folder` does, and in
+    place of an OSError of the block."""
+    check_folder(folder, option)
+    try:
+        yield
+    except OSError as error:
+        path = Path(error.filename) if isinstance(error.filename, str) else folder
+        raise cannot_write(path, error, option) from error
+
+
 def check_page(path: Path, option: str) -> None:
     """As `check_writable`, for an HTML page.
 
@@ -197,7 +209,7 @@ def check_page(path: Path, option: str) -> None:
 def cannot_write(path: Path, error: OSError, option: str | None = None) -> SetupError:
     """The error to raise for an OSError while writing."""
     name = str(path) if option is None else f"{option}: {path}"
-    return SetupError(f"{name}: cannot be written ({error.strerror}); make room there, or give another path")
+    return SetupError(f"{name}: cannot be written ({error.strerror or error}); make room there, or give another path")
 
 
 def refused_path(error: BaseException) -> SetupError | None:

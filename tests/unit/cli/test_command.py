@@ -209,6 +209,37 @@ def test_data_is_made_and_converted(mars, tmp_path):
     assert {"train.parquet", "test.parquet", "cold_start.parquet"} <= {path.name for path in tmp_path.iterdir()}
 
 
+@pytest.mark.parametrize(
+    "what",
+    [
+        ("--train", "1", "--test", "1", "--cold-start", "1", "--bias", "0.5"),
+        ("--train", "1", "--test", "1", "--cold-start", "0", "--scenes", "benchmark"),
+        ("--model", "tiny"),
+        ("--model", "real-vocabulary"),
+    ],
+)
+def test_made_data_that_cannot_be_written_names_the_place(mars, tmp_path, what):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    for out, said in [
+        ("file", "want a folder; got "),
+        ("file/inside", "file/inside: cannot be written (Not a directory)"),
+        ("loop/inside", "loop/inside: cannot be written (Too many levels of symbolic links)"),
+    ]:
+        refused = mars("data", "synth", str(tmp_path / out), "--seed", "0", *what)
+        assert (refused.returncode, "Traceback" in refused.stderr) == (4, False)
+        assert refused.stderr.startswith("OUT: ")
+        assert said in refused.stderr
+
+
+def test_made_data_names_the_file_in_the_way(mars, tmp_path):
+    (tmp_path / "visible").touch()
+    sizes = ["--train", "1", "--test", "1", "--cold-start", "1"]
+    refused = mars("data", "synth", str(tmp_path), "--seed", "0", *sizes, "--bias", "0.5")
+    assert refused.returncode == 4
+    assert refused.stderr.startswith(f"OUT: {tmp_path}/visible/train: cannot be written (Not a directory)")
+
+
 def test_the_doctor_ends_with_4_where_something_is_missing(mars, monkeypatch, tmp_path):
     from mars.cli import doctor
 
