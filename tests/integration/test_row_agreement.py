@@ -222,6 +222,24 @@ def test_all_commands_see_the_same(case, configs, folder, dry_run_inputs, tmp_pa
     assert sum(kept.dropped.values()) == sum(map(bool, expected))
 
 
+@pytest.mark.parametrize("place", [0, 2])
+def test_all_commands_leave_out_one_bad_line_of_a_chat_file(place, configs, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    answer = "<think>Here.</think><answer>[[1, 2, 20, 30]]</answer>"
+    turns = [{"from": "human", "value": "<image><image>Where?"}, {"from": "gpt", "value": answer}]
+    lines = [json.dumps({"conversations": turns, "images": ["visible.png", "infrared.png"]})] * 3
+    lines.insert(place, "{bad")
+    chat = folder / f"chat_{place}.jsonl"
+    chat.write_text("\n".join(lines))
+    files = {"train_files": [str(chat)], "eval_files": []}
+    strict, cold = (c.model_copy(update={"data": c.data.model_copy(update=files)}) for c in configs(CASES[1], "drop"))
+    checked = check_data.check(strict, [str(chat)], [])
+    assert [(p.row, p.reason) for p in checked.problems if p.reason != "agreement"] == [(f"{chat}:{place}", "json")]
+    good = [f"{chat}:{i}" for i in range(4) if i != place]
+    assert [prompt.row for prompt in load_inputs(strict, with_training_set=True).train.prompts] == good
+    assert [prompt.row for prompt in load_rows(cold).train.prompts] == good
+
+
 def test_the_cases_hold_every_defect_and_every_reason():
     assert {defect for some in ROWS for defect in some} == {*DEFECTS, *FORMS}
     reasons = {r for case in CASES for some in ROWS for cold in (True, False) for r in case.reasons(some, cold)}

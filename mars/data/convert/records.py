@@ -17,8 +17,9 @@ SUFFIXES = (".json", ".jsonl")
 
 @dataclass(frozen=True)
 class RecordFile:
-    """records: the file's records, None for a line that is not JSON. metadata: the file's `metadata`, {} without it.
+    """records: the file's records, None for a line that is not JSON in UTF-8.
 
+    metadata: the file's `metadata`, {} without it.
     name: the file's name without its ending, with its folder in front if several files have this name.
     numbers: position of each record in the file, from 0; blank lines are counted.
     """
@@ -78,14 +79,15 @@ def _is_metadata_file(path: Path) -> bool:
 
 def _parsed(path: Path) -> tuple[dict[int, Any], dict[str, Any]]:
     """The records by their position in the file, and the file's metadata."""
-    text = read_regular(path).decode("utf-8-sig")
+    content = read_regular(path)
     if path.suffix.lower() == ".jsonl":
-        return _lines(text), {}
+        return _lines(content), {}
+    text = content.decode("utf-8-sig")
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and text.lstrip().startswith("{"):  # JSON lines in a .json file
-            return _lines(text), {}
+            return _lines(content), {}
         raise
     if isinstance(value, list):
         return dict(enumerate(value)), {}
@@ -95,12 +97,13 @@ def _parsed(path: Path) -> tuple[dict[int, Any], dict[str, Any]]:
     raise ValueError(f"neither a list of records nor an object with a list under 'data'; got {type(value).__name__}")
 
 
-def _lines(text: str) -> dict[int, Any]:
+def _lines(content: bytes) -> dict[int, Any]:
+    """The record of each line that is not blank; None for a line that is not JSON in UTF-8."""
     records: dict[int, Any] = {}
-    for number, line in enumerate(text.split("\n")):
+    for number, line in enumerate(content.split(b"\n")):
         if line.strip():
             try:
-                records[number] = json.loads(line)
+                records[number] = json.loads(line.decode("utf-8-sig"))
             except (ValueError, RecursionError):
                 records[number] = None
     return records

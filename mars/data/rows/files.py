@@ -231,9 +231,8 @@ def _jsonl_chunks(file: str) -> Iterator[list[Any]]:
     chunk: list[Any] = []
     try:
         with open(file, "rb") as lines:
-            # Reads one byte more than the limit, to recognise a line that is too long.
-            while line := lines.readline(limits.MAX_TEXT_BYTES + 1):
-                chunk.append(_parse_line(line) if len(line) <= limits.MAX_TEXT_BYTES else _too_long(line, lines))
+            for row in _parsed_lines(lines):
+                chunk.append(row)
                 if len(chunk) == ROWS_PER_READ:
                     yield chunk
                     chunk = []
@@ -243,16 +242,27 @@ def _jsonl_chunks(file: str) -> Iterator[list[Any]]:
 
 
 def _has_conversations(file: str) -> bool:
-    """Whether the first line that is not blank has one of CONVERSATION_COLUMNS, but no "prompt" and no "problem"."""
+    """Whether the first row with a question has it in one of CONVERSATION_COLUMNS, and no "prompt" and no "problem".
+
+    Bad lines before this row do not count: they must not decide how the good rows are read. Reads no further.
+    """
+    questions = {"prompt", "problem"}
     try:
         with open(file, "rb") as lines:
-            line = lines.readline(limits.MAX_TEXT_BYTES)
-            while line and not line.strip():
-                line = lines.readline(limits.MAX_TEXT_BYTES)
-        first = _parse_line(line) or {}
+            for row in _parsed_lines(lines):
+                filled = {name for name, value in row.items() if value} if isinstance(row, dict) else set()
+                if filled & (questions | CONVERSATION_COLUMNS):
+                    return not (questions & row.keys())
     except OSError as error:
         raise FileError(str(error)) from error
-    return not first.keys() & {"prompt", "problem"} and bool(first.keys() & CONVERSATION_COLUMNS)
+    return False
+
+
+def _parsed_lines(lines: BinaryIO) -> Iterator[dict[str, Any] | RowError | None]:
+    """Each line of a JSONL file, as `_parse_line` returns it, or the RowError that refuses a line that is too long."""
+    # Reads one byte more than the limit, to recognise a line that is too long.
+    while line := lines.readline(limits.MAX_TEXT_BYTES + 1):
+        yield _parse_line(line) if len(line) <= limits.MAX_TEXT_BYTES else _too_long(line, lines)
 
 
 def _too_long(line: bytes, lines: BinaryIO) -> RowError:

@@ -11,8 +11,10 @@ from PIL import Image
 from mars.checks.data import _place
 from mars.data.convert.eval_json import read_json_rows
 from mars.data.convert.forms import count_questions, read_question
+from mars.data.rows import files
 from mars.data.rows.dataset import read_prompts
 from mars.data.rows.problems import RowError
+from mars.data.rows.texts import load_unicode
 from tests.unit.data.convert.small_sets import run_convert
 
 MESSAGES = {
@@ -197,6 +199,40 @@ def test_converted_conversations_have_responses(folder):
         [str(folder / "out" / "chat.parquet")], str(folder), lambda prompt: None, read_json=read_json_rows
     )
     assert [prompt.response for prompt in reading.usable] == ["<think>The second.</think><answer>B</answer>", "Cold."]
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"{bad",
+        b'{"x": 1}',
+        b"7",
+        b'{"messages": null}',
+        b'{"prompt": null}',
+        b'{"messages": []}',
+        b'{"prompt": ""}',
+        b'{"messages": [], "images": "\xe9"}',
+    ],
+)
+def test_a_bad_line_leaves_the_good_rows_wherever_it_stands(folder, bad, place):
+    plain = {"prompt": "<image>How many?", "images": ["a.png"], "answer": "3", "response": "<answer>3</answer>"}
+    for row in (SHAREGPT | {"conversations": SHAREGPT["conversations"][:2]}, MESSAGES, ALPACA, plain):
+        lines = [b"", *[json.dumps(row).encode()] * 3]
+        lines.insert(place, bad)
+        (folder / "chat.jsonl").write_bytes(b"\n".join(lines))
+        rows = rows_of(folder / "chat.jsonl")
+        assert [row.label.rpartition(":")[2] for row in rows if row.problems] == [str(place)]
+        assert sum(row.prompt is not None for row in rows) == 3
+
+
+def test_the_kind_of_a_file_is_decided_by_its_first_row_with_a_question(folder, monkeypatch):
+    """A large file is not parsed twice: no line behind this row is read."""
+    (folder / "chat.jsonl").write_text("\n".join(["", "{bad", json.dumps(ALPACA), json.dumps(ALPACA)]))
+    parsed = []
+    monkeypatch.setattr(files, "load_unicode", lambda line: parsed.append(line) or load_unicode(line))
+    assert files._has_conversations(str(folder / "chat.jsonl"))
+    assert [line[:4] for line in parsed] == [b"{bad", b'{"in']
 
 
 def test_mono_responses_are_read_and_converted(folder):
