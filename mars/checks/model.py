@@ -19,7 +19,7 @@ from mars.checks.packages import check_kernels
 from mars.checks.trained import check_trained
 from mars.checks.weights import read_headers
 from mars.config.schema import SftConfig, TrainConfig
-from mars.data.prompts.tokenizer import SMALL_FILES, read_json, read_json_file, refuse_large_files
+from mars.data.prompts.tokenizer import SMALL_FILES, read_json, read_json_file, refuse_file, refuse_large_files
 from mars.errors import ConfigError, SetupError
 from mars.families.family import Family
 from mars.families.table import check_language, family_of
@@ -98,10 +98,12 @@ def check_model(path: str, key: str = "model.path", *, trust_remote_code: bool =
 
 
 def check_files(path: str, key: str) -> None:
-    """The folder's configuration files must be JSON objects, its weights complete safetensors. Raises SetupError.
+    """The path must not be that of a file, the folder's configuration files must be JSON objects, and its weights
+    complete safetensors. Raises SetupError.
 
-    Nothing is checked for a hub name, whose files transformers downloads when they are needed.
+    Nothing else is checked for a hub name, whose files transformers downloads when they are needed.
     """
+    refuse_file(path, key)
     folder = Path(path)
     if not folder.is_dir():
         return

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from mars.errors import SetupError
 from mars.families.table import FAMILIES
-from mars.output.files import read_regular
+from mars.output.files import read_regular, special_kind
 
 # tokenizer_class in tokenizer_config.json of a supported model -> the class that AutoTokenizer uses for it.
 _CLASSES = {
@@ -97,6 +98,7 @@ def has_file(model_path: str, name: str) -> bool:
 def _file(model_path: str, name: str) -> Path | None:
     from transformers.utils import cached_file
 
+    refuse_file(model_path)
     try:
         path = cached_file(model_path, name, _raise_exceptions_for_missing_entries=False)
     except OSError as error:
@@ -118,17 +120,28 @@ def _check_text(model_path: str, name: str) -> None:
         ) from error
 
 
-def no_model(model_path: str) -> SetupError:
-    """The error for a `model.path` that is no folder, and of which the hub and its cache have no config.json."""
+def refuse_file(model_path: str, key: str = "model.path") -> None:
+    """Raises SetupError if something is at this path that is not a folder: a file, or a link that leads to nothing.
+
+    Called before the hub is asked for a model of this name, because without a network that takes half a minute.
+    """
+    if os.path.lexists(model_path) and not os.path.isdir(model_path):
+        raise no_model(model_path, key)
+
+
+def no_model(model_path: str, key: str = "model.path") -> SetupError:
+    """The error for a path that is no folder, and of which the hub and its cache have no config.json. key: the setting
+    that holds the path."""
     folder = Path(model_path)
-    if folder.is_file():
-        is_in_model = (folder.parent / "config.json").is_file()
+    if folder.exists():
+        what = special_kind(folder.stat().st_mode) or "a file"
+        is_in_model = folder.is_file() and (folder.parent / "config.json").is_file()
         remedy = f"give the folder that holds it, {folder.parent}" if is_in_model else "give the folder of a model"
-        return SetupError(f"model.path: is a file, and not the folder of a model; got {model_path}; {remedy}")
+        return SetupError(f"{key}: is {what}, and not the folder of a model; got {model_path}; {remedy}")
     if folder.is_symlink():
-        return SetupError(f"model.path: a link that leads to nothing; got {model_path}; correct the link")
+        return SetupError(f"{key}: a link that leads to nothing; got {model_path}; correct the link")
     return SetupError(
-        f"model.path: no such folder, and no such model on the Hugging Face hub, or the hub cannot be reached; got "
+        f"{key}: no such folder, and no such model on the Hugging Face hub, or the hub cannot be reached; got "
         f"{model_path}; correct the path, or download the model where there is a network"
     )
 
