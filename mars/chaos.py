@@ -20,7 +20,7 @@ import psutil
 
 from mars.errors import WorkerError
 from mars.output.digests import file_digest
-from mars.run_dir.outcome import last_logged_step
+from mars.run_dir.outcome import POLICY_FOLDER, last_logged_step
 from mars.tracking.jsonl import METRICS_FILE, read_metrics
 
 Target = Literal["engine", "actor", "driver"]
@@ -179,7 +179,7 @@ def _rows(run_dir: Path) -> dict[int, dict[str, Any]]:
 
 
 def _weights(run_dir: Path) -> dict[str, str]:
-    return {path.name: file_digest(path).sha256 for path in (run_dir / "policy").glob("*.safetensors")}
+    return {path.name: file_digest(path).sha256 for path in (run_dir / POLICY_FOLDER).glob("*.safetensors")}
 
 
 def _range(rows: dict[int, Any]) -> str:
@@ -208,8 +208,9 @@ def _is(process: psutil.Process, title: str) -> bool:
 
 @contextmanager
 def _started(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    start = [sys.executable, "-P", *command]  # -P: the current folder may have files named like Python's modules
     with log.open("ab") as output:
-        driver = subprocess.Popen([sys.executable, *command], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        driver = subprocess.Popen(start, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:
         yield driver
     finally:

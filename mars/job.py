@@ -16,11 +16,11 @@ from mars.checkpoint.changes import accept, changes, read_settings
 from mars.checkpoint.entry import check_enterable, enter
 from mars.checkpoint.resume import StartingPoint
 from mars.cluster.restarts import WorkerEvent, WorkerReport
+from mars.config.folders import CONFIG_FILE
 from mars.config.schema import SftConfig, TrainConfig
 from mars.errors import ConfigError
 from mars.output.files import write_atomically
 from mars.output.secrets import redacted
-from mars.report.run_record import CONFIG_FILE
 from mars.run_dir.attempt import start_attempt
 from mars.run_dir.events import EVENTS_FILE, EventLog
 from mars.run_dir.lock import RunLock

@@ -17,6 +17,7 @@ from mars.extra_facts import ExtraFacts
 
 IMAGE_MARKER = "<image>"  # marks the place of one image in a message's text
 MESSAGE_ROLES = ("system", "user", "assistant")
+THOUSANDTHS = (1000, 1000)  # the frame of boxes in thousandths of an image's sides (`RewardInput`)
 MAX_SCORE = 1e6  # bound of |score|, penalties included; the squares of larger numbers lose digits or overflow
 View = tuple[str, ...] | None
 """The sources that a prompt shows: None for the multi view (all sources), ("infrared",) for a mono view."""

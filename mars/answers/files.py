@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +23,18 @@ from mars.types import ImageRef, Message, RewardResult, Source
 _MAX_SIDE = 10**8
 
 _NOTES = 10
+_STEP_FILE = re.compile(r"step_([0-9]+)\.jsonl?")
 
 
 def step_file(folder: Path, step: int) -> Path:
     """The file with the answers of one step of a run: <folder>/step_000010.jsonl."""
     return folder / f"step_{step:06d}.jsonl"
+
+
+def step_of(path: Path) -> int | None:
+    """The step of a `step_file`, or of a .json file with the same name beside it; None for other files."""
+    match = _STEP_FILE.fullmatch(path.name)
+    return None if match is None else int(match[1])
 
 
 def write_answers(path: Path, answers: Iterable[Answer]) -> None:

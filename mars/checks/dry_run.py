@@ -40,6 +40,7 @@ from mars.rewards.functions import load_list_reward, load_reward
 from mars.types import RewardResult
 
 logger = logging.getLogger(__name__)
+IN_ORDER = "dry run: settings, data and model files are in order"
 
 _SAMPLES = 4
 _ANSWERS = ("perfect", "empty")
@@ -55,7 +56,7 @@ def report(config: TrainConfig) -> None:
     checked_hooks(config)
     warnings: list[str] = []
     lines = [*summary(config, inputs), *sample_lines(config, inputs, warnings.append), *memory_lines(config)]
-    lines += [*machine_lines(config), "dry run: settings, data and model files are in order"]
+    lines += [*machine_lines(config), IN_ORDER]
     sys.stdout.write("".join(f"{visible(line)}\n" for line in lines))
     sys.stdout.flush()
     for text in warnings:  # after "in order", so that nobody overlooks a reward that fails

@@ -21,7 +21,7 @@ from mars.run_dir.leftovers import ended_sessions, left_processes
 _GIB = 2**30
 _LITTLE_MEMORY, _LITTLE_DISK, _FULL_DISK = 4 * _GIB, 20 * _GIB, _GIB
 _FEW_FILES = 4096
-_SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY = Path("/dev/shm")
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 
 
@@ -47,7 +47,7 @@ def machine_findings(folder: Path, object_store_bytes: int, environment: Mapping
     found = f"{memory.available / _GIB:.1f} of {memory.total / _GIB:.1f} GiB free"
     yield Finding("memory", found, "note" if little else "ok", advice)
     yield disk(folder)
-    yield shared_memory(_SHARED_MEMORY, object_store_bytes)
+    yield shared_memory(SHARED_MEMORY, object_store_bytes)
     yield ports()
     yield _open_files()
     threads = environment.get("OMP_NUM_THREADS")

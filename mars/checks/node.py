@@ -12,13 +12,12 @@ from pathlib import Path
 
 import psutil
 
-from mars.checks.machine import gpus_without_torch
+from mars.checks.machine import SHARED_MEMORY, gpus_without_torch
 from mars.errors import ConfigError
 from mars.output.files import private_folder_problem
 
 _GIB = 2**30
 _MIB = 2**20
-_SHARED_MEMORY = Path("/dev/shm")
 MIN_OBJECT_STORE_BYTES = 75 * _MIB
 """Ray does not start with a smaller object store."""
 _WANTED_FILES, _FEW_FILES = 65536, 4096
@@ -71,13 +70,13 @@ def node_problems(
     return [
         *port_problems(ip, ports),
         *_folder_problems(folder),
-        *_shared_memory_problems(_SHARED_MEMORY, object_store_bytes),
+        *_shared_memory_problems(SHARED_MEMORY, object_store_bytes),
         *_file_problems(),
         *_gpu_problems(num_gpus),
     ]
 
 
-def free_shared_memory(folder: Path = _SHARED_MEMORY) -> int:
+def free_shared_memory(folder: Path = SHARED_MEMORY) -> int:
     """Free shared memory, in bytes."""
     return shutil.disk_usage(folder).free if folder.is_dir() else 0
 

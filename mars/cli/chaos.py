@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.table import Table
 
 from mars.chaos import Disturbed, differences, repeated_steps, schedule, train_disturbed, train_undisturbed
-from mars.config.folders import quoted
+from mars.config.folders import key_of, quoted
 from mars.errors import ConfigError
 from mars.evaluation.tables import print_table
 from mars.output.text import visible
@@ -27,7 +27,7 @@ def chaos(folder: Path, minutes: float, mtbf_s: float, seed: int, overrides: Seq
     minutes: of training in which processes are killed. mtbf_s: mean time between two kills.
     Returns 0 if both runs are equal, else 1. Raises ConfigError, and WorkerError if a run fails.
     """
-    given = [text for text in overrides if text.lstrip("+").partition("=")[0] in _FIXED]
+    given = [text for text in overrides if key_of(text) in _FIXED]
     if given:
         raise ConfigError(f"{given[0]}: `mars chaos` sets {' and '.join(_FIXED)} itself; leave it out")
     if minutes <= 0 or mtbf_s <= 0:

@@ -12,7 +12,7 @@ import typer
 
 from mars.cli.completion import complete_run
 from mars.cli.examples import example
-from mars.cli.groups import group
+from mars.cli.groups import AsJson, group
 from mars.cli.paths import RunDir, path_argument
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 ckpt = group("List, verify, export and remove the checkpoints of a run.")
 
 Step = Annotated[int | None, typer.Option(help="The checkpoint of this step.")]
-AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON.")]
 _DAMAGED = 7  # CheckpointError.exit_code
 
 
@@ -90,12 +89,12 @@ def export(
     --adapter: checks that OUT makes the same tokens and image tensors of a prompt as model.path; prints how to serve
     OUT."""
     from mars.checkpoint.saver import SHARDS_FOLDER
+    from mars.config.folders import CONFIG_FILE
     from mars.config.load import load_saved_config
     from mars.config.schema import SftConfig
     from mars.errors import ConfigError
     from mars.output.files import cannot_write
     from mars.output.text import visible
-    from mars.report.run_record import CONFIG_FILE
     from mars.run_dir.attempt import enter_working_directory
 
     run_dir, step = _run_of(run_or_checkpoint.absolute(), step)  # absolute: the working directory changes below
@@ -198,8 +197,8 @@ def _run_of(path: Path, step: int | None) -> tuple[Path, int | None]:
     """(run.dir, step) of a run or of one of its checkpoints. Raises ConfigError for a checkpoint that is in no run."""
     from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, MANIFEST_FILE
     from mars.checkpoint.manifest import read_manifest
+    from mars.config.folders import CONFIG_FILE
     from mars.errors import ConfigError
-    from mars.report.run_record import CONFIG_FILE
 
     if not (path / MANIFEST_FILE).exists():
         return path, step

@@ -11,8 +11,8 @@ import typer
 
 from mars.cli.completion import complete_config, complete_key
 from mars.cli.examples import example
-from mars.cli.groups import group
-from mars.cli.paths import path_text_option
+from mars.cli.groups import AsJson, group
+from mars.cli.paths import ConfigDirs
 
 if TYPE_CHECKING:
     from mars.config.browse import Named, Setting
@@ -27,9 +27,7 @@ Words = Annotated[
         autocompletion=complete_config,
     ),
 ]
-ConfigDirs = Annotated[list[str] | None, path_text_option(help="Folder with further configuration files; repeatable.")]
 OfSft = Annotated[bool, typer.Option("--sft", help="The settings of a supervised cold start.")]
-AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON.")]
 
 
 @config.command(epilog=example("mars config show quickstart anchor=none --describe"))

@@ -10,7 +10,8 @@ import typer
 from mars.cli.build import app as build
 from mars.cli.examples import example
 from mars.cli.groups import group
-from mars.cli.paths import path_argument, path_option, path_text_option
+from mars.cli.paths import ConfigDirs, path_argument, path_option, path_text_option
+from mars.data.synthetic.tiny_families import Family
 
 app = group("Make, convert, check and show data sets.")
 convert = group("Convert a public data set to parquet.")
@@ -32,7 +33,6 @@ Licence = Annotated[str | None, typer.Option(help="Licence to name in the metada
 Depth = Annotated[
     Literal["spatialbot", "minmax", "colormap", "clip"], typer.Option(help="How 16-bit depth becomes RGB.")
 ]
-Family = Literal["qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen2_vl", "internvl"]
 Name = Annotated[str | None, typer.Option(help="data_source of rows that have none. Default: from the file's name.")]
 
 
@@ -266,9 +266,7 @@ def check(
         list[str] | None,
         path_text_option(help="Held-out file, which must share no row or image with FILE; repeatable."),
     ] = None,
-    config_dir: Annotated[
-        list[str] | None, path_text_option(help="Folder with further configuration files; repeatable.")
-    ] = None,
+    config_dir: ConfigDirs = None,
 ) -> None:
     """Check rows as training does. Columns, images, lengths, truths, ids, overlap of splits, prompt and reward."""
     from mars.cli.check import run_check

@@ -12,7 +12,7 @@ import typer
 from mars.cli.completion import complete_choice, complete_run
 from mars.cli.examples import example
 from mars.cli.groups import group
-from mars.cli.paths import path_argument, path_option, path_text_argument, path_text_option
+from mars.cli.paths import ConfigDirs, path_argument, path_option, path_text_argument
 
 evaluation = group("Evaluate a model: ask it; score, compare and show its answers.")
 
@@ -35,7 +35,6 @@ def _known_task(task: str | None) -> str | None:
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="key=value", help="Settings to change.", autocompletion=complete_choice)
 ]
-ConfigDirs = Annotated[list[str] | None, path_text_option(help="Folder with further configuration files; repeatable.")]
 Task = Annotated[str, typer.Option(help="The built-in reward that fits the truths.", callback=_known_task)]
 Threshold = Annotated[
     float | None, typer.Option(help="IoU above which boxes are a hit; default: evaluation.iou_threshold.")

@@ -6,11 +6,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mars.config.folders import quoted
+from mars.config.folders import CONFIG_FILE, quoted
 from mars.config.load import load_config, load_saved_config, read_saved
 from mars.config.schema import TrainConfig
 from mars.errors import ConfigError
-from mars.report.run_record import CONFIG_FILE
 from mars.run_dir.attempt import enter_working_directory
 
 # No trainer shares the GPUs, and none sends weights.

@@ -1,11 +1,13 @@
-"""Groups of commands, such as `mars runs`."""
+"""Groups of commands, such as `mars runs`, and the option that commands of several groups have."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+
+AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON.")]
 
 _ANY_LENGTH = 10_000
 

@@ -55,3 +55,4 @@ RunDirs = Annotated[
         autocompletion=complete_run,
     ),
 ]
+ConfigDirs = Annotated[list[str] | None, path_text_option(help="Folder with further configuration files; repeatable.")]

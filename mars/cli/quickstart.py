@@ -20,7 +20,7 @@ from pathlib import Path
 
 import typer
 
-from mars.config.folders import quoted, shipped_folder
+from mars.config.folders import key_of, quoted, shipped_folder
 from mars.errors import ConfigError
 from mars.run_dir.lock import refuse_busy
 
@@ -49,7 +49,7 @@ def quickstart(folder: Path, overrides: Sequence[str]) -> None:
     BusyError if another process trains in the folder, and typer.Exit with the exit code of a command that fails.
     """
     for text in overrides:
-        key = text.lstrip("+").partition("=")[0]
+        key = key_of(text)
         if key in _FIXED:
             raise ConfigError(f"{key}: `mars quickstart` sets it itself; got {text}; {_FIXED[key]}")
     _QuickStart(folder.absolute(), overrides).run()

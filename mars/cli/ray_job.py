@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     if job["resume"] is not None:
         from mars.cli.resume import resume
         from mars.cli.submitted_settings import check_kind
-        from mars.report.run_record import CONFIG_FILE as RUN_CONFIG_FILE
+        from mars.config.folders import CONFIG_FILE as RUN_CONFIG_FILE
 
         run_dir = Path(job["resume"])
         if (run_dir / RUN_CONFIG_FILE).is_file():

@@ -30,10 +30,9 @@ from mars.cluster.job_package import files_of_job, write_package
 from mars.cluster.jobs import Job, JobServer, new_job_id
 from mars.cluster.node import default_folder, running_nodes
 from mars.config.command_line import parse_command_line
-from mars.config.folders import quoted
+from mars.config.folders import CONFIG_FILE, quoted
 from mars.config.load import composed_yaml, load_config, load_saved_config
 from mars.errors import ConfigError, LostContact, SetupError
-from mars.report.run_record import CONFIG_FILE
 
 logger = logging.getLogger(__name__)
 

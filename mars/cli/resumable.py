@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER, Catalogue
+from mars.config.folders import key_of
+from mars.config.paths import ROW_KEYS
 from mars.config.schema import SftConfig, TrainConfig
 from mars.config.templates import SUFFIX
 from mars.data.rows.saved import saved_set
@@ -18,7 +20,6 @@ from mars.run_dir.lock import refuse_busy
 from mars.run_dir.outcome import finished_step
 
 _STEPS = "run.num_steps"
-_ROWS = ("data.train_files", "data.eval_files")
 _WITH_FUNCTIONS = ("reward.", "recipe.", "tracking.")
 
 
@@ -33,7 +34,7 @@ def finished_before(config: TrainConfig | SftConfig, overrides: Sequence[str]) -
     run_dir, steps = Path(config.run.dir), config.run.num_steps
     refuse_busy(run_dir)
     done = finished_step(EventLog(run_dir / EVENTS_FILE).entries())
-    changed = [text for text in overrides if text.lstrip("+").partition("=")[0] != _STEPS]
+    changed = [text for text in overrides if key_of(text) != _STEPS]
     if done is None or steps is None or changed or done < steps:
         return None
     catalogue = Catalogue(run_dir / CHECKPOINTS_FOLDER)
@@ -60,7 +61,7 @@ def check_places(config: TrainConfig | SftConfig, gone: Path | None) -> None:
     if gone is not None:
         lines.append(f"The run was started in {gone}, which is gone; relative paths now start at {Path.cwd()}.")
     keys = dict.fromkeys(key for key, _ in missing)
-    new = " ".join(f"{key}={'[NEW, ...]' if key in _ROWS else 'NEW'}" for key in keys)
+    new = " ".join(f"{key}={'[NEW, ...]' if key in ROW_KEYS else 'NEW'}" for key in keys)
     raise ConfigError(
         f"{run_dir}: not all that the run needs is where it was; missing:\n"
         + "\n".join(lines)
@@ -76,7 +77,7 @@ def _missing(config: TrainConfig | SftConfig, gone: Path | None) -> Iterator[tup
         path = values[key]
         if path is not None and not os.path.isdir(path) and not _may_be_of_the_hub(path, gone):
             yield key, path
-    for key in _ROWS:
+    for key in ROW_KEYS:
         yield from ((key, file) for file in values[key] if not os.path.lexists(file) and saved_set(file) is None)
     if values["data.image_root"] is not None and not os.path.isdir(values["data.image_root"]):
         yield "data.image_root", values["data.image_root"]

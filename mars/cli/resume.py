@@ -11,11 +11,10 @@ from pathlib import Path
 from mars import main, sft
 from mars.checkpoint.catalogue import CHECKPOINTS_FOLDER
 from mars.cli.resumable import check_places, finished_before
-from mars.config.folders import quoted
+from mars.config.folders import CONFIG_FILE, key_of, quoted
 from mars.config.load import load_saved_config
 from mars.config.schema import SftConfig
 from mars.errors import ConfigError
-from mars.report.run_record import CONFIG_FILE
 from mars.run_dir.attempt import enter_working_directory
 from mars.run_dir.outcome import POLICY_FOLDER, TRAIN_ON, complete_message
 
@@ -31,7 +30,7 @@ def resume(run_dir: Path, overrides: Sequence[str]) -> None:
     current folder if that one is gone or belonged to a submitted job. Raises ConfigError.
     """
     run_dir = Path(os.path.abspath(run_dir))
-    given = [text for text in overrides if text.lstrip("+").partition("=")[0] in _FIXED]
+    given = [text for text in overrides if key_of(text) in _FIXED]
     if given:
         raise ConfigError(f"{given[0]}: `mars resume` sets {' and '.join(_FIXED)} itself; leave it out")
     if not (run_dir / CONFIG_FILE).is_file():

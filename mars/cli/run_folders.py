@@ -30,7 +30,7 @@ def run_dirs(folder: Path, depth: int = 0, skipped: Callable[[Path, OSError], ob
 
 def is_run_dir(folder: Path) -> bool:
     """Whether `folder` has the files of a run. Raises OSError if it cannot be read."""
-    from mars.report.run_record import CONFIG_FILE
+    from mars.config.folders import CONFIG_FILE
     from mars.run_dir.events import EVENTS_FILE
     from mars.tracking.jsonl import METRICS_FILE
 

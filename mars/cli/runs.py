@@ -10,14 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from mars.cli.examples import example
-from mars.cli.groups import group
+from mars.cli.groups import AsJson, group
 from mars.cli.paths import RunDir, RunDirs, path_argument
 from mars.cli.run_facts import checked_run, details, summary
 from mars.cli.run_folders import run_dirs
 
 runs = group("List, show and compare runs.")
-
-AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON.")]
 
 _MAX_SKIPPED = 10  # folders that cannot be read and are named
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mars.config.folders import quoted
+from mars.config.folders import key_of, quoted
+from mars.config.paths import ROW_KEYS
 from mars.config.recipe_section import HOOKS
 from mars.config.schema import SftConfig, TrainConfig
 from mars.data.rows.saved import saved_set
@@ -18,15 +19,13 @@ from mars.plugin import find, is_spec
 
 # Files and folders that must be on storage that all nodes share. Relative paths start at the folder of the command.
 _SHARED = ("run.dir", "data.image_root")
-# The same, but each may also be a data set on the hub.
-_ROWS = ("data.train_files", "data.eval_files")
 # A folder if one exists here, else a name on the hub.
 _MODELS = ("model.path", "algorithm.kl_reference")
 # The user's files that are sent along. A file outside the folder of the command must be on shared storage.
 _OF_HOOKS = tuple(f"recipe.{hook}" for hook in HOOKS)
 _FUNCTIONS = ("reward.function", "reward.functions", "tracking.to", "anchor.guide_filter", *_OF_HOOKS)
 _TEMPLATE = "data.template"
-_MEAN_PATHS = (*_SHARED, *_ROWS, *_MODELS, *_FUNCTIONS, _TEMPLATE)
+_MEAN_PATHS = (*_SHARED, *ROW_KEYS, *_MODELS, *_FUNCTIONS, _TEMPLATE)
 # Shorter values of --env variables are not searched for in the settings, because they may be ordinary words.
 _MIN_SECRET_CHARS = 8
 
@@ -88,7 +87,7 @@ def sent_overrides(overrides: Sequence[str], config: TrainConfig | SftConfig, se
     """
     settings, found = sent_settings(config, sent), []
     for override in overrides:
-        key = override.lstrip("+").partition("=")[0]
+        key = key_of(override)
         section, _, name = key.rpartition(".")
         found.append(f"{key}={_written(_section(settings, section)[name])}" if key in _MEAN_PATHS else override)
     return found
@@ -116,7 +115,7 @@ def _value(key: str, value: Any, sent: SentFiles) -> Any:
         return value
     if key in _SHARED:
         return _absolute(value, sent.folder)
-    if key in _ROWS:
+    if key in ROW_KEYS:
         saved = saved_set(value)
         return value if saved is not None and not saved.is_folder else _absolute(value, sent.folder)
     if key in _MODELS:

@@ -76,7 +76,8 @@ class Node:
         else:
             host, _, port = self.job_server.rpartition(":")
             options |= {"include-dashboard": "true", "dashboard-host": host, "dashboard-port": port}
-        start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--log-color=false"]
+        # -P: the current folder may have files named like Python's modules.
+        start = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--block", "--log-color=false"]
         role = ["--head", "--no-monitor"] if self.is_head else []  # the monitor is for autoscaling
         return [*start, *role, *(f"--{name}={value}" for name, value in options.items() if value is not None)]
 

@@ -21,7 +21,7 @@ from mars.config.compose import (
     merged_files,
     resolved_leaves,
 )
-from mars.config.folders import groups, how_to_add, shipped_folder
+from mars.config.folders import CONFIG_FILE, groups, how_to_add, shipped_folder
 from mars.config.keys import expected, leaves, mappings, sections_of
 from mars.config.load import SCHEMAS, RootName, read_saved, refusal
 from mars.config.overrides import EXPERIMENT, unknown_key
@@ -32,7 +32,6 @@ from mars.errors import ConfigError
 NOT_SET = "???"
 """Stands for the value of a setting that has none, as in files."""
 
-_SAVED = "config.yaml"
 _WIDTH = 80
 
 
@@ -75,14 +74,14 @@ def named(words: Sequence[str], config_dirs: Sequence[str], root: RootName) -> N
     Examples: [], ["anchor=none"], ["quickstart", "anchor=none"], ["runs/mars"].
     """
     first = words[0] if words and "=" not in words[0] else None
-    if first is not None and (Path(given_path(first)) / _SAVED).is_file():
-        return _saved(Path(given_path(first)) / _SAVED, words)
+    if first is not None and (Path(given_path(first)) / CONFIG_FILE).is_file():
+        return _saved(Path(given_path(first)) / CONFIG_FILE, words)
     folders = [shipped_folder(), *map(config_folder, config_dirs)]
     overrides = list(words)
     if first is not None:
         experiments = groups(root, folders)[EXPERIMENT]
         if first not in experiments:
-            do = f"give one of {', '.join(experiments)}, a folder with a {_SAVED}, or key=value; "
+            do = f"give one of {', '.join(experiments)}, a folder with a {CONFIG_FILE}, or key=value; "
             do += how_to_add(EXPERIMENT, first)
             raise ConfigError(str(Problem("CONFIG", "neither an experiment nor a run directory", do, got=first)))
         overrides[0] = f"{EXPERIMENT}={first}"

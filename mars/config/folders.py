@@ -1,4 +1,4 @@
-"""The folders of configuration files: the shipped one, and those given with --config-dir."""
+"""The folders of configuration files: the shipped one, those given with --config-dir, and that of a run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import yaml
 
 from mars.config.problem import Problem
 from mars.plugin import shipped
+
+CONFIG_FILE = "config.yaml"
+"""In run.dir: all settings of the run."""
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -61,6 +64,11 @@ def folder_problems(folders: Sequence[Path]) -> list[Problem]:
                 problems.append(Problem(str(path), f"hidden by {owner[name] / name}, which is read first", "rename it"))
             owner.setdefault(name, folder)
     return problems
+
+
+def key_of(override: str) -> str:
+    """The key that an override sets, such as run.dir for "+run.dir=runs/a"."""
+    return override.lstrip("+").partition("=")[0]
 
 
 def quoted(text: str) -> str:

@@ -15,13 +15,13 @@ from mars.config.problem import Problem
 from mars.errors import ConfigError
 from mars.plugin import shipped
 
-PATH_KEYS = (
-    "run.dir", "model.path", "algorithm.kl_reference", "data.image_root", "data.train_files", "data.eval_files",
-    "data.template",
-)  # fmt: skip
+ROW_KEYS = ("data.train_files", "data.eval_files")
+"""Keys with lists of files of rows."""
+
+PATH_KEYS = ("run.dir", "model.path", "algorithm.kl_reference", "data.image_root", *ROW_KEYS, "data.template")
 """Keys with a path, or a list of paths. Functions in users' files are paths too: mars/plugin.py expands those."""
 
-_OF_RECIPES = ("data.image_root", "data.train_files", "data.eval_files")
+_OF_RECIPES = ("data.image_root", *ROW_KEYS)
 """Keys whose paths may begin with recipe/: if the current folder has no such path, mars' own recipes are meant."""
 
 _VARIABLE = re.compile(r"\$(?=\w|\{)\{?(?P<name>\w*)")

@@ -12,7 +12,7 @@ _UPDATE = "actor.prompts_per_update (prompts of one optimizer step over all rank
 _EVALUATE = "evaluation.every (0 is never)"
 _IMPORTANCE = "algorithm.importance_cap (null is no correction)"
 _REFERENCE = "algorithm.reference_every (null is never)"
-_RESUMING = "run.resume (true goes on from the newest checkpoint in run.dir; mars resume does the same)"
+RESUMING = "run.resume (true goes on from the newest checkpoint in run.dir; mars resume does the same)"
 _RATE = "- the learning rate stays as it is after its warm-up"
 
 TRL = {
@@ -60,7 +60,7 @@ TRL = {
     "ref_model_mixup_alpha": "algorithm.reference_decay (1 - alpha)",
     "ref_model_sync_steps": _REFERENCE,
     "report_to": "tracking.to (a list: [console,wandb])",
-    "resume_from_checkpoint": _RESUMING,
+    "resume_from_checkpoint": RESUMING,
     "reward_funcs": "reward.function (path/to/file.py:name; one function for each data_source in reward.functions)",
     "reward_weights": "- one function gives the whole score, with its weights",
     "run_name": "run.name",

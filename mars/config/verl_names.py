@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from mars.config.trl_names import TRL
+from mars.config.trl_names import RESUMING, TRL
 
 _GPUS = "- set the number of workers over all nodes instead: actor.num_workers and rollout.num_workers"
 _SAVING = "checkpoint.every (0 is at the end of the run only, not -1)"
-_RESUMING = "run.resume (true goes on from the newest checkpoint in run.dir; mars resume does the same)"
 _OFFLOAD = "actor.offload (cpu is true; it moves weights, gradients, optimizer states alike)"
 _MICRO_BATCH = "actor.tokens_per_forward (micro-batches are counted in padded tokens, not rows)"
 _ADVANTAGE = "algorithm.estimator (grpo is group_norm, rloo is leave_one_out)"
@@ -118,8 +117,8 @@ _VERL = {
     "trainer.default_local_dir": "run.dir",
     "trainer.log_val_generations": "tracking.rollout_prompts (every tracking.rollouts_every steps)",
     "trainer.max_actor_ckpt_to_keep": "checkpoint.keep_last",
-    "trainer.resume_from_path": _RESUMING,
-    "trainer.resume_mode": _RESUMING,
+    "trainer.resume_from_path": RESUMING,
+    "trainer.resume_mode": RESUMING,
     "trainer.rollout_data_dir": "tracking.rollouts_every (they are written in run.dir)",
     "trainer.test_freq": "evaluation.every (0 is never, not -1)",
     "trainer.total_training_steps": "run.num_steps",
@@ -134,7 +133,7 @@ _EASY_R1 = {
     "data.max_pixels": "data.max_image_pixels",
     "data.min_pixels": "data.min_image_pixels",
     "data.rollout_batch_size": "data.prompts_per_step",
-    "trainer.load_checkpoint_path": _RESUMING,
+    "trainer.load_checkpoint_path": RESUMING,
     "trainer.max_steps": "run.num_steps",
     "trainer.save_checkpoint_path": "run.dir",
     "trainer.save_limit": "checkpoint.keep_last",

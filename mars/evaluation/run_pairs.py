@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mars.answers.files import step_file
+from mars.answers.files import step_file, step_of
 from mars.errors import DataError
 from mars.evaluation.compare import compare
 from mars.evaluation.files import read_results
@@ -20,7 +19,6 @@ from mars.rewards.functions import RewardsBySet
 
 ALL_SETS = "All data sources"
 _LINES = 2  # shown lines of an error: what is wrong, and the first place
-_STEP_FILE = re.compile(r"step_([0-9]+)\.jsonl")
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def _pair(first: EvaluatedRun, other: EvaluatedRun, first_at: Callable[[int], Sc
 
 def _steps(folder: Path) -> set[int]:
     """The steps whose answers to the held-out questions are kept."""
-    return {int(match[1]) for path in folder.glob("step_*.jsonl") if (match := _STEP_FILE.fullmatch(path.name))}
+    return {step for path in folder.glob("step_*.jsonl") if (step := step_of(path)) is not None}
 
 
 def _nothing_in_common(first: EvaluatedRun, other: EvaluatedRun, own: set[int], others: set[int]) -> str:

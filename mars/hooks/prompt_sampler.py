@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from mars.data.order.stream import other_sampler
 from mars.errors import ConfigError
 from mars.hooks.contract import PromptSampler, SamplerSetup
 from mars.hooks.known_prompts import KnownPrompts
@@ -102,10 +103,7 @@ class SampledRounds:
         if not state:
             state = json.loads(self._initial)
         if state["name"] != self._name:
-            raise ConfigError(
-                f"recipe.sampler: the checkpoint has the state of {state['name']}; got {self._name}; "
-                "resume with the sampler that the run was started with"
-            )
+            raise other_sampler(state["name"], self._name)
         if self._known is not None:
             self._known.restore(state["rows"])
         # A prompt is missing only if the file that added it is gone or has changed: `known.restore` warns of that.

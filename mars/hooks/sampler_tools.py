@@ -7,7 +7,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from mars.errors import ConfigError
+from mars.data.order.stream import refuse_repeats
 from mars.hooks.contract import SamplerSetup
 from mars.types import Prompt
 
@@ -24,11 +24,7 @@ class PromptTable:
 
     def __init__(self, setup: SamplerSetup) -> None:
         by_id = {prompt.prompt_id: prompt for prompts in setup.sets for prompt in prompts}
-        if len(by_id) < setup.prompts_per_step:
-            raise ConfigError(
-                f"data.prompts_per_step: a step cannot hold the same prompt twice; got {setup.prompts_per_step} "
-                f"with {len(by_id)} prompts in the data; set it to {len(by_id)} or less, or add data"
-            )
+        refuse_repeats(len(by_id), setup.prompts_per_step)
         self.prompts = tuple(by_id.values())
         self._places = {prompt_id: place for place, prompt_id in enumerate(by_id)}
 

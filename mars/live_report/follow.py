@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from mars.config.folders import CONFIG_FILE
 from mars.data.pixels.images import decode_image
 from mars.report.run_page import NothingToReport, Standing, write_report
-from mars.report.run_record import CONFIG_FILE, EVALUATION_FOLDER
+from mars.report.run_record import EVALUATION_FOLDER
 from mars.run_dir.events import EVENTS_FILE, read_events
 from mars.run_dir.lock import held_by
 from mars.run_dir.outcome import planned_step, state_of

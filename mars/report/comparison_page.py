@@ -12,7 +12,7 @@ from mars.errors import ConfigError
 from mars.evaluation.run_pairs import Pair
 from mars.output.text import shorten
 from mars.report.evaluation_parts import evaluation_tables
-from mars.report.page import FULL, Page
+from mars.report.page import ANSWERS_SCRIPT, FULL, Page
 from mars.report.plots import MAX_LINES
 from mars.report.run_comparison import (
     NONE,
@@ -32,7 +32,6 @@ GENERATOR = "mars report of several runs"
 
 MAX_RUNS = MAX_LINES
 _HEADING_CHARACTERS = 24  # most characters of a run's name above a column
-_SCRIPT = "answers.js"  # loads the page again
 
 
 def write_comparison(found: RunComparison, path: Path, reload_s: int | None = None) -> None:
@@ -55,7 +54,7 @@ def write_comparison(found: RunComparison, path: Path, reload_s: int | None = No
     page.write(
         path,
         "comparison_page.html.j2",
-        script=None if reload_s is None else _SCRIPT,
+        script=None if reload_s is None else ANSWERS_SCRIPT,
         generator=GENERATOR,
         reload_s=reload_s,
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from mars.answers.files import step_of
 from mars.report.run_record import EVALUATION_FOLDER, REPORT_FILE
 from mars.tracking.jsonl import METRICS_FILE, read_metrics
 from mars.tracking.rollouts import ROLLOUTS_FOLDER
@@ -14,7 +14,6 @@ from mars.tracking.rollouts import ROLLOUTS_FOLDER
 logger = logging.getLogger(__name__)
 
 _SHOWN = 3
-_STEP_FILE = re.compile(r"step_([0-9]+)\.jsonl?")  # as mars.answers.files.step_file names it
 
 
 def remove_later_steps(run_dir: Path, sampled: int, logged: int) -> None:
@@ -40,8 +39,8 @@ def remove_later_steps(run_dir: Path, sampled: int, logged: int) -> None:
 
 def _later(folder: Path, step: int) -> Iterator[Path]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        match = _STEP_FILE.fullmatch(path.name)
-        if match is not None and int(match[1]) > step:
+        of_file = step_of(path)
+        if of_file is not None and of_file > step:
             yield path
 
 

@@ -24,6 +24,7 @@ FULL = "a page has at most 10 MB"
 PICTURE_SIDE = 340  # pixels, as wide as the pages draw an image
 TINY_SIDE = 160  # images up to this size are drawn enlarged, and JPEG would blur them
 _FRAME_BYTES = 1_000_000  # reserved for the rest: style, script, headings, the most important settings of a run
+ANSWERS_SCRIPT = "answers.js"  # filters the answers, and loads the page again
 _HERE = Path(__file__).parent
 
 Item = TypeVar("Item")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from mars.output.fonts import drawable, families
 from mars.output.text import shorten
 from mars.report.choice import evenly
+from mars.tracking.sources import ANCHOR
 from mars.tracking.timer import STAGES, overlapping_stages
 
 if TYPE_CHECKING:
@@ -45,8 +45,9 @@ _LINE_CHARACTERS = 68  # most characters of a line of the legend
 MAX_LINES = 12  # most lines of a figure: more could not be told apart
 _MAX_POINTS = 400  # most points of a run's line: more cannot be seen, and make the page larger
 _MARKED = 20  # a run's line with at most so many points, such as one of evaluations, gets a marker at each
-_LARGEST = 1e100  # largest drawn value: axes overflow near the largest float
-_ANCHOR = re.compile(r"mars/anchor/(.+)/mean")
+_LARGEST = 1e100  # largest drawn value: beyond it, sums and differences of values, and axes, overflow
+GAIN_CAPTION = "Gain: reward of the multi rollouts minus reward of the anchors."
+LENGTH_CAPTION = "Response length."
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,9 @@ def draw_figures(rows: Rows) -> list[Figure]:
             {"multi": multi, **{f"anchor: {name}": series for name, series in anchors.items()}},
             "mean score",
         ),
-        ("Gain: reward of the multi rollouts minus reward of the anchors.", gains, "difference of scores"),
+        (GAIN_CAPTION, gains, "difference of scores"),
         (
-            "Response length.",
+            LENGTH_CAPTION,
             {name: series_of(rows, f"response_length/{name}") for name in ("mean", "max")},
             "tokens",
         ),
@@ -89,13 +90,17 @@ Series = list[tuple[int, float]]
 
 
 def _anchor_names(rows: Rows) -> list[str]:
-    return sorted({match[1] for row in rows for key in row if (match := _ANCHOR.fullmatch(key))})
+    return sorted({match[1] for row in rows for key in row if (match := ANCHOR.fullmatch(key))})
 
 
 def series_of(rows: Rows, key: str) -> Series:
     """(step, value) of the rows that have a value that can be drawn."""
-    found = ((row["step"], row[key]) for row in rows if isinstance(row.get(key), int | float))
-    return [(step, float(value)) for step, value in found if abs(value) <= _LARGEST]
+    return [(row["step"], float(value)) for row in rows if can_be_drawn(value := row.get(key))]
+
+
+def can_be_drawn(value: object) -> TypeGuard[float]:
+    """Whether the value is a number that is not NaN, nor beyond 1e100."""
+    return isinstance(value, int | float) and abs(value) <= _LARGEST
 
 
 def _difference(left: Series, right: Series) -> Series:

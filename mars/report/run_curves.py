@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mars.output.text import shorten
-from mars.report.plots import Figure, lines_figure, series_of
+from mars.report.plots import GAIN_CAPTION, LENGTH_CAPTION, Figure, lines_figure, series_of
 
 # (caption, metric, unit)
 _CURVES = (
     ("Reward of the multi rollouts.", "critic/score/mean", "mean score"),
     ("Evaluation on held-out samples: Multi.", "eval/multi/mean", "mean value"),
-    ("Gain: reward of the multi rollouts minus reward of the anchors.", "mars/gain/mean", "difference of scores"),
+    (GAIN_CAPTION, "mars/gain/mean", "difference of scores"),
     ("Conflicts: prompts with a source that alone scores better.", "mars/conflict_rate", "share of prompts"),
-    ("Response length.", "response_length/mean", "tokens"),
+    (LENGTH_CAPTION, "response_length/mean", "tokens"),
     ("Entropy of the policy.", "actor/entropy", "nats"),
     ("Norm of the gradient before clipping.", "actor/grad_norm", "norm"),
     ("Cold start: cross-entropy of the responses.", "sft/loss", "nats per token"),

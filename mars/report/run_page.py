@@ -11,7 +11,7 @@ from typing import Any
 from mars.answers.record import Answer
 from mars.errors import DataError
 from mars.report.evaluation_parts import evaluation_part, evaluation_tables
-from mars.report.page import FULL, Page
+from mars.report.page import ANSWERS_SCRIPT, FULL, Page
 from mars.report.questions import DecodeImage, shown_question, view_of
 from mars.report.run_record import REPORT_FILE, read_run
 from mars.tracking.jsonl import METRICS_FILE
@@ -19,7 +19,6 @@ from mars.tracking.rollouts import ROLLOUTS_FOLDER
 
 _QUESTIONS = 24
 _VIEWS = 100  # most views to choose from
-_SCRIPT = "answers.js"  # filters the answers, and loads the page again
 
 _SUMMARY_KEYS = (
     "run.num_steps",
@@ -152,7 +151,7 @@ def _write(
     page.write(
         path,
         "run_page.html.j2",
-        script=_SCRIPT,
+        script=ANSWERS_SCRIPT,
         views=page.parts("view", views[:_VIEWS]),
         num_questions=len(questions),
         questions=page.spread("question", questions, lambda answers: shown_question(answers, page, decode_image)),

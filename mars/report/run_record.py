@@ -11,6 +11,7 @@ from typing import Any
 
 from mars.answers.files import read_answers
 from mars.answers.record import Answer, by_question
+from mars.config.folders import CONFIG_FILE
 from mars.errors import DataError
 from mars.evaluation.tables import by_scorer, evaluation_rows
 from mars.output.files import read_regular
@@ -21,7 +22,6 @@ from mars.tracking.rollouts import ROLLOUTS_FOLDER
 
 EVALUATION_FOLDER = "evaluation"
 REPORT_FILE = "report.html"
-CONFIG_FILE = "config.yaml"
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from mars.rewards.parsing import (
     parse_truth,
     read_box,
 )
-from mars.types import RewardInput, RewardResult
+from mars.types import THOUSANDTHS, RewardInput, RewardResult
 
 # An answer with more extra boxes than this is not matched and has accuracy 0: matching takes cubic time.
 MAX_EXTRA_BOXES = 100
@@ -32,7 +32,6 @@ MAX_TRUE_BOXES = 1000
 # A corner of a true box may be this many pixels outside of the image.
 ROUNDING = 0.1
 
-_THOUSANDTHS = (1000, 1000)
 _IF_THOUSANDTHS = "; if the boxes are in thousandths of the image's sides, set extra_info.box_space to norm_1000"
 
 # Constants of the public code's reward.
@@ -199,7 +198,7 @@ def check_truth(truth: str, extra_info: Mapping[str, Any], truth_size: tuple[int
     for number, (x1, y1, x2, y2) in enumerate(boxes, start=1):
         if min(x1, y1) < -ROUNDING or x2 > width + ROUNDING or y2 > height + ROUNDING:
             box = f"[{x1:g}, {y1:g}, {x2:g}, {y2:g}]"
-            remedy = "" if truth_size == _THOUSANDTHS or max(sides) > 1000 else _IF_THOUSANDTHS
+            remedy = "" if truth_size == THOUSANDTHS or max(sides) > 1000 else _IF_THOUSANDTHS
             return f"truth: box {number} of {len(boxes)} is outside the image of {width} x {height}; got {box}{remedy}"
     return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from statistics import fmean
 
-from mars.checks.dry_run import histogram, opening_lines, rank_fit_lines, rank_memory_lines
+from mars.checks.dry_run import IN_ORDER, histogram, opening_lines, rank_fit_lines, rank_memory_lines
 from mars.checks.model import model_check
 from mars.checks.packages import machine_lines
 from mars.checks.trackers import with_checked_trackers
@@ -27,7 +27,7 @@ def report(config: SftConfig) -> None:
     if config.cluster.device == "cuda":
         lines += rank_fit_lines(config.model, config.sft, config.cluster.gpu_memory_gib)
     lines += machine_lines(config)
-    lines.append("dry run: settings, data and model files are in order")
+    lines.append(IN_ORDER)
     sys.stdout.write("".join(f"{visible(line)}\n" for line in lines))
 
 

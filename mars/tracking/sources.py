@@ -6,8 +6,11 @@ import re
 from collections.abc import Mapping
 
 PREFIX = "sources"
+ANCHOR = re.compile(r"mars/anchor/(.+)/mean")
+"""The metrics of the anchors' scores; the group is the name of their view."""
+
 _CURVES = {
-    "score": ("critic/score/mean", re.compile(r"mars/anchor/(.+)/mean")),
+    "score": ("critic/score/mean", ANCHOR),
     "eval": ("eval/multi/mean", re.compile(r"eval/mono/(.+)/mean")),
 }
 """Chart -> the metric of all sources together, and the metrics of single ones."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from mars.report.plots import can_be_drawn
+
 BLOCKS = " ▁▂▃▄▅▆▇█"
 LETTERS = " .:-=+*%@"
 """For a terminal whose encoding has no blocks: from empty to full, like `BLOCKS`."""
-
-_LARGEST = 1e100  # beyond it, sums and differences of values overflow
 
 
 def columns(values: Sequence[object], width: int) -> list[float | None]:
@@ -54,5 +54,5 @@ def curve(heights: Sequence[float | None], lines: int, levels: str = BLOCKS) -> 
 
 
 def _mean(values: Sequence[object]) -> float | None:
-    known = [float(value) for value in values if isinstance(value, int | float) and abs(value) <= _LARGEST]
+    known = [float(value) for value in values if can_be_drawn(value)]
     return sum(known) / len(known) if known else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from rich.text import Text
 
 from mars.output.text import shorten, visible
 from mars.tracking.jsonl import finite_or_none
+from mars.tracking.sources import ANCHOR
 from mars.watch.curve import columns, curve
 
 Rows = Sequence[Mapping[str, Any]]
@@ -26,7 +26,6 @@ _NAMES = {
     "eval/information_gain/mean": "eval gain",
     "response_length/mean": "length",
 }
-_ANCHOR = re.compile(r"mars/anchor/(.+)/mean")
 _MAX_ANCHORS = 4
 _NAME_CHARACTERS = 16
 _VALUE_CHARACTERS = 8
@@ -67,7 +66,7 @@ def curve_table(rows: Rows, width: int, levels: str, *, tall: bool) -> Table | N
 def _curves(rows: Rows) -> list[tuple[str, str]]:
     """(metric, name) of each curve: the reward, anchors of at most four anchor views, then the metrics of `_NAMES`."""
     keys = {key for row in rows for key in row}
-    anchors = sorted((match[1], key) for key in keys if (match := _ANCHOR.fullmatch(key)))
+    anchors = sorted((match[1], key) for key in keys if (match := ANCHOR.fullmatch(key)))
     shown = [(_REWARD, "reward"), *((key, shorten(name, 60)) for name, key in anchors[:_MAX_ANCHORS]), *_NAMES.items()]
     return [(key, name) for key, name in shown if key in keys]
 

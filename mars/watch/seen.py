@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 from mars.answers.files import read_answers
 from mars.answers.record import Answer, by_question
+from mars.config.folders import CONFIG_FILE
 from mars.errors import DataError
-from mars.report.run_record import CONFIG_FILE, newest_rollouts, read_config
+from mars.report.run_record import newest_rollouts, read_config
 from mars.run_dir.activity import NotedActivity, read_activity
 from mars.run_dir.events import EVENTS_FILE, LoggedEvents, read_event_file
 from mars.run_dir.lock import held_by

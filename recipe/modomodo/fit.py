@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from mars.config.folders import CONFIG_FILE
 from mars.errors import ConfigError, DataError, MarsError
 
 STARTS, STEPS = 64, 1000
@@ -76,7 +77,7 @@ def read_run(run_dir: Path) -> tuple[list[str], list[float], float]:
     run without `data.weights`.
     """
     try:
-        data = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))["data"]
+        data = yaml.safe_load((run_dir / CONFIG_FILE).read_text(encoding="utf-8"))["data"]
     except OSError as error:
         raise DataError(f"{run_dir}: config.yaml cannot be read: {error.strerror}; give the folder of a run") from error
     if data["weights"] is None:

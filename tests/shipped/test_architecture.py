@@ -47,9 +47,10 @@ MAY_IMPORT = {
     "data.pixels": BASE | {"image_transform", "output", "users_code"},
     "rewards": BASE | {"background", "data.pixels", "output", "plugin", "users_code", "watchdog"},
     "config": BASE | {"plugin", "rewards"},  # the table of built-in rewards says which names a setting takes
-    "hooks": BASE | {"algorithms", "changing_settings", "config", "image_transform", "plugin", "rewards", "users_code"},
-    "answers": BASE | {"output"},
     "data.order": BASE,
+    "hooks": BASE
+    | {"algorithms", "changing_settings", "config", "data.order", "image_transform", "plugin", "rewards", "users_code"},
+    "answers": BASE | {"output"},
     "data.rows": BASE | {"output", "data.pixels"},
     "data.convert": READING - {"data.convert"},
     "data.build": READING | {"rewards"},
@@ -69,9 +70,9 @@ MAY_IMPORT = {
     | {"run_dir", "turns", "versions"}
     | {"watchdog", "weights"},
     "evaluation": READING - {"data.pixels"} | {"quarantine", "algorithms", "answers", "rewards", "rollout"},
-    "report": READING | {"algorithms", "answers", "data.prompts", "tracking", "evaluation", "run_dir"},
+    "report": READING | {"algorithms", "answers", "config", "data.prompts", "tracking", "evaluation", "run_dir"},
     "live_report": BASE | {"config", "data.pixels", "interrupts", "report", "run_dir", "tracking"},
-    "watch": BASE | {"answers", "output", "report", "run_dir", "tracking"},
+    "watch": BASE | {"answers", "config", "output", "report", "run_dir", "tracking"},
     "signals": BASE | {"actor", "hooks"},
     "step_parts": BASE
     | {"quarantine", "algorithms", "answers", "hooks", "rollout", "actor", "rewards", "signals", "turns"},

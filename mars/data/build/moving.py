@@ -11,7 +11,7 @@ from mars.data.rows.texts import load_unicode
 from mars.rewards import built_in
 from mars.rewards.grounding import check_truth, read_truth
 from mars.rewards.parsing import is_four_numbers, load_json, parse_truth
-from mars.types import Prompt
+from mars.types import THOUSANDTHS, Prompt
 
 READ_FIELDS = ("id", "index", "split", "sources", "image_sizes", "box_space", "choices", "encodings")
 WRITTEN_FIELDS = (*READ_FIELDS, "origin", "more_fields")  # every built row gets new values of these
@@ -34,7 +34,7 @@ def moved(prompt: Prompt, move: Move) -> str:
         return prompt.truth
     size = prompt.sources[0].image.size
     if prompt.extra_info.get("box_space") == "norm_1000":
-        return moved_boxes(prompt.truth, move, size, (1000, 1000))
+        return moved_boxes(prompt.truth, move, size, THOUSANDTHS)
     return moved_boxes(prompt.truth, move, size, size)
 
 

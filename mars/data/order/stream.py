@@ -21,6 +21,14 @@ def refuse_repeats(num_prompts: int, prompts_per_step: int) -> None:
         )
 
 
+def other_sampler(saved: str, given: str) -> ConfigError:
+    """The error for a checkpoint with the state of another sampler than the run's. given: the run's."""
+    return ConfigError(
+        f"recipe.sampler: the checkpoint has the state of {saved}; got {given}; "
+        "resume with the sampler that the run was started with"
+    )
+
+
 class PromptStream:
     """An endless sequence of batches, one epoch after the other.
 
@@ -72,10 +80,7 @@ class PromptStream:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restores nothing, because the order needs no state. Raises ConfigError if there is one: it is a sampler's."""
         if state:
-            raise ConfigError(
-                f"recipe.sampler: the checkpoint has the state of {state['name']}; got null; "
-                "resume with the sampler that the run was started with"
-            )
+            raise other_sampler(state["name"], "null")
 
     def _index(self, position: int) -> int:
         epoch, offset = divmod(position, len(self._prompts))

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from mars.data.pixels.images import decoded_size
 from mars.data.prompts.budget import ImageBudget, model_image_size
 from mars.families.family import BoxSpace
-from mars.types import Prompt, View
-
-THOUSANDTHS = (1000, 1000)
+from mars.types import THOUSANDTHS, Prompt, View
 
 Size = tuple[int, int]
 

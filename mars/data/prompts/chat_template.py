@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from mars.errors import SetupError
 
+_ADVICE = "use a model whose template takes these messages, or correct the file"
 _OPEN, _CLOSE = "<think>", "</think>"
 _THOUGHT = re.compile(r"([<\[◁][^\s<>\[\]◁▷|/]{0,20}(?:think|thought|reason)\w{0,10}[>\]▷])\s*\Z", re.IGNORECASE)
 
@@ -29,7 +30,7 @@ def render(tokenizer: Any, turns: Sequence[Mapping[str, Any]], arguments: Mappin
         roles = ", ".join(str(turn["role"]) for turn in turns)
         raise TemplateFailure(
             f"model.path: {template_path(tokenizer.name_or_path)}: {failure_of(error)} for a conversation of {roles}; "
-            "use a model whose template takes these messages, or correct the file"
+            f"{_ADVICE}"
         ) from error
 
 
@@ -106,8 +107,7 @@ def check_texts(tokenizer: Any, rendered: str, turns: Sequence[Mapping[str, Any]
             roles = ", ".join(str(turn["role"]) for turn in turns)
             raise TemplateFailure(
                 f"model.path: {template_path(tokenizer.name_or_path)}: the chat template leaves out the text of the "
-                f"{turn['role']} message in a conversation of {roles}; use a model whose template takes these "
-                "messages, or correct the file"
+                f"{turn['role']} message in a conversation of {roles}; {_ADVICE}"
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 _COMPRESSED = "is compressed; unpack it"
+_WEB_PAGE = "is a web page and not the file; download the file itself"
 _UTF16 = "is text in UTF-16; save it as UTF-8"
 _SIGNATURES = {
     b"\x1f\x8b": _COMPRESSED,  # gzip
@@ -13,8 +14,8 @@ _SIGNATURES = {
     b"\xff\xfe": _UTF16,
     b"\xfe\xff": _UTF16,
     b"version https://git-lfs": "is a pointer of Git LFS and not the file; run `git lfs pull`",
-    b"<!DOCTYPE": "is a web page and not the file; download the file itself",
-    b"<html": "is a web page and not the file; download the file itself",
+    b"<!DOCTYPE": _WEB_PAGE,
+    b"<html": _WEB_PAGE,
 }
 _READ = 64
 

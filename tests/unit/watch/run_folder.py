@@ -9,7 +9,7 @@ from typing import Any
 
 from mars.answers.files import step_file, write_answers
 from mars.answers.record import Answer
-from mars.report.run_record import CONFIG_FILE
+from mars.config.folders import CONFIG_FILE
 from mars.run_dir.attempt import ATTEMPT_FILE
 from mars.run_dir.events import EVENTS_FILE, EventLog
 from mars.run_dir.processes import this_process
