@@ -18,6 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mars.config.faulty_file import faulty_file
 from mars.config.folders import folder_problems, groups, quoted, shipped_folder
 from mars.config.keys import leaves, mappings, nested_mappings, sections_of
 from mars.config.overrides import EXPERIMENT, Known, check_overrides, set_values
@@ -147,7 +148,7 @@ def _compose(root: str, folders: Sequence[Path], overrides: Sequence[str]) -> tu
     # Hydra itself raises a ValueError for a file that is not text and for defaults that are not a list, and a
     # RecursionError for files that name each other.
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, RecursionError) as error:
-        return None, _composition_problem(error)
+        return None, _composition_problem(error, [shipped_folder(), *folders], overrides)
 
 
 def resolved_leaves(config: DictConfig, mappings: Collection[str]) -> tuple[dict[str, Any], list[Problem]]:
@@ -196,7 +197,7 @@ def _unresolved(key: str, reason: str) -> Problem:
     return Problem(key, f"cannot be resolved ({reason})", remedy)
 
 
-def _composition_problem(error: Exception) -> Problem:
+def _composition_problem(error: Exception, folders: Sequence[Path], overrides: Sequence[str]) -> Problem:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).lstrip("/").rpartition("/")
         renamed = renamed_value(group, choice)
@@ -205,6 +206,9 @@ def _composition_problem(error: Exception) -> Problem:
         return Problem(
             "defaults", "an experiment or group file names a file that does not exist", do, error.missing_cfg_file
         )
+    fault = faulty_file(folders, overrides)
+    if fault is not None:
+        return fault
     do = "correct the file"
     if isinstance(error, HydraException):
         do += "; in `defaults`, a group is changed with `- override /group: choice`"

@@ -520,7 +520,7 @@ BROKEN_EXPERIMENTS = {
     "tracking: {wandb: off}": "tracking.wandb: renamed; got false; use tracking.to (a list: [console,wandb], or",
     "1: 2": "1: unknown key; got 2;",
     "x: !!python/object/apply:os.getcwd []": "could not determine a constructor for the tag",
-    "defaults: [mine, _self_]": "configuration files: cannot be composed",
+    "defaults: [mine, _self_]": "mine.yaml: its `defaults` name the file itself; remove this entry",
     "defaults: 3": "configuration files: cannot be composed",
     "defaults: [override /algorithm: grop]": "names a file that does not exist; got 'algorithm/grop'; the choices are",
     "defaults: [override /algorthm: grpo]": "Could not override 'algorthm'",
@@ -546,7 +546,7 @@ def test_an_experiment_that_would_be_put_aside_is_refused(experiment, text):
 def test_a_file_that_is_not_text(tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_bytes(b"\xff\xfe\x00\x01")
-    assert "cannot be composed" in the_problem("experiment=mine", dirs=[str(tmp_path)])
+    assert "mine.yaml: is not text in UTF-8" in the_problem("experiment=mine", dirs=[str(tmp_path)])
 
 
 def test_a_recipe_cannot_silently_lose_its_file_to_a_shipped_one(experiment):
