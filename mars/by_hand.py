@@ -17,7 +17,7 @@ from mars.actor.trainer import warn_of_skipped
 from mars.added_rows import training_stream
 from mars.build import build_scorer, step_parts, workers
 from mars.checkpoint.state import START
-from mars.checks.dry_run import checked_hooks
+from mars.checks.hooks import checked_hooks
 from mars.checks.model import model_check
 from mars.checks.rewards import try_rewards
 from mars.cluster.environment import prepare_process

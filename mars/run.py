@@ -17,7 +17,7 @@ from mars.added_rows import training_stream
 from mars.answers.files import step_file, write_answers
 from mars.build import build_scorer, build_tracker, evaluation_parts, step_parts, workers
 from mars.checkpoint.resume import StartingPoint, data_fingerprint
-from mars.checks.dry_run import checked_hooks
+from mars.checks.hooks import checked_hooks
 from mars.checks.model import ModelCheck
 from mars.checks.packages import check_packages
 from mars.checks.rewards import try_rewards

@@ -14,6 +14,7 @@ from mars.algorithms.allocation import MOST
 from mars.answers.record import reward_input
 from mars.checks.answers import EMPTY_ANSWER, answered_perfectly
 from mars.checks.gpu_turns import Demand, demands, fit_lines, host_line, sequences_line
+from mars.checks.hooks import checked_hooks
 from mars.checks.memory import SHARDED, engine_memory, kv_bytes_per_token, read_shape, trainer_memory
 from mars.checks.model import model_check
 from mars.checks.packages import machine_lines
@@ -24,16 +25,13 @@ from mars.checks.weights import INDEX, SINGLE
 from mars.config.actor_sections import PolicyTrainingConfig
 from mars.config.schema import ModelConfig, TrainConfig
 from mars.data.pixels.images import decoded_size
-from mars.data.pixels.transforming import try_transforms
 from mars.data.prompts.budget import num_image_tokens
 from mars.data.prompts.chat import PromptEncoder, prompt_length
 from mars.data.prompts.tokenizer import read_json
 from mars.data.prompts.views import anchor_views
 from mars.errors import DataError
 from mars.fit import last_step
-from mars.hooks.load import hooks_of_run, with_resolved_recipe
-from mars.hooks.of_workers import image_transforms, token_rule
-from mars.hooks.step_hooks import StepHooks
+from mars.hooks.load import with_resolved_recipe
 from mars.inputs import Inputs, load_inputs, prompt_processor, rewards_of
 from mars.output.text import visible
 from mars.rewards.functions import load_list_reward, load_reward
@@ -61,32 +59,6 @@ def report(config: TrainConfig) -> None:
     sys.stdout.flush()
     for text in warnings:  # after "in order", so that nobody overlooks a reward that fails
         logger.warning("%s", text)
-
-
-def checked_hooks(config: TrainConfig) -> StepHooks:
-    """Make each hook of a run once, but not the sampler. Try the image transforms, and check the reference model.
-
-    Returns the hooks that a step calls. `config.recipe` must come from `hooks.load.resolved`.
-    Warns of a reference model that nothing reads. Raises ConfigError and SetupError.
-    """
-    try_transforms(image_transforms(config.recipe, config.ramps))
-    algorithm = config.algorithm
-    reference = algorithm.kl_reference
-    rule = token_rule(config.recipe, with_reference=algorithm.loads_reference, ramps=config.ramps)
-    hooks = hooks_of_run(config, rule)
-    in_passes = rule is not None and any(one.model == "reference" for one in rule.passes)
-    in_signals = any(signal.spec.needs_reference for signal in hooks.signals)
-    read = algorithm.kl_coefficient > 0 or in_passes or in_signals
-    if algorithm.loads_reference and not read:
-        logger.warning(
-            "algorithm.reference_every: the reference model costs memory and time, and nothing reads it: "
-            "algorithm.kl_coefficient is 0, and no pass of recipe.tokens and no signal of recipe.shaping scores with it"
-        )
-    if algorithm.loads_reference and reference is not None and reference != config.model.path:
-        from mars.actor.reference import check_reference
-
-        check_reference(reference, config.model.path, trust_remote_code=config.model.trust_remote_code)
-    return hooks
 
 
 def summary(config: TrainConfig, inputs: Inputs) -> list[str]:

@@ -15,7 +15,7 @@ from mars.actor.trainer import Rendezvous
 from mars.algorithms.scoring import ScoringSpec
 from mars.algorithms.token_rule import ScoringPass, TokenTerms
 from mars.build import EngineSpec, TrainerSpec
-from mars.checks.dry_run import checked_hooks
+from mars.checks.hooks import checked_hooks
 from mars.data.pixels.images import BadImage, decode_image
 from mars.data.pixels.transforming import TransformingDecoder
 from mars.data.pixels.transforms import blank_patches, gaussian_diffusion

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mars.checks.dry_run import checked_hooks
+from mars.checks.hooks import checked_hooks
 from mars.config.recipe_section import RecipeConfig
 from mars.errors import ConfigError
 from mars.hooks.load import resolved
@@ -131,6 +131,19 @@ def test_a_reference_that_nothing_reads_is_warned_of(recipe, tmp_path, caplog, t
     config = train_config(kl_coefficient=coefficient, reference_decay=0.5, reference_every=1)
     checked_hooks(config.model_copy(update={"recipe": given}))
     assert ("algorithm.reference_every: the reference model costs memory" in caplog.text) == warned
+
+
+@pytest.mark.parametrize(
+    ("tokens", "asks", "unused"),
+    [(None, False, "masked, other"), ("Rule", False, "other"), (None, True, "masked")],
+)
+def test_transforms_that_nothing_uses_are_named(recipe, tmp_path, caplog, tokens, asks, unused):
+    """`Rule` uses masked, and the signal of `Asking` uses other."""
+    (tmp_path / "asking.py").write_text(ASKING.replace('"MODEL"', '"policy", transform="other"'))
+    shaping = [f"{tmp_path}/asking.py:Asking"] if asks else []
+    given = recipe(tokens=tokens, transforms=("masked", "other")).model_copy(update={"shaping": shaping})
+    checked_hooks(train_config().model_copy(update={"recipe": given}))
+    assert f"recipe.transforms: no pass of recipe.tokens and no signal of recipe.shaping uses {unused};" in caplog.text
 
 
 def test_a_dry_run_refuses_a_pass_of_a_reference_that_is_not_loaded(recipe):
