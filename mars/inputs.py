@@ -74,7 +74,7 @@ class Inputs:
 
 
 def load_inputs(config: TrainConfig, with_training_set: bool) -> Inputs:
-    """Load tokenizer and rows. Raises what `refuse_or_drop` raises, and SetupError if a model file is missing."""
+    """Load tokenizer and rows. Raises ConfigError, DataError (`refuse_or_drop`), SetupError for missing model files."""
     data, rewards = config.data, rewards_of(config)
     if not with_training_set and not data.eval_files:
         raise ConfigError("data.eval_files: there is nothing to evaluate on; got []; give a parquet or JSONL file")

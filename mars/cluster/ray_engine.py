@@ -214,8 +214,8 @@ class RayEngine:
         """Wait until the successor of an absent engine runs, build the engine and give it the weights.
 
         If no engine is left, do this for the first absent engine that gets a place. Returns whether engine `index` is
-        back: False if another one is, if the wait for a place is over, or if the engine cannot be built in its new
-        place. Raises WorkerError if too many engines in a row were lost, or if no engine is left and none comes back.
+        back: False if another one is, if the wait for a place is over, or if `_leave_alone` goes on without the engine.
+        Raises as `_leave_alone`; WorkerError if too many in a row were lost, or no engine is left and none comes back.
         """
         lost = index
         while True:
@@ -264,7 +264,7 @@ class RayEngine:
     def _leave_alone(self, index: int, error: MarsError) -> None:
         """Go on without an absent engine that could not be built.
 
-        Raises `error` if no engine works, or if the build failed on the engine's old node: others would then fail too.
+        Raises `error` if no engine works, or the build failed on the engine's old node: other engines would fail too.
         """
         is_same = index in self._builds and self._absent.node(index) in (None, self._group.node(index))
         if is_same or not self._absent.others():

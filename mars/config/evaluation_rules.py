@@ -1,4 +1,4 @@
-"""Rules between the settings of evaluations and what depends on them."""
+"""Rules between the settings of evaluations, and between them and `checkpoint.keep_best`."""
 
 from __future__ import annotations
 

@@ -18,9 +18,9 @@ class FailedScores:
         self._logged: set[str] = set()
 
     def noted(self, source: str, before: Sequence[PromptRollouts], after: list[PromptRollouts]) -> list[PromptRollouts]:
-        """`after`, whose scores have one more amount than those of the same responses in `before`
-        (`add_to_scores`).
+        """Returns `after` as it is, and logs the first response that has failed only there.
 
+        before, after: the same responses before and after `add_to_scores` has added an amount to their scores.
         source: the setting that adds the amounts and, if there are several, which entry of it.
         """
         if source not in self._logged and (found := _first_failed(before, after)) is not None:

@@ -53,8 +53,8 @@ class KnownPrompts:
     def read(self, file: str) -> tuple[Prompt, ...]:
         """The prompts of the file's good rows; () if it cannot be read. The file is read when it is first asked for.
 
-        Rows of a file whose contents equal those of a file read before, or of the only training file, are left out. A
-        row is also left out if a known prompt has its `declared_id`.
+        All rows are left out if the file has the same contents as a file read before or, in a run with a single
+        training file, as that file. A row is also left out if a known prompt has its `declared_id`.
         """
         if file not in self._files:
             self._keep(file, self._read_file(file))

@@ -26,8 +26,7 @@ _RESERVED = ("auto", "none", "null", "true", "false", "yes", "no", "on", "off", 
 
 def table_of(rewards: Iterable[BuiltInReward]) -> dict[str, BuiltInReward]:
     """Name -> reward. Raises ConfigError for a name that two rewards have, that is reserved, or that is not a word of
-    small ASCII letters, digits and "_": `reward.function` and `data.template` take names, files and functions of
-    files."""
+    small ASCII letters, digits and "_". So `reward.function` and `data.template` can tell a name from a file."""
     table: dict[str, BuiltInReward] = {}
     for reward in rewards:
         name = reward.name

@@ -16,7 +16,7 @@ from mars.rewards.messages import Call, Done
 
 
 class CallThreads:
-    """Runs each call that arrives in a thread of its own, and reports a call that misses its deadline.
+    """Runs calls in a fixed number of threads, one at a time in each, and reports a call that misses its deadline.
 
     Python cannot end a thread. So the `RewardPool` sends no more calls to a process with a late call, and ends the
     process when its other calls are done.

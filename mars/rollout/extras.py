@@ -74,7 +74,8 @@ class ExtraPlan:
 
     encode: (messages, number of images) -> token ids of the prompt. encode_response: text -> token ids, the last of
         which ends the response. Both raise DataError for a text that would become a special token.
-    sampling: of multi responses in the step. max_response_tokens: `rollout.max_response_tokens`, without `ramps`.
+    sampling: of multi responses in the step. max_response_tokens: `rollout.max_response_tokens` as set; no ramp
+        changes it.
     max_prompt_tokens: `data.max_prompt_tokens`. max_images: the largest number of images in one prompt of the run.
     part_weights: whether advantages are computed from parts of the reward (`algorithm.part_weights`).
     seed: of the run.
@@ -216,7 +217,8 @@ class ExtraPlan:
             raise self._wrong(f"{extra.name} has {wrong[0]}", prompt, wrong[1])
 
     def _check_messages(self, extra: Extra, prompt: Prompt, written: bool) -> None:
-        """written: whether the hook alone wrote the messages. If not, a response in them may contain image markers."""
+        """written: whether the hook alone wrote the messages. If not, they may quote a response, and image markers in
+        the quoted text stand for no image."""
         roles = [message.role for message in extra.messages if message.role not in MESSAGE_ROLES]
         if roles:
             raise self._wrong(f"{extra.name} has message role {roles[0]!r}", prompt, f"use {', '.join(MESSAGE_ROLES)}")

@@ -55,7 +55,7 @@ class Settings:
 def score(item: RewardInput) -> RewardResult:
     """0.9 accuracy + 0.1 format. Raises DataError for a malformed truth.
 
-    accuracy: of the last box. format: 1 for a <think> followed by a box, with nothing before.
+    accuracy: of the last \\boxed{}. format: 1 for a <think> followed by a \\boxed{}, with nothing before.
     """
     accuracy, form = boxed_accuracy(item), float(has_blocks_and_box(item.response, "think"))
     return RewardResult(0.9 * accuracy + 0.1 * form, accuracy, {"accuracy": accuracy, "format": form})

@@ -82,7 +82,8 @@ class TrueAnswer:
 class NeverAgainst:
     """Weight 0 for a true answer whose advantage is not above 0, or whose reward a valid multi response has or exceeds.
 
-    This only happens with penalties, with another reward than `score`, or because of the rewards of anchors.
+    `TrueAnswer` adds no answer whose score a valid multi response reaches. So this only happens with penalties, with
+    another reward than `score`, or because of the rewards of anchors.
     """
 
     def __call__(self, base: Advantages, kept: Sequence[PromptRollouts], facts: StepFacts) -> Advantages:

@@ -2,7 +2,7 @@
 
 recipe.requests:   recipe/vogue/functions.py:NoisyBranch    samples some prompts with noisy images
 recipe.advantage:  recipe/vogue/functions.py:OneBranch      trains these prompts only on their noisy responses
-recipe.tokens:     recipe/vogue/functions.py:NoisyBonus     adds to the advantages of noisy tokens
+recipe.tokens:     recipe/vogue/functions.py:NoisyBonus     adds to the advantages of these responses' tokens
 recipe.transforms: recipe/vogue/functions.py:noise          noise on images; its name must be "noise"
 """
 

@@ -30,7 +30,7 @@ Kind = Literal["warm_up", "counted", "with", "without"]
 
 @dataclass(frozen=True)
 class Hook:
-    """A function of supervision that takes time in a step.
+    """A function that takes time in each step to supervise the run.
 
     places: (module or class, attribute) through which callers find it. once: calls it once, with arguments as in a run.
     stub: replaces it in the steps without hooks; None if the run does not work without it.

@@ -50,7 +50,7 @@ def group_pairs(prompt: int, responses: Sequence[int]) -> int:
 
 
 def window_pairs(height: int, width: int, window: int) -> int:
-    """Pairs of an image of height * width patches in windows of window * window patches, cut at the border.
+    """(query, key) pairs of an image of height * width patches in windows of window * window, cut at the border.
 
     Example: 10 x 8 patches in windows of 8 are 64 and 16 patches -> 64 * 64 + 16 * 16 = 4352.
     """
