@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from mars.config.keys import leaves
+from mars.config.keys import is_in, leaves
 from mars.config.load import shipped_values
 from mars.config.ramp_section import WEIGHTS
 from mars.config.section import Root, Section
@@ -66,9 +66,9 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
     found: dict[str, list[str]] = {"free": [], "warned": [], "refused": []}
     for key in sorted({*before, *now} - {"run.resume"}):  # whether an attempt resumes is no setting of the run
         if before.get(key, _UNSET) != now.get(key, _UNSET):
-            refused = _is_in(key, REFUSED) or (key in HAS_STATE and None in (before.get(key), now.get(key)))
+            refused = is_in(key, *REFUSED) or (key in HAS_STATE and None in (before.get(key), now.get(key)))
             refused = refused or (key == RAMPS and _of_the_order(before) != _of_the_order(now))
-            kind = "refused" if refused else "free" if _is_in(key, FREE) else "warned"
+            kind = "refused" if refused else "free" if is_in(key, *FREE) else "warned"
             found[kind].append(f"{key}: {before.get(key, _UNSET)} -> {now.get(key, _UNSET)}")
     return Changes(**{kind: tuple(lines) for kind, lines in found.items()})
 
@@ -128,11 +128,7 @@ def accept(found: Changes) -> None:
 def _may_have_moved(line: str) -> bool:
     """line: "key: before -> now"."""
     key, _, values = line.partition(": ")
-    return _is_in(key, PLACES) and all("/" in value for value in values.split(" -> "))
-
-
-def _is_in(key: str, group: tuple[str, ...]) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in group)
+    return is_in(key, *PLACES) and all("/" in value for value in values.split(" -> "))
 
 
 class _Unset:

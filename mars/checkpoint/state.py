@@ -252,11 +252,6 @@ def _whole(item: _Groups) -> _Groups:
     return replace(item, multi=multi, anchors=anchors, extras=extras, other_pool=item.other_pool and tuple(left))
 
 
-def state_from_lines(lines: Iterable[bytes], prompts: Mapping[str, Prompt]) -> RunState:
-    """`with_prompts` of `stored_state`."""
-    return with_prompts(stored_state(lines), prompts)
-
-
 def with_prompts(stored: StoredState, prompts: Mapping[str, Prompt]) -> RunState:
     """The state with its prompts. prompts: the training set by ids. Raises CheckpointError if a prompt is missing."""
     unknown = [item.prompt_id for item in stored.rollouts if item.prompt_id not in prompts]

@@ -89,14 +89,6 @@ def model_check(config: TrainConfig | SftConfig, *, in_process: bool) -> Iterato
         check.finish()
 
 
-def check_model(path: str, key: str = "model.path", *, trust_remote_code: bool = False) -> None:
-    """All checks of one model, in this process. key: the setting that holds `path`, for messages. Raises SetupError."""
-    from mars.checks.architecture import check_architecture
-
-    check_files(path, key)
-    check_architecture(path, key, trust_remote_code)
-
-
 def check_files(path: str, key: str) -> None:
     """The path must not be that of a file, the folder's configuration files must be JSON objects, and its weights
     complete safetensors. Raises SetupError.

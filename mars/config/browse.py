@@ -22,7 +22,7 @@ from mars.config.compose import (
     resolved_leaves,
 )
 from mars.config.folders import CONFIG_FILE, groups, how_to_add, shipped_folder
-from mars.config.keys import expected, leaves, mappings, sections_of
+from mars.config.keys import expected, is_in, leaves, mappings, sections_of
 from mars.config.load import SCHEMAS, RootName, read_saved, refusal
 from mars.config.overrides import EXPERIMENT, unknown_key
 from mars.config.paths import given_path
@@ -245,7 +245,7 @@ def _given(composition: Composition, overrides: Sequence[str], keys: Mapping[str
     found: dict[str, str] = {}
     for text in overrides:
         name = text.lstrip("+~").partition("=")[0]
-        set_here = [key for key in composition.given if key == name or key.startswith(f"{name}.")]
+        set_here = [key for key in composition.given if is_in(key, name)]
         inside = {part for key in set_here for part in (key, *sections_of(key))}
         found |= {key: f"the override {text}" for key in keys if key in inside}
     return found

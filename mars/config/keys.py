@@ -52,6 +52,11 @@ def sections_of(key: str) -> list[str]:
     return [".".join(parts[:depth]) for depth in range(1, len(parts))]
 
 
+def is_in(key: str, *sections: str) -> bool:
+    """Whether the key is one of `sections`, or inside one: actor.lora and actor.lora.rank are in actor.lora."""
+    return any(key == section or key.startswith(f"{section}.") for section in sections)
+
+
 def mappings(schema: type[Section]) -> frozenset[str]:
     """The keys whose value is a mapping with names that the user chooses."""
     return frozenset(key for key, field in leaves(schema).items() if get_origin(field.annotation) is dict)

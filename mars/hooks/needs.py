@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from mars.config.fields import check_fields
-from mars.config.keys import nearest
+from mars.config.keys import is_in, nearest
 from mars.config.problem import Problem, shown
 from mars.config.schema import TrainConfig
 from mars.errors import ConfigError
@@ -65,7 +65,7 @@ def _unmet(needs: Mapping[str, Any], values: Mapping[str, Any], file: str) -> It
         if values[key] not in allowed(value):
             yield Problem(key, f"not a value that the hooks of {file} work with", f"give {right}", got=values[key])
         for ramp in values["ramps"]:
-            if ramp.key == key or ramp.key.startswith(f"{key}."):
+            if is_in(ramp.key, key):
                 yield Problem(
                     f"ramps: {ramp.key}", f"the hooks of {file} need {key}={right} in every step", "leave this ramp out"
                 )

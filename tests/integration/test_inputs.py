@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 
 from mars.checks.dry_run import report, summary
-from mars.checks.model import check_model
 from mars.config.load import load_config
 from mars.data.prompts.views import render_view
 from mars.errors import ConfigError, DataError, SetupError
@@ -17,6 +16,7 @@ from mars.rollout.scripted import ScriptedEngine
 from mars.run import _questions
 from mars.types import Message
 from tests.fakes.run import parts_of_run
+from tests.integration.whole_model_check import check_model
 
 
 def row(images, truth="[[1, 2, 20, 30]]", question="Find the person.", **extra):

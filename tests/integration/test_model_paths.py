@@ -12,7 +12,6 @@ from PIL import Image
 
 from mars.actor.model import ScoringSettings, load_policy
 from mars.actor.state import save_policy
-from mars.checks.model import check_model
 from mars.data.pixels.images import decode_image
 from mars.data.prompts.budget import ImageBudget, num_image_tokens
 from mars.data.prompts.chat import PromptEncoder, _warn_of_two_templates
@@ -21,6 +20,7 @@ from mars.errors import SetupError
 from mars.inputs import prompt_format
 from mars.types import ImageRef, Message
 from tests.builders import train_config
+from tests.integration.whole_model_check import check_model
 
 ASK = (Message("user", "<image>Where?"),)
 

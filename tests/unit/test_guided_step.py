@@ -11,7 +11,7 @@ from mars.algorithms.anchor_use import AnchorUse
 from mars.algorithms.guided_groups import GUIDE, guests
 from mars.algorithms.pooled_rewards import PooledRewards, with_advantages
 from mars.answers.record import answers_of
-from mars.checkpoint.state import RunState, state_from_lines, state_lines
+from mars.checkpoint.state import RunState, state_lines
 from mars.hooks.step_hooks import Named, StepHooks
 from mars.rollout.metrics import anchor_share, processed_tokens
 from mars.staleness import renumbered, staleness
@@ -22,6 +22,7 @@ from tests.builders import make_prompt
 from tests.fakes.engine import RecordingEngine
 from tests.fakes.step import EOS, IMAGE, Rounds, TableScorer, one_step, parts
 from tests.fakes.trainer import RecordingTrainer
+from tests.run_states import state_from_lines
 from tests.unit.test_step import make_table
 
 NOTHING = SamplingState(0, ())

@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from mars import background, interrupts
-from mars.checkpoint.state import START, state_from_lines, state_lines
+from mars.checkpoint.state import START, state_lines
 from mars.data.order.stream import PromptStream
 from mars.errors import DataError, WorkerError, WorkerLost
 from mars.fit import fit, is_finished
@@ -25,6 +25,7 @@ from tests.fakes.fit import fit_new_run
 from tests.fakes.step import IMAGE, Rounds, parts
 from tests.fakes.tracker import RecordingTracker
 from tests.fakes.trainer import RecordingTrainer
+from tests.run_states import state_from_lines
 from tests.unit.test_fit import random_parts, without_times
 from tests.unit.test_step import make_table
 

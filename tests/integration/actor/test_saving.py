@@ -12,9 +12,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mars.actor.model import ScoringSettings, load_policy
 from mars.actor.state import save_policy
-from mars.checks.model import check_model
 from mars.errors import SetupError
 from tests.builders import train_config
+from tests.integration.whole_model_check import check_model
 
 # Sampling settings beside greedy decoding: several public checkpoints have them, transformers refuses to write them.
 GREEDY = {"do_sample": False, "temperature": 0.1, "top_p": 0.001, "repetition_penalty": 1.05}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mars.checks.model import check_context, check_model, model_check
+from mars.checks.model import check_context, model_check
 from mars.checks.weights import read_headers
 from mars.data.prompts import template_trial
 from mars.data.prompts.budget import ImageBudget
@@ -19,6 +19,7 @@ from mars.errors import ConfigError, SetupError
 from mars.inputs import prompt_format
 from mars.types import Message
 from tests.builders import train_config
+from tests.integration.whole_model_check import check_model
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from mars.checkpoint.catalogue import Catalogue
 from mars.checkpoint.manifest import Manifest
 from mars.checkpoint.packed import pack, unpack
 from mars.checkpoint.resume import data_fingerprint, none_added, starting_point
-from mars.checkpoint.state import START, STATE_FILE, RunState, state_from_lines, state_lines, stored_state
+from mars.checkpoint.state import START, STATE_FILE, RunState, state_lines, stored_state
 from mars.errors import CheckpointError, UnreadableCheckpoint
 from mars.image_transform import TransformCall, transformed, transformed_image
 from mars.output.digests import write_durably
@@ -24,6 +24,7 @@ from mars.quarantine import BadPrompt, Quarantine
 from mars.step_parts import Sampled, SamplingState
 from mars.types import Completion, SampledPrompt
 from tests.builders import IMAGE, make_prompt, make_rollouts, with_extra
+from tests.run_states import state_from_lines
 from tests.unit.rollout.test_extra_groups import everything, sampled
 
 
