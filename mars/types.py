@@ -144,8 +144,8 @@ class Completion:
 class RewardInput:
     """The arguments of a reward function for one response. Sizes are (width, height); None without images.
 
-    truth_size, response_size: frames of the boxes. Truth: first stored image; (1000, 1000) if extra_info has box_space
-    norm_1000. Response: first shown image after smart_resize; (1000, 1000) if the model gives thousandths.
+    truth_size: frame of the truth's boxes: the row's first image as stored; (1000, 1000) if extra_info has box_space
+    norm_1000. response_size: first shown image after smart_resize; (1000, 1000) if the model gives thousandths.
     extra: name of the extra request that it answers (mars/hooks/requests.py), None for a view of the prompt.
     step: training step, from 1; 0 outside training. images: those shown for this response.
     """

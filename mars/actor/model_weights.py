@@ -31,7 +31,7 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 class StoredTensor:
     """A tensor in a file. dtype: in the format's notation: F32, BF16, ...
 
-    name: in the file. A file made with an older transformers may have another name than the model.
+    name: in the file. The model may have another name for it, if the file was made with an older transformers.
     """
 
     file: str

@@ -116,7 +116,8 @@ class BatchPasses:
         """The results of the rule's `measure`, combined over the forwards of the update on all ranks; {} without
         `measures`.
 
-        batch: responses to prompts that cannot be read have weight 0. A collective call if the rule measures.
+        batch: with weight 0 for responses to prompts that are known to be unreadable. A collective call if the rule
+        measures.
         """
         if not self._passes.rule.measures:
             return {}

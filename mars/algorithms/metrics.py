@@ -18,7 +18,7 @@ def method_metrics(rewards: PooledRewards, views: AnchorViews, advantages: Advan
     of `anchor.guide`, count only in critic/advantages, mars/frac_zero_signal and mars/frac_undefined; guests of
     `anchor.guide` also in mars/lambda.
 
-    critic/rewards/mean|min|max       the rewards of the multi rollouts and of the guests in the pool
+    critic/rewards/mean|min|max       the rewards of the multi rollouts and of the guests not named above
     critic/advantages/mean|min|max    over responses of weight 1; in one prompt the mean is (1 - lambda) gain / std
     reward/frac_zero_std              share of prompts whose multi rewards are all equal
     mars/frac_zero_signal             share of prompts whose advantages are all 0, or that have none

@@ -32,7 +32,8 @@ def part_advantages(
         A_i = sum over the parts k of weight_k * A_ik  +  (p_i - mean(P))
 
     A_ik: the advantage that `PooledRewards.advantages` gives for part k alone, over the prompt's pool.
-    p_i: what was added to the score (overlong and KL penalty, and the parts `added` by hooks). P: all p_i in the pool.
+    p_i: what was added to the score (overlong and KL penalty, and the parts `added` by hooks). P: all p_i in the pool;
+    with leave_one_out, without p_i itself.
     p_i is not divided by a standard deviation, so that it keeps the size that penalties and hooks gave it:
     1 counts as much as one standard deviation of a part of weight 1. If |A_i| is at most SCORE_TOLERANCE, A_i
     becomes 0, because it is the rounding of parts that cancel out.

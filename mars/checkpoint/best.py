@@ -1,4 +1,4 @@
-"""`checkpoint.keep_best`: whether the checkpoint of a step can be compared by this metric."""
+"""Whether the checkpoint of a step can be compared by the metric that `checkpoint.keep_best` names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mars data check`: prepare rows as a run does, score two answers to each, and find splits that overlap."""
+"""`mars data check`: prepare rows as a run does, score a perfect and an empty answer to each, and compare splits."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ _ANSWERS = ("perfect", "empty")
 
 
 def report(config: TrainConfig) -> None:
-    """Do a run's checks, decode all images in full, process some rows, score answers to them. Raises as a run does."""
+    """Do a run's checks, decode all images in full, and try some rows (`sample_lines`). Raises as a run does."""
     config = with_checked_trackers(with_resolved_recipe(config))
     data = config.data.model_copy(update={"decode_at_start": True})
     with model_check(config, in_process=True):

@@ -82,7 +82,7 @@ def worker(
 
 @ray.command(epilog=example("mars ray stop"))
 def stop(temp_dir: TempDir = None) -> None:
-    """Stop the nodes that ray_up.sh started on this machine. Only those with this --temp-dir, and nothing else."""
+    """Stop the nodes that mars ray or ray_up.sh started on this machine with this --temp-dir, and nothing else."""
     from mars.cli.ray_nodes import stop_nodes
 
     stop_nodes(temp_dir)

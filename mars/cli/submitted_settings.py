@@ -134,10 +134,10 @@ def _absolute(path: str, folder: Path) -> str:
 
 def _file_of_user(key: str, path: str, sent: SentFiles) -> str:
     """The path of a user's file for the job. A file in the user's folder gets a relative path, because that folder is
-    copied to the job's folder. A file of mars' own recipes keeps its path,
+    copied to the job's folder. A file elsewhere gets its absolute path. A file of mars' own recipes keeps its path,
     because every node has it.
 
-    Raises ConfigError if the file is missing or not sent.
+    Raises ConfigError if the file is missing, or is in the user's folder but not sent.
     """
     file = Path(_absolute(path, sent.folder))
     if not file.is_file() and find(path).is_file():

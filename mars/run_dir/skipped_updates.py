@@ -42,7 +42,7 @@ class SkippedUpdateFiles:
         self._folder, self._events = folder, events
 
     def write(self, batch: TrainBatch, skipped: Sequence[SkippedUpdate], step: int) -> None:
-        """A `SkippedReport`. A failure to write is logged as a warning."""
+        """Write the batch of each skipped update to a file (a `SkippedReport`). If this fails, log it as a warning."""
         for update in skipped:
             path = self._folder / f"step_{step:06d}_update_{update.update}.json"
             where = f"its batch is in {path}"

@@ -47,7 +47,8 @@ def own_specs(names: Sequence[str]) -> list[str]:
 def factories(
     names: Sequence[str], run: TrackedRun, pictures: RolloutPictures | None, on_start: Callable[[], object]
 ) -> dict[str, Callable[[], Tracker]]:
-    """Name -> function that builds the tracker, for names returned by `checked`.
+    """Name -> function that builds the tracker, for names returned by `checked`; without report, which is no tracker,
+    and without wandb if it is disabled.
 
     pictures: draws rollouts; None for a run that samples none. on_start: called when wandb's tracker is built or its
     build has failed (`WandbFactory`).

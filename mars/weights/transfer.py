@@ -40,8 +40,8 @@ class Bucket:
         return sum(map(math.prod, self.shapes.values()))
 
     def full(self) -> dict[str, Tensor]:
-        """The full tensors on rank 0, {} on the others; a collective call of all ranks. With one rank on the CPU, the
-        tensors may share memory with the model."""
+        """The full tensors on rank 0, {} on the others; a collective call of all ranks. If each rank has
+        whole weights, the tensors may share memory with the model."""
         return {name: _joined(pieces, self.shapes[name]) for name, pieces in self.gather().items()}
 
 
