@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,8 @@ def read_record_files(source: Path) -> list[RecordFile]:
     """The file `source`, or the .json and .jsonl files of the folder `source`; if it has none, those of its subfolders.
 
     Three formats are read: a JSON list of records; {"data": [records], "metadata": {...}}; and one record per line.
-    Raises one DataError that names all files that cannot be read or have no records.
+    Raises one DataError that names all files that cannot be read or have no records, and OSError if the folder cannot
+    be read.
     """
     files, readings, problems = list(_files(source)), [], []
     names = [path.stem for path in files]
@@ -61,6 +63,8 @@ def _files(source: Path) -> Iterator[Path]:
         if source.suffix.lower() in SUFFIXES:
             yield source
         return
+    if source.is_dir():
+        os.listdir(source)  # raises OSError, where rglob takes a folder that it may not read for an empty one
     found = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file()]
     found = [path for path in found if not path.name.startswith(".") and not _is_metadata_file(path)]
     direct = [path for path in found if path.parent == source]

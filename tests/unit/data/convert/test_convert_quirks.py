@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import pytest
@@ -429,3 +430,13 @@ def test_a_folder_that_cannot_be_written(tmp_path, convert, spectra):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(SetupError, match="out: cannot be written"):
         convert("eval_json", source)
+
+
+def test_a_folder_that_may_not_be_read_is_not_an_empty_one(tmp_path, monkeypatch, convert):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.listdir", refuse)  # for root, no permissions refuse anything
+    with pytest.raises(PermissionError) as refused:
+        convert("jsonl", tmp_path)
+    assert refused.value.filename == str(tmp_path)
