@@ -96,7 +96,7 @@ def sample(parts: StepParts, stream: PromptRounds, state: SamplingState, step: i
 
 
 def _warn_of_unusable(rollouts: Sequence[PromptRollouts], num_carried: int, step: int, num_rounds: int) -> None:
-    """Warn if the rounds of a step gave no rollouts, and the step has no carried prompts either, or if all failed."""
+    """Warn if a step has neither rollouts nor carried prompts, or if all multi rollouts of its rounds failed."""
     reasons = [rollout.reward.failed for item in rollouts for rollout in item.multi.rollouts]
     if not rollouts and not num_carried:
         logger.warning("step %d samples nothing: no prompt of its %d rounds can be read", step, num_rounds)

@@ -20,7 +20,8 @@ class TrainResponse:
     """One response to train on; all its tokens have the same advantage.
 
     off_policy: sampled with another prompt, or given as text; `rollout_logprobs` are then not used.
-    bounded: whether the ratio of the tokens of an off-policy response is bounded. For an on-policy one it always is.
+    bounded: whether the probability ratio of the tokens of an off-policy response is clipped (algorithm.clip_low,
+        clip_high). That of an on-policy response always is.
     is_guest: whether the response is a guest that was sampled as an anchor (`anchor.guide`); false for other guests.
         The metric mars/guide/logprob is computed from these responses only.
     weight: finite, >= 0; multiplies the loss of the response. 0 removes the response from loss and denominators.

@@ -22,7 +22,7 @@ def calling(
     *,
     unchanged: type[BaseException] | tuple[type[BaseException], ...] = MarsError,
 ) -> Iterator[None]:
-    """Raise what the block raises as a ConfigError from it, so that the log has its traceback.
+    """If the block raises, raise a ConfigError from that error, so that the log has the traceback of the error.
 
     The block should be the call of the user's object and nothing else. Otherwise the message would say that the user's
     code had failed where mars did. SystemExit counts as an error too.

@@ -1,7 +1,9 @@
 """One writer per run directory: the process that writes there holds a lock on the file <run.dir>/LOCK.
 
-The kernel holds the lock (flock) and frees it when the process ends in any way. The content of the file only names the
-process. On a file system without locks the content decides: the lock holds while the process in it is running.
+The kernel keeps the lock (flock) and frees it when the process ends in any way. The content of the file only names the
+process. On a file system without locks the content decides: the directory is locked while the process that it names is
+running. If that process is on another host, the directory stays locked until the process empties the file, or somebody
+removes it.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class SharedBytes(Protocol):
         ...
 
     def open(self, handle: Any) -> Tensor:
-        """The same memory as a tensor. The memory stays open as long as this tensor exists."""
+        """The memory that the handle stands for, as a tensor. It stays open as long as this tensor exists."""
         ...
 
     def settle(self) -> None:

@@ -34,7 +34,7 @@ _STEP_METRICS = (
 def row_of(study: Study, arm: str, run_dir: Path) -> Row:
     """The numbers of one finished run; a key is left out if the run does not have it.
 
-    primary                    mean of the primary metric over its steps
+    primary                    mean of the primary metric over its steps, study.primary.first to study.primary.last
     primary/all                mean of the metric over all steps
     primary_series             the metric of each step, from step 1
     train/<metric>/all|window  means of step metrics over all steps, and over the steps of the primary metric

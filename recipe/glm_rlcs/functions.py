@@ -135,7 +135,8 @@ class CurriculumSampling:
 
 
 def offline_rate(prompt: Prompt, settings: Settings) -> float | None:
-    """The share in the field that settings.pass_rate names; None if it is None. Raises ConfigError without a share."""
+    """The row's share of right responses from before training, in the field `settings.pass_rate` of extra_info; None
+    if this setting is None. Raises ConfigError if the field has no number from 0 to 1."""
     if settings.pass_rate is None:
         return None
     rate = prompt.extra_info.get(settings.pass_rate)
