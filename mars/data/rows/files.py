@@ -250,8 +250,7 @@ def _has_conversations(file: str) -> bool:
     try:
         with open(file, "rb") as lines:
             for row in _parsed_lines(lines):
-                filled = {name for name, value in row.items() if value} if isinstance(row, dict) else set()
-                if filled & (questions | CONVERSATION_COLUMNS):
+                if isinstance(row, dict) and any(row.get(name) for name in questions | CONVERSATION_COLUMNS):
                     return not (questions & row.keys())
     except OSError as error:
         raise FileError(str(error)) from error

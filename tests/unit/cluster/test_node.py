@@ -39,6 +39,10 @@ def test_a_worker_joins_the_head(head):
     assert not any(word == "--head" or "dashboard" in word for word in command)
 
 
+def test_the_current_folder_does_not_hide_modules_from_a_node(head):
+    assert head.command()[:5] == [sys.executable, "-P", "-m", "ray.scripts.scripts", "start"]
+
+
 def test_a_node_always_wants_the_token_and_belongs_to_no_other_cluster():
     given = {"RAY_ADDRESS": "auto", "RAY_AUTH_MODE": "disabled", "NCCL_SOCKET_IFNAME": "ib0"}
     environment = node_environment(given)
