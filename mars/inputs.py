@@ -19,7 +19,7 @@ from mars.data.prompts.prepare import PromptSet, RowSettings, prepare_files, war
 from mars.data.prompts.processor import PromptProcessor
 from mars.data.prompts.templates import PromptTemplate, TemplateOf
 from mars.data.prompts.tokenizer import model_type_of, read_json
-from mars.data.prompts.views import AnchorKind, anchor_views, render_view
+from mars.data.prompts.views import anchor_views, render_view
 from mars.data.rows.dataset import TruthCheck
 from mars.data.rows.problems import refuse_or_drop
 from mars.errors import ConfigError
@@ -81,8 +81,9 @@ def load_inputs(config: TrainConfig, with_training_set: bool) -> Inputs:
     resolve_spec(rewards)
     form = prompt_format(config)
     settings = row_settings(config, form)
-    files = {"train": data.train_files if with_training_set else [], "evaluation": data.eval_files}
-    prepared = prepare_files(files, settings)
+    train_set = (data.train_files if with_training_set else [], settings)
+    evaluation_set = (data.eval_files, evaluation_settings(settings))
+    prepared = prepare_files({"train": train_set, "evaluation": evaluation_set})
     rewards.check_sets(prompt.data_source for rows in prepared.values() for prompt in rows.rendered)
     if data.template == BY_REWARD:
         warn_of_silent_prompts(list(prepared.values()))
@@ -128,7 +129,7 @@ def image_budget(config: TrainConfig | SftConfig) -> ImageBudget:
 
 
 def row_settings(config: TrainConfig | SftConfig, form: PromptFormat) -> RowSettings:
-    """How to turn rows into prompts, for a run or a cold start. Raises ConfigError for an invalid template.
+    """How to turn rows of a cold start, or training rows, into prompts. Raises ConfigError for an invalid template.
 
     A cold start has no reward to check truths with, and takes any number of images per row. It always decodes all
     images while it loads the rows.
@@ -150,20 +151,20 @@ def row_settings(config: TrainConfig | SftConfig, form: PromptFormat) -> RowSett
     )
     if isinstance(config, SftConfig):
         return common
-    views = partial(_anchor_and_mono_views, config.anchor.kind)
-    settings = replace(
+    kind = "none" if config.anchor.kind == "forced_source" else config.anchor.kind  # its anchors show all images
+    return replace(
         common,
-        shown_views=views if config.data.eval_files else partial(anchor_views, anchor_kind=config.anchor.kind),
+        shown_views=partial(anchor_views, anchor_kind=kind),
+        own_wording=config.anchor.wording == "per_view",
         images_per_row=config.data.images_per_row,
         decode_images=config.data.decode_at_start,
         image_layout=config.anchor.image_layout,
     )
-    return settings if config.anchor.wording == "same" else replace(settings, worded_views=views)
 
 
-def _anchor_and_mono_views(anchor_kind: AnchorKind, prompt: Prompt) -> tuple[View, ...]:
-    """The views that training (anchors) and evaluation (mono) request besides the multi view, without duplicates."""
-    return tuple(dict.fromkeys((*anchor_views(prompt, anchor_kind), *anchor_views(prompt, "mono"))))
+def evaluation_settings(settings: RowSettings) -> RowSettings:
+    """`settings` for the evaluation rows of a run: an evaluation shows each source alone, for any `anchor.kind`."""
+    return replace(settings, shown_views=partial(anchor_views, anchor_kind="mono"))
 
 
 def prompt_processor(

@@ -25,7 +25,7 @@ from mars.data.prompts.wording import unshown_images
 from mars.data.rows.files import fingerprint_of, unusable_files
 from mars.data.rows.problems import RowProblem, report
 from mars.errors import DataError
-from mars.inputs import prompt_format, rewards_of, row_settings
+from mars.inputs import evaluation_settings, prompt_format, rewards_of, row_settings
 from mars.rewards.contract import RewardFn
 from mars.rewards.functions import RewardsBySet, load_list_reward, load_reward
 from mars.types import ImageRef, Prompt
@@ -43,6 +43,7 @@ class CheckResult:
     problems: all problems except overlong rows, in file order.
     overlong: the rows that are too long. image_tokens: source name -> tokens of each of its images.
     repeated: number of rows that are equal to an earlier one.
+    num_mono: number of rows that a run also shows as mono views.
     unshown: row -> (mono view, words in this view's text that mention, or may mention, images it does not show).
     """
 
@@ -53,6 +54,7 @@ class CheckResult:
     lengths: Mapping[str, int]
     image_tokens: Mapping[str, Sequence[int]]
     repeated: int
+    num_mono: int
     unshown: Mapping[str, tuple[str, str]]
     num_instructing: int
     templates: Mapping[str, int]
@@ -63,10 +65,9 @@ class CheckResult:
 def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) -> CheckResult:
     """Prepare all rows of `files` and `held_out` as a run does, score two answers to each, compare the splits.
 
-    Rows longer than data.max_prompt_tokens are listed separately, because
-    they are not mistakes. Images are decoded in full if data.decode_at_start is true. The two answers are a perfect and
-    an empty one; a user's own reward function is not checked with them (mars/checks/answers.py).
-    Raises
+    Rows longer than data.max_prompt_tokens are listed separately, because they are not mistakes. Images are decoded in
+    full if data.decode_at_start is true. The two answers are a perfect and an empty one; a user's own reward function
+    is not checked with them (mars/checks/answers.py). Raises
     - DataError if a file cannot be used;
     - SetupError if the model's files are missing;
     - ConfigError if a data set has no reward, or if data.source_image_pixels names a source that no row has.
@@ -76,7 +77,9 @@ def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) ->
         raise DataError("\n".join(broken))
     form, rewards = prompt_format(config), rewards_of(config)
     reward = _reward(config, rewards)
-    groups = _prepare(row_settings(config, form), [group for group in (files, held_out) if group])
+    settings = row_settings(config, form)
+    sets = [pair for pair in ((files, settings), (held_out, evaluation_settings(settings))) if pair[0]]
+    groups = _prepare(sets)
     if config.data.template == BY_REWARD:
         warn_of_silent_prompts(groups)
     found = [problem for group in groups for problem in group.problems]
@@ -94,6 +97,8 @@ def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) ->
     image_tokens = defaultdict(list)
     for source in (source for prompt in rendered if prompt.row in lengths for source in prompt.sources):
         image_tokens[source.name].append(num_image_tokens(decoded_size(source.image), form.budget))
+    views = [(p, own.shown_views(p)) for (_, own), group in zip(sets, groups, strict=True) for p in group.rendered]
+    mono = [prompt for prompt, shown in views if any(len(view or ()) == 1 for view in shown)]
     return CheckResult(
         num_rows=sum(group.num_rows for group in groups),
         rendered=rendered,
@@ -102,7 +107,8 @@ def check(config: TrainConfig, files: Sequence[str], held_out: Sequence[str]) ->
         lengths=lengths,
         image_tokens=image_tokens,
         repeated=_num_repeated(scorable),
-        unshown={prompt.row: words for prompt in rendered if (words := unshown_images(prompt)) is not None},
+        num_mono=len(mono),
+        unshown={prompt.row: words for prompt in mono if (words := unshown_images(prompt)) is not None},
         num_instructing=sum(group.num_instructing for group in groups),
         templates=sum((Counter(group.templates) for group in groups), Counter()),
         num_decoded=sum(group.num_decoded for group in groups),
@@ -118,13 +124,13 @@ def _reward(config: TrainConfig, rewards: RewardsBySet) -> RewardFn:
     return lambda item: score([item])[0]
 
 
-def _prepare(settings: RowSettings, groups: Sequence[Sequence[str]]) -> list[PreparedRows]:
-    """Prepare each group of files. If a file cannot be read, raises DataError with the problems of all groups.
+def _prepare(sets: Sequence[tuple[Sequence[str], RowSettings]]) -> list[PreparedRows]:
+    """Prepare each set of files. If a file cannot be read, raises DataError with the problems of all sets.
 
     Raises TemplateFailure for a chat template that fails on every row, or on every row with images.
     """
     prepared, broken = [], []
-    for files in groups:
+    for files, settings in sets:
         try:
             with HeaderCache(cache_file(fingerprint_of(files))) as cache:
                 prepared.append(prepare_rows(files, settings, cache.probe))
@@ -260,7 +266,7 @@ def _templates(result: CheckResult) -> str:
 
 def _wording_lines(result: CheckResult, config: TrainConfig) -> list[str]:
     """How many rows have a mono view whose text mentions images that the view does not show, with examples."""
-    several = sum(len(prompt.sources) > 1 for prompt in result.rendered)
+    several = result.num_mono
     if not several or config.anchor.image_layout == "repeated":  # "repeated" shows as many images as the text says
         return []
     wording = f"(anchor.wording={config.anchor.wording})"

@@ -35,8 +35,7 @@ def load_rows(config: SftConfig) -> SupervisedRows:
     settings = row_settings(config, form)
     if config.sft.mono_ratio > 0:
         settings = replace(settings, shown_views=usable_views)
-    files = {"train": data.train_files, "held out": data.eval_files}
-    prepared = prepare_files(files, settings)
+    prepared = prepare_files({"train": (data.train_files, settings), "held out": (data.eval_files, settings)})
     if data.on_bad_sample == "error":
         problems = [problem for rows in prepared.values() for problem in rows.problems]
         refuse_or_drop(problems, sum(rows.num_rows for rows in prepared.values()), "error")

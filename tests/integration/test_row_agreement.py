@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import product
@@ -15,6 +16,9 @@ from PIL import Image
 from mars.checks import data as check_data
 from mars.checks import dry_run
 from mars.config.load import load_config
+from mars.data.pixels.images import decoded_size
+from mars.data.prompts.budget import num_image_tokens
+from mars.data.prompts.chat import prompt_length
 from mars.data.prompts.prepare import prepare_rows
 from mars.data.rows.problems import report
 from mars.errors import DataError
@@ -188,7 +192,7 @@ def test_all_commands_see_the_same(case, configs, folder, dry_run_inputs, tmp_pa
     assert len(told) == sum(map(len, expected)), "each problem once"
 
     # Training and the dry run refuse with exactly these problems, and those of the evaluation set.
-    more = check_data.check(strict, [str(folder / "more.jsonl")], [])
+    more = check_data.check(strict, [], [str(folder / "more.jsonl")])
     told += [problem for problem in more.problems if problem.reason not in OF_CHECK_ALONE] + more.overlong
     for load in (lambda config: load_inputs(config, with_training_set=True), dry_run_inputs):
         with pytest.raises(DataError) as refused:
@@ -238,6 +242,78 @@ def test_all_commands_leave_out_one_bad_line_of_a_chat_file(place, configs, fold
     good = [f"{chat}:{i}" for i in range(4) if i != place]
     assert [prompt.row for prompt in load_inputs(strict, with_training_set=True).train.prompts] == good
     assert [prompt.row for prompt in load_rows(cold).train.prompts] == good
+
+
+@pytest.fixture(scope="module")
+def picky(tiny, tmp_path_factory):
+    """The tiny model, with a chat template that refuses a conversation of several turns whose first has no image."""
+    model = shutil.copytree(tiny, tmp_path_factory.mktemp("picky") / "model")
+    refuse = "{{ raise_exception('the first turn needs an image') }}"
+    guard = f"{{%- if messages | length > 1 and messages[0].content is string -%}}{refuse}{{%- endif -%}}"
+    template = model / "chat_template.jinja"
+    template.write_text(guard + template.read_text())
+    return model
+
+
+# What training shows besides the multi view: a view of one image has a first turn without an image.
+@pytest.mark.parametrize(("kind", "shown"), [("none", False), ("mono", True), ("all_but_one", True),
+                                             ("forced_source", False)])  # fmt: skip
+def test_a_row_is_checked_on_the_views_that_its_own_set_shows(kind, shown, picky, folder, tmp_path, monkeypatch):
+    """The training set never depends on the evaluation files."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    turns = [("user", "<image>This is one."), ("assistant", "Yes."), ("user", "<image>This is another. Where?")]
+    rows = [row(0, set()), row(1, set())]
+    rows[1]["prompt"] = [{"role": role, "content": text} for role, text in turns]
+    files = [folder / f"views_{name}.jsonl" for name in ("train", "test")]
+    for file in files:
+        file.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    train, test = map(str, files)
+    start = ["anchor.forced_start='{source}'"] if kind == "forced_source" else []
+    given = [f"model.path={picky}", f"data.train_files=[{train}]", f"anchor={kind}", *start]
+
+    def inputs(policy, eval_files):
+        changes = [f"data.on_bad_sample={policy}", f"data.eval_files={eval_files}"]
+        return load_inputs(load_config("train", [*given, *changes], []), with_training_set=True)
+
+    bad = [f"{train}:1", f"{test}:1"] if shown else [f"{test}:1"]
+    checked = check_data.check(load_config("train", given, []), [train], [test])
+    found = [problem for problem in checked.problems if problem.reason not in OF_CHECK_ALONE]
+    assert [(problem.row, problem.reason) for problem in found] == [(place, "chat_template") for place in bad]
+    with pytest.raises(DataError) as refused:
+        inputs("error", [test])
+    assert str(refused.value) == report(found, 4)
+    alone, both = inputs("drop", []).train, inputs("drop", [test]).train
+    assert len(alone.prompts) == 2 - shown
+    assert alone == both
+
+
+@pytest.mark.parametrize("kind", ["none", "mono"])
+@pytest.mark.parametrize("how", ["anchor.image_layout=repeated", "anchor.wording=per_view"])
+def test_a_length_counts_the_views_that_its_own_set_shows(kind, how, tiny, folder, tmp_path, monkeypatch):
+    """A mono view that is longer than the multi view counts only where it is shown."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    Image.new("RGB", (224, 224)).save(folder / "large.png")
+    (folder / "longer.jinja").write_text("{{ question }}{{ ' word' * (40 if sources | length == 1 else 1) }}")
+    file, held_out = folder / "lengths.jsonl", folder / "lengths_test.jsonl"
+    for path in (file, held_out):
+        path.write_text(json.dumps(row(0, set()) | {"images": ["visible.png", "large.png"]}))
+    template = "none" if "repeated" in how else folder / "longer.jinja"
+    given = [f"model.path={tiny}", f"data.train_files=[{file}]", f"data.eval_files=[{held_out}]", f"anchor={kind}"]
+    config = load_config("train", [*given, how, f"data.template={template}"], [])
+    inputs = load_inputs(config, with_training_set=True)
+
+    def longest(prompt, views):
+        return max(
+            prompt_length(ids, [num_image_tokens(decoded_size(image), inputs.budget) for image in images])
+            for ids, images in (inputs.encode(prompt, view) for view in views)
+        )
+
+    mono = [None, ("visible",), ("infrared",)]
+    (trained,), (evaluated,) = inputs.train.prompts, inputs.evaluation.prompts
+    assert inputs.evaluation.lengths[evaluated.row] == longest(evaluated, mono) > longest(evaluated, mono[:1])
+    assert inputs.train.lengths[trained.row] == longest(trained, mono if kind == "mono" else mono[:1])
+    checked = check_data.check(config, [str(file)], [str(held_out)])
+    assert checked.lengths == {**inputs.train.lengths, **inputs.evaluation.lengths}
 
 
 def test_the_cases_hold_every_defect_and_every_reason():

@@ -14,7 +14,7 @@ def longest_view(prompt: Prompt, encoder: PromptEncoder, budget: ImageBudget, im
 
     With the layout "single", views have a part of the multi view's text and images, so only the multi view and views
     with their own wording (`view_messages`) are measured. With "repeated", the longest view has the image with the most
-    tokens in all slots.
+    tokens in all slots: give "single" for a prompt whose multi view alone is shown.
     Raises DataError for texts that the encoder refuses.
     """
     tokens = [num_image_tokens(decoded_size(source.image), budget) for source in prompt.sources]

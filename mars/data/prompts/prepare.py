@@ -42,9 +42,9 @@ class RowSettings:
     decode_images: decode every image in full.
     source_budgets: source name -> its further pixel limits, see `limit_images`. budget: pixel limits of every image.
     image_layout: whether mono views show one image or repeat it (`anchor.image_layout`).
-    worded_views: the views of a prompt that get a wording of their own (`anchor.wording`).
     max_prompt_tokens: the most tokens that the longest view of a prompt may have.
-    shown_views: the views of a prompt, besides the multi view, on which the chat template is tried.
+    shown_views: the views of a prompt that the job shows besides the multi view. The chat template is tried on them.
+    own_wording: whether each of these views gets a wording of its own (`anchor.wording=per_view`).
     """
 
     image_root: str | None
@@ -58,8 +58,8 @@ class RowSettings:
     encoder: PromptEncoder
     image_layout: ImageLayout
     max_prompt_tokens: int
-    worded_views: Callable[[Prompt], Sequence[View]] = lambda prompt: ()
     shown_views: Callable[[Prompt], Sequence[View]] = lambda prompt: ()
+    own_wording: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,12 +118,12 @@ class PreparedRows:
         return PromptSet(prompts, dropped, self.fingerprint, {p.row: self.lengths[p.row] for p in prompts})
 
 
-def prepare_files(files: Mapping[str, Sequence[str]], settings: RowSettings) -> dict[str, PreparedRows]:
-    """Call `prepare_rows` for each set that has files. files: name of the set, such as "train" -> its files.
+def prepare_files(sets: Mapping[str, tuple[Sequence[str], RowSettings]]) -> dict[str, PreparedRows]:
+    """Call `prepare_rows` for each set that has files. sets: name, such as "train" -> the set's files and settings.
 
     Raises as `prepare_rows` does, and TemplateFailure if the chat template takes no row, or no row with images.
     """
-    prepared = {name: prepare_rows(some, settings) for name, some in files.items() if some}
+    prepared = {name: prepare_rows(files, settings) for name, (files, settings) in sets.items() if files}
     refuse_chat_template(row for rows in prepared.values() for row in rows.tried)
     return prepared
 
@@ -223,7 +223,8 @@ def _prepare(row: RowReading, settings: RowSettings, views: ViewTrial) -> _Prepa
             problems += _special_tokens(row.label, settings.encoder.encode_response, response)
     if rendered is None or not measurable:
         return _Prepared(rendered, None, problems, tried)
-    length = longest_view(rendered, settings.encoder, settings.budget, settings.image_layout)
+    layout = settings.image_layout if settings.shown_views(rendered) else "single"
+    length = longest_view(rendered, settings.encoder, settings.budget, layout)
     if length > settings.max_prompt_tokens:
         detail = f"{length} tokens, {settings.max_prompt_tokens} are allowed (data.max_prompt_tokens)"
         problems.append(RowProblem(row.label, "overlong", detail))
@@ -249,7 +250,7 @@ def _view_messages(
     Returns (messages, None), (None, problem) or (None, None), like `_render`.
     """
     found: dict[View, tuple[Message, ...]] = {}
-    for view in settings.worded_views(prompt):
+    for view in settings.shown_views(prompt) if settings.own_wording else ():
         if view is None:
             continue
         rendered, refusal = _render(alone(prompt, view), row, settings.template_of)

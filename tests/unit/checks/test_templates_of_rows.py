@@ -21,8 +21,8 @@ SILENT = "none for {} rows, whose text does not say how to answer"
 )  # fmt: skip
 def test_the_template_of_the_rows_is_named_with_their_number(templates, num_instructing, shown):
     result = CheckResult(
-        num_rows=20, rendered=(), problems=[], overlong=[], lengths={}, image_tokens={}, repeated=0, unshown={},
-        num_instructing=num_instructing, templates=templates, num_decoded=0, seconds=1.0,
+        num_rows=20, rendered=(), problems=[], overlong=[], lengths={}, image_tokens={}, repeated=0, num_mono=0,
+        unshown={}, num_instructing=num_instructing, templates=templates, num_decoded=0, seconds=1.0,
     )  # fmt: skip
     lines = check_lines(result, load_config("train", ["data.train_files=[rows.jsonl]"], []))
     assert f"template       {shown}" in lines

@@ -50,7 +50,7 @@ def test_a_step_of_more_rows_than_there_are_is_refused_when_the_rows_are_read(mo
     prepared = SimpleNamespace(problems=(), num_rows=3, usable=lambda on_bad_sample: rows_of(3, {}))
     for name in ("prompt_format", "row_settings", "check_limits"):
         monkeypatch.setattr(rows, name, lambda *given: SimpleNamespace(budget=None))
-    monkeypatch.setattr(rows, "prepare_files", lambda files, settings: {"train": prepared})
+    monkeypatch.setattr(rows, "prepare_files", lambda sets: {"train": prepared})
     config = load_config("sft", ["data.train_files=[x]", f"sft.batch_size={size}"], [])
     if size == 3:
         assert len(load_rows(config).train.prompts) == 3

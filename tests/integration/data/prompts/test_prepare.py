@@ -77,7 +77,9 @@ def test_lengths_count_the_images_tokens(prepare, encoder):
     prepared = prepare(row("a", "b"), row(text="Where?"))
     bare = len(encoder.encode(prepared.rendered[0].messages, 2)) - 2
     assert list(prepared.lengths.values()) == [bare + 4 + 16, len(encoder.encode(prepared.rendered[1].messages, 0))]
-    assert list(prepare(row("a", "b"), image_layout="repeated").lengths.values()) == [bare + 16 + 16]
+    assert list(prepare(row("a", "b"), image_layout="repeated").lengths.values()) == [bare + 4 + 16], "no mono view"
+    repeated = prepare(row("a", "b"), image_layout="repeated", shown_views=mono)
+    assert list(repeated.lengths.values()) == [bare + 16 + 16]
     assert prepare(row("a", "b"), max_prompt_tokens=bare + 20).problems == ()
     (problem,) = prepare(row("a", "b"), max_prompt_tokens=bare + 19).problems
     assert (problem.reason, problem.detail) == (
@@ -145,25 +147,26 @@ def mono(prompt):
 
 def test_a_views_own_wording_is_measured_and_checked(prepare, template, encoder):
     longer = template("{{ question }}{% if sources | length == 1 %}{{ ' word' * 50 }}{% endif %}")
-    prepared = prepare(row("a", "b"), row("a"), template_of=longer, worded_views=mono)
+    prepared = prepare(row("a", "b"), row("a"), template_of=longer, shown_views=mono, own_wording=True)
     both = prepared.rendered[0]
     assert both.messages[0].text == "<image><image>Where?"
     text = "<image>Where?" + " word" * 50
     assert [messages[0].text for messages in both.view_messages.values()] == [text, text]
     bare = len(encoder.encode(both.view_messages[("view_1",)], 1)) - 1
     assert list(prepared.lengths.values()) == [bare + 16, bare + 4]
-    (problem,) = prepare(row("a", "b"), template_of=longer, worded_views=mono, max_prompt_tokens=bare + 15).problems
+    own = {"template_of": longer, "shown_views": mono, "own_wording": True}
+    (problem,) = prepare(row("a", "b"), **own, max_prompt_tokens=bare + 15).problems
     assert problem.reason == "overlong"
 
 
 def test_a_template_that_fails_for_a_view_names_it(prepare, template):
     adds = template("{{ question }}{% if sources == ['view_2'] %}<image>{% endif %}")
     assert prepare(row("a", "b"), template_of=adds).problems == ()
-    (problem,) = prepare(row("a", "b"), template_of=adds, worded_views=mono).problems
+    (problem,) = prepare(row("a", "b"), template_of=adds, shown_views=mono, own_wording=True).problems
     assert (problem.reason, problem.detail.partition(": ")[0]) == ("template", "view view_2")
     assert problem.detail.endswith("own.jinja renders a text with 2 markers; the row has 1")
     special = template("{{ question }}{% if sources == ['view_2'] %}~{% endif %}")
-    assert found(prepare(row("a", "b"), template_of=special, worded_views=mono)) == ["special_token"]
+    assert found(prepare(row("a", "b"), template_of=special, shown_views=mono, own_wording=True)) == ["special_token"]
 
 
 def test_responses_are_looked_at_where_they_are_needed(prepare):
