@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 
 from mars.actor.optimizer import Optimizer
+from mars.actor.sharding import free_gathered
 from mars.offload import HostCopies
 
 
@@ -48,9 +48,7 @@ class Offloading:
 
     def _of_model(self, model: nn.Module) -> Iterator[Tensor]:
         """The buffers and, unless `on_cpu`, the parameters' shards. Frees whole parameters gathered for a forward."""
-        for module in model.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()
+        free_gathered(model)
         if not self._on_cpu:
             yield from model.parameters()
         yield from model.buffers()

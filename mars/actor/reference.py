@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule
 
 from mars.actor.lora import BaseModel
 from mars.actor.model import PolicyModel, ScoringSettings, empty_policy, fill, shard
-from mars.actor.sharding import local_part
+from mars.actor.sharding import free_gathered, local_part
 from mars.config.actor_sections import Offload
 from mars.config.algorithm_section import AlgorithmConfig
 from mars.config.schema import ModelConfig, TrainConfig
@@ -68,9 +67,7 @@ class ReferenceUpdate:
         if num_steps % self._every:
             return
         for model in (self._policy, self.reference):  # else some parameters are whole ones, gathered for a forward
-            for module in model.modules():
-                if isinstance(module, FSDPModule):
-                    module.reshard()
+            free_gathered(model)
         policy = dict(self._policy.named_parameters())
         for name, value in self.reference.named_parameters():
             local_part(value).lerp_(local_part(policy[name]), 1 - self._decay)

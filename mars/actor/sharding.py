@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Shard
 
 
@@ -48,6 +49,13 @@ def local_rows(parameter: Tensor) -> tuple[int, int]:
 def local_part(value: Tensor) -> Tensor:
     """The part of a tensor that this rank holds: the whole tensor, if it is not sharded."""
     return value.to_local() if isinstance(value, DTensor) else value
+
+
+def free_gathered(model: nn.Module) -> None:
+    """Free the whole parameters that FSDP gathered for a forward, so that each parameter is a shard again."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def rows_of(num_rows: int, place: int, places: int) -> tuple[int, int]:
