@@ -240,7 +240,7 @@ class Objective:
 
 
 def _means(terms: TokenTerms) -> dict[str, Any]:
-    """The means of one call of a rule, as the fields `means` and `named` of `UpdateSums`."""
+    """The means that a rule gave in one call, and their names: the fields `means` and `named` of `UpdateSums`."""
     means = {name: torch.stack(tuple(mean)).detach().double() for name, mean in terms.means.items()}
     return {"means": means, "named": frozenset([tuple(sorted(means))])}
 

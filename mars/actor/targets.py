@@ -1,4 +1,4 @@
-"""The training targets of one forward, by row and by token."""
+"""The training targets of one forward: of each row (one response after its prompt), and of each token."""
 
 from __future__ import annotations
 

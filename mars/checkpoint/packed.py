@@ -47,7 +47,10 @@ def pack(completions: Sequence[Completion]) -> PackedTokens:
 
 
 def unpack(packed: PackedTokens) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
-    """(token ids, log-probs) of each response. Raises ValueError if the texts do not fit together."""
+    """(token ids, log-probs) of each response.
+
+    Raises ValueError for damaged base64, or if the number of token ids or of log-probs is not the sum of `lengths`.
+    """
     token_ids = np.frombuffer(b64decode(packed.token_ids, validate=True), "<i4").tolist()
     kind = {32: "<f4", 64: "<f8"}[packed.logprob_bits]
     logprobs = np.frombuffer(b64decode(packed.logprobs, validate=True), kind).astype("<f8").tolist()

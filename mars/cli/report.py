@@ -54,7 +54,7 @@ def follow_run(run_dir: Path, every: int, out: Path | None = None, wait: Callabl
 
 
 def _check_places(run_dir: Path, out: Path | None) -> None:
-    """Raises ConfigError for a `run_dir` that is not a folder, ConfigError or SetupError for a wrong `out`."""
+    """Raises ConfigError for a `run_dir` that exists but is no folder, ConfigError or SetupError for a wrong `out`."""
     if os.path.lexists(run_dir) and not run_dir.is_dir():
         raise ConfigError(f"RUN: want a folder; got {run_dir}; give the run.dir of a run")
     if out is not None:

@@ -59,7 +59,7 @@ class Successor:
     def is_running(self) -> bool:
         """Whether the new process runs. Takes the steps towards this that are possible now.
 
-        Waits only in `has_room`. In a joined cluster, this asks a new node whether its packages and files agree with
+        Waits only in `has_room`, which in a joined cluster asks a new node whether its packages and files agree with
         the driver's (`NodeCheck.agrees`), and waits up to 60 s for the answer. Raises SetupError if they do not agree,
         and WorkerError if three starts have failed.
         """
