@@ -20,13 +20,13 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
+from mars import last_words
 from mars.errors import InterruptedRun, MarsError
 
 _GRACE_S = 6.0
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 _STOP = b"\0"  # no signal's number
 _SECOND_CTRL_C_EXIT_CODE = 130
-_REPORT_S = 0.5
 _START_AGAIN = "start the command again"
 
 
@@ -130,10 +130,7 @@ class _Interrupts:
         self._end(self.reason, self.reason.exit_code)
 
     def _end(self, error: MarsError, code: int) -> NoReturn:
-        if not self.reported:  # in a thread: a terminal that is stopped takes no text
-            report = threading.Thread(target=self._report, args=(error,), daemon=True)
-            report.start()
-            report.join(_REPORT_S)
+        last_words.say(error, code, None if self.reported else self._report)
         os._exit(code)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +108,3 @@ def worker_report(events: EventLog, processes: ProcessList) -> WorkerReport:
             processes.update()
 
     return report
-
-
-def stall_report(events: EventLog, run_dir: Path) -> Callable[[str], None]:
-    """A function that logs a stall as an event of the run. The watchdog calls it with the reason."""
-    return lambda reason: events.log("stalled", last_logged_step(run_dir), reason=reason)

@@ -41,7 +41,7 @@ class RunLog(logging.FileHandler):
 
     def __init__(self, run_dir: Path) -> None:
         super().__init__(run_dir / LOG_FILE, encoding="utf-8", delay=True)
-        self._failing = False
+        self.failing = False  # whether a record was dropped
         self.setLevel(logging.DEBUG)
         self.setFormatter(_SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "\n\t"))
 
@@ -62,8 +62,8 @@ class RunLog(logging.FileHandler):
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)
-        elif not self._failing:
-            self._failing = True
+        elif not self.failing:
+            self.failing = True
             text = f"{self.baseFilename}: {error.strerror}; the run goes on without this log"
             sys.stderr.write(f"WARNING {visible(text)}\n")
 
@@ -90,7 +90,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     are replaced (`redact`).
     """
     _use_utf8()
-    with escaped_output(), interrupts.handled(_report):
+    with escaped_output(), interrupts.handled(report_end):
         console = logging.StreamHandler(sys.stderr)
         console.setLevel(logging.INFO)
         console.setFormatter(_SafeFormatter("%(levelname)s %(message)s", "\n\t"))
@@ -114,7 +114,7 @@ def _end_with(error: BaseException) -> int | str | None:
     """
     known = interrupts.finish() or (error if isinstance(error, MarsError) else refused_path(error))
     if known is not None:
-        _report(known)
+        report_end(known)
         return known.exit_code
     if isinstance(error, SystemExit):
         return error.code
@@ -122,26 +122,31 @@ def _end_with(error: BaseException) -> int | str | None:
         sys.stderr.write("interrupted\n")
         return 130
     what = f"mars stopped on an unexpected error, {type(error).__name__}: {error}"
-    where = _keep_traceback("please report it with the traceback in {}") or traceback.format_exc()
+    where = _keep_traceback(what, "please report it with the traceback in {}") or traceback.format_exc()
     sys.stderr.write(visible(redact(f"{what}\n{where}"), "\n\t"))
     return 1
 
 
-def _report(error: MarsError) -> None:
+def report_end(error: MarsError) -> None:
+    """Write the message to stderr and to the run's log, with the traceback of the current exception if there is one."""
     message = visible(redact(str(error)), "\n")
-    where = _keep_traceback("" if isinstance(error, InterruptedRun) else "the traceback is in {}")
+    where = _keep_traceback(str(error), "" if isinstance(error, InterruptedRun) else "the traceback is in {}")
     sys.stderr.write(f"{message}\n{visible(where, chr(10))}")
     sys.stderr.flush()
 
 
-def _keep_traceback(where: str) -> str:
-    """Log the traceback of the current exception. Returns `where` with the path of the log, or "" if there is no
-    log."""
-    _mars.debug("the process ends with this exception", exc_info=sys.exc_info()[0] is not None)
-    if not where:
+def _keep_traceback(message: str, where: str) -> str:
+    """Log the message, and the traceback of the current exception. Returns `where` with the path of the log.
+
+    Returns "" if the traceback is in no log, also because there is none: a thread that ends the process raises nothing.
+    """
+    has_traceback = sys.exc_info()[0] is not None
+    _mars.debug("the process ends: %s", message, exc_info=has_traceback)
+    if not where or not has_traceback:
         return ""
-    logs = [handler.baseFilename for handler in _mars.handlers if isinstance(handler, RunLog)]
-    return "".join(f"({where.format(path)})\n" for path in logs if Path(path).is_file())
+    logs = [handler for handler in _mars.handlers if isinstance(handler, RunLog)]
+    paths = [log.baseFilename for log in logs if not log.failing and Path(log.baseFilename).is_file()]
+    return "".join(f"({where.format(path)})\n" for path in paths)
 
 
 def _exit_now(code: int | str | None) -> NoReturn:

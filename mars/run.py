@@ -34,7 +34,7 @@ from mars.evaluation.summary import eval_metrics
 from mars.fit import fit, is_finished, last_step, restored
 from mars.hooks.load import specs_of_run, with_resolved_recipe
 from mars.inputs import Inputs, evaluation_plan, load_inputs, rewards_of
-from mars.job import enter_run, record_attempt, say_how_to_go_on, stall_report, worker_report
+from mars.job import enter_run, record_attempt, say_how_to_go_on, worker_report
 from mars.live_report.kept import report_kept
 from mars.output.files import write_atomically
 from mars.report.later_steps import remove_later_steps
@@ -110,8 +110,7 @@ def run(config: TrainConfig, model_check: ModelCheck, overrides: Sequence[str], 
                 loop = partial(fit, parts, stream, **settings, train_step=_train_step(config, stream))
                 ranks = config.actor.num_workers
                 job = TrainingJob(config, trainer, ranks, loop, open_tracker, catalogue, prompts, data)
-                stalled = stall_report(catalogue.events, run_dir)
-                with watchdog.watched(config.cluster.watchdog_s, attempt, stalled, ActivityFile(attempt).write):
+                with watchdog.watched(config.cluster.watchdog_s, attempt, ActivityFile(attempt).write):
                     end = train(job, start)
                 interrupts.hold()
                 trainer.save(str((run_dir / POLICY_FOLDER).absolute()))

@@ -132,19 +132,18 @@ def on_stall(dump: Callable[[], None]) -> Iterator[None]:
 def watched(
     limit_s: float,
     log_dir: Path,
-    report: Callable[[str], None] = lambda reason: None,
     note: Callable[[Activity], None] = lambda activity: None,
 ) -> Iterator[None]:
     """End the process with StalledError if the block makes no progress (`beat`, `stage`) for `limit_s` seconds.
 
-    The stacks of this process go to <log_dir>/stacks.txt. report: called with the error's text before the process
-    ends. note: called when the block begins, every few seconds, and when it ends, in another thread; it must not raise.
+    The stacks of this process go to <log_dir>/stacks.txt. note: called when the block begins, every few seconds, and
+    when it ends, in another thread; it must not raise.
     """
     global _watching
     _watching = Watchdog(limit_s)
     over = threading.Event()
     works = {
-        "watchdog": partial(_watch, _watching, over, log_dir, report),
+        "watchdog": partial(_watch, _watching, over, log_dir),
         "activity": partial(_keep_noting, _watching, over, note),
     }
     for name, work in works.items():
@@ -164,16 +163,16 @@ def _keep_noting(watchdog: Watchdog, over: threading.Event, note: Callable[[Acti
     note(watchdog.activity())
 
 
-def _watch(watchdog: Watchdog, over: threading.Event, log_dir: Path, report: Callable[[str], None]) -> None:
+def _watch(watchdog: Watchdog, over: threading.Event, log_dir: Path) -> None:
     while not over.wait(watchdog.limit_s / _LOOKS_PER_LIMIT):
         if watchdog.overdue():
             _dump_all(log_dir)
-            error = StalledError(
-                f"no progress for {watchdog.limit_s:g} s (cluster.watchdog_s): what every process was doing is in "
-                f"{log_dir}; go on with run.resume=true"
+            interrupts.end_now(
+                StalledError(
+                    f"no progress for {watchdog.limit_s:g} s (cluster.watchdog_s): what every process was doing is in "
+                    f"{log_dir}; {interrupts.consequence()}"
+                )
             )
-            report(str(error))
-            interrupts.end_now(error)
             return
 
 

@@ -81,7 +81,7 @@ def _loss() -> WorkerError | None:
             where = "" if _log_dir is None else f"; its log is in {_log_dir / 'ray'}"
             return WorkerError(
                 f"cluster: Ray's process {name} ({process.pid}) has ended ({_how(code)}), and without it no worker can "
-                f"be reached{where}; start the run again"
+                f"be reached{where}; {interrupts.consequence()}"
             )
     return None
 

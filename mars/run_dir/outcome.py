@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from mars import interrupts
-from mars.errors import InterruptedRun, MarsError
+from mars import interrupts, last_words
+from mars.errors import InterruptedRun, MarsError, StalledError
 from mars.run_dir.events import EventLog
 from mars.run_dir.facts import without_keys
 from mars.run_dir.processes import ProcessId
@@ -31,22 +32,34 @@ _ENDED: dict[str, State] = {
 
 @contextmanager
 def failures_logged(events: EventLog, run_dir: Path) -> Iterator[None]:
-    """Log the event "interrupted" or "failed" if the block raises."""
-    try:
-        yield
-    except BaseException as error:
-        reason = interrupts.reason()
-        shown = error if reason is None else reason
-        interrupted = isinstance(error, KeyboardInterrupt) if reason is None else isinstance(reason, InterruptedRun)
-        lines = without_keys(str(shown)).splitlines()
-        events.log(
-            "interrupted" if interrupted else "failed",
-            last_logged_step(run_dir),
-            error=type(shown).__name__,
-            reason=lines[0] if lines else "",
-            exit_code=shown.exit_code if isinstance(shown, MarsError) else None,
-        )
-        raise
+    """Log the event "interrupted", "stalled" or "failed" if the block raises, or if a thread ends the process during
+    the block (`interrupts.end_now`). The event is logged once, even if both happen."""
+    lock, logged = threading.Lock(), False
+
+    def log(error: BaseException, exit_code: int | None) -> None:
+        nonlocal logged
+        with lock:
+            if logged:
+                return
+            logged = True
+            lines = without_keys(str(error)).splitlines()
+            reason = lines[0] if lines else ""
+            step = last_logged_step(run_dir)
+            events.log(_event_of(error), step, error=type(error).__name__, reason=reason, exit_code=exit_code)
+
+    with last_words.recorded(log):
+        try:
+            yield
+        except BaseException as error:
+            shown = interrupts.reason() or error
+            log(shown, shown.exit_code if isinstance(shown, MarsError) else None)
+            raise
+
+
+def _event_of(error: BaseException) -> Literal["interrupted", "stalled", "failed"]:
+    if isinstance(error, (InterruptedRun, KeyboardInterrupt)):
+        return "interrupted"
+    return "stalled" if isinstance(error, StalledError) else "failed"
 
 
 def last_logged_step(run_dir: Path) -> int | None:

@@ -23,7 +23,7 @@ from mars.config.schema import SftConfig
 from mars.data.pixels.images import DecodeImage, decode_image
 from mars.fit import last_step
 from mars.inputs import prompt_processor
-from mars.job import enter_run, record_attempt, say_how_to_go_on, stall_report, worker_report
+from mars.job import enter_run, record_attempt, say_how_to_go_on, worker_report
 from mars.live_report.kept import report_kept
 from mars.report.later_steps import remove_later_steps
 from mars.run_dir.activity import ActivityFile
@@ -110,8 +110,7 @@ def run(config: SftConfig, overrides: Sequence[str], lock: RunLock) -> None:
             loop = partial(fit_supervised, parts, config=config, num_dropped=sum(rows.train.dropped.values()))
             number = config.sft.num_workers
             job = TrainingJob(config, trainer, number, loop, open_tracker, catalogue, prompts, data)
-            stalled, note = stall_report(catalogue.events, run_dir), ActivityFile(attempt).write
-            with watchdog.watched(config.cluster.watchdog_s, attempt, stalled, note):
+            with watchdog.watched(config.cluster.watchdog_s, attempt, ActivityFile(attempt).write):
                 end = train(job, start)
             interrupts.hold()
             trainer.save(str((run_dir / POLICY_FOLDER).absolute()))

@@ -158,10 +158,13 @@ def test_the_loss_of_a_process_of_ray_is_a_lost_worker(begin, name, tmp_path):
     wait_for(lambda: not running.generates, "end of the generation")
     processes = running.tree
     running.named(name).kill()
-    last = running.ends_with(5, processes).splitlines()[-2:]
-    assert last[0].startswith(f"cluster: Ray's process {name} (")
-    assert "killed by SIGKILL" in last[0]
-    assert last[1].startswith("(the traceback is in ")
+    last = running.ends_with(5, processes).splitlines()[-1]
+    assert last.startswith(f"cluster: Ray's process {name} (")
+    assert "killed by SIGKILL" in last
+    assert last.endswith(f"; to go on: mars resume {running.run_dir}")
+    assert f"the process ends: {last}" in (running.run_dir / "mars.log").read_text()
+    end = read_events(running.run_dir)[-1]
+    assert (end["event"], end["details"]["exit_code"]) == ("failed", 5)
 
 
 def test_a_run_without_progress_ends_with_the_stacks_of_its_processes(begin):

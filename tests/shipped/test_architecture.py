@@ -32,7 +32,8 @@ MAY_IMPORT = {
     "faults": set(),
     "families": BASE,
     "quarantine": BASE,
-    "interrupts": {"errors"},
+    "last_words": {"errors"},
+    "interrupts": {"errors", "last_words"},
     "background": set(),
     "versions": set(),
     "offload": set(),
@@ -63,7 +64,7 @@ MAY_IMPORT = {
     | {"algorithms", "config", "families", "faults", "image_transform", "offload", "output", "users_code", "weights"},
     "turns": BASE | {"actor", "algorithms", "rollout", "tracking"},
     "run_dir": BASE
-    | {"quarantine", "interrupts", "output", "data.pixels", "tracking", "versions", "actor", "watchdog"},
+    | {"quarantine", "interrupts", "last_words", "output", "data.pixels", "tracking", "versions", "actor", "watchdog"},
     "cluster": BASE
     | {"actor", "algorithms", "answers", "config", "data.pixels", "faults", "interrupts", "output", "rewards"}
     | {"background", "rollout"}
