@@ -16,7 +16,7 @@ from typing import Literal
 
 import psutil
 
-from mars.run_dir.leftovers import ended_sessions, left_processes
+from mars.run_dir.leftovers import ended_run_folders, ended_sessions, left_processes
 
 _GIB = 2**30
 _LITTLE_MEMORY, _LITTLE_DISK, _FULL_DISK = 4 * _GIB, 20 * _GIB, _GIB
@@ -116,8 +116,14 @@ def offline(environment: Mapping[str, str]) -> Finding:
     )
 
 
-def leftovers(run_dirs: Iterable[Path], ray_folder: Path) -> Iterator[Finding]:
-    """Processes and Ray sessions of runs that have ended."""
+def leftovers(
+    run_dirs: Iterable[Path], session_parents: Iterable[Path], run_parents: Iterable[Path] = ()
+) -> Iterator[Finding]:
+    """Processes of runs that have ended, and folders of Ray that no process uses.
+
+    session_parents: folders in which Ray makes a folder for each session. run_parents: folders in which runs make one
+    for all of Ray's files (RAY_TMPDIR).
+    """
     processes = list(left_processes(run_dirs))
     for left in processes:
         process = psutil.Process(left.process.pid) if left.process.is_alive() else None
@@ -127,13 +133,15 @@ def leftovers(run_dirs: Iterable[Path], ray_folder: Path) -> Iterator[Finding]:
         if left.driver_host is not None:
             advice += f", if the run has ended on {left.driver_host} too"
         yield Finding("left-over", found, "note", advice)
-    sessions = ended_sessions(ray_folder)
-    if sessions:
-        found = f"{len(sessions)} folders of ended Ray sessions in {ray_folder}, {_size(sessions) / _GIB:.1f} GiB"
-        shown = " ".join(shlex.quote(str(path)) for path in sessions[:3])
-        more = f" (and {len(sessions) - 3} more)" if len(sessions) > 3 else ""
-        yield Finding("left-over", found, "note", f"rm -r {shown}{more}")
-    if not processes and not sessions:
+    folders = [("folders of ended Ray sessions", parent, ended_sessions(parent)) for parent in session_parents]
+    folders += [("Ray folders of ended runs", parent, ended_run_folders(parent)) for parent in run_parents]
+    for what, parent, paths in folders:
+        if paths:
+            found = f"{len(paths)} {what} in {parent}, {_size(paths) / _GIB:.1f} GiB"
+            shown = " ".join(shlex.quote(str(path)) for path in paths[:3])
+            more = f" (and {len(paths) - 3} more)" if len(paths) > 3 else ""
+            yield Finding("left-over", found, "note", f"rm -r {shown}{more}")
+    if not processes and not any(paths for _, _, paths in folders):
         yield Finding("left-overs", "none")
 
 

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from mars.checks.machine import Finding, gpus_without_torch, leftovers, machine_findings
 from mars.cli.run_folders import run_dirs
+from mars.cluster.node import RAY_FOLDER, default_folder
 from mars.config.folders import shipped_folder
 from mars.errors import SetupError
 from mars.evaluation.tables import print_table
@@ -59,7 +60,9 @@ def _findings(folder: Path) -> Iterator[Finding]:
     yield from _devices()
     yield from machine_findings(folder, _object_store_bytes(), os.environ)
     yield _ray_folder()
-    yield from leftovers(run_dirs(folder) if folder.is_dir() else (), _temporary_folder() / "ray")
+    places = _temporary_folders()
+    sessions = [*(place / "ray" for place in places), default_folder() / RAY_FOLDER]
+    yield from leftovers(run_dirs(folder) if folder.is_dir() else (), sessions, places)
 
 
 def _packages() -> Iterator[Finding]:
@@ -138,8 +141,11 @@ def _object_store_bytes() -> int:
     return int(settings["object_store_bytes"])
 
 
-def _temporary_folder() -> Path:
-    return Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+def _temporary_folders() -> list[Path]:
+    """Where runs, with RAY_TMPDIR or without it, keep Ray's files."""
+    named = os.environ.get("RAY_TMPDIR")
+    places = [Path(named).absolute()] if named else []
+    return list(dict.fromkeys([*places, Path(tempfile.gettempdir())]))
 
 
 def _ray_folder() -> Finding:

@@ -13,6 +13,7 @@ import psutil
 from mars.run_dir.attempt import attempts, read_attempt, recorded_processes
 from mars.run_dir.lock import held_by
 from mars.run_dir.processes import ProcessId, process_from
+from mars.run_dir.ray_folder import OWN_NAME
 
 # Ray names a session's folder by its start time and the process that started it.
 _SESSION = re.compile(r"session_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_\d+_(\d+)")
@@ -62,6 +63,37 @@ def ended_sessions(ray_folder: Path) -> list[Path]:
         return []
     commands = list(_command_lines())
     return sorted(path for path in own if not _is_used(path.name, commands))
+
+
+def ended_run_folders(parent: Path) -> list[Path]:
+    """Folders of Ray's files in `parent` that this user's runs have made (`make_ray_folder`), and that no process uses
+    any more.
+
+    A process uses a folder if its command line, its environment or one of its open files names it, or if it has
+    started the Ray session in it. Folders are compared by their random names, because a link may give them other paths.
+    """
+    if not parent.is_dir():
+        return []
+    of_nodes = f"mars-ray-{os.getuid()}"  # `mars ray start` uses it again and again; the number may have 8 digits
+    found = [path for path in parent.iterdir() if OWN_NAME.fullmatch(path.name) and path.name != of_nodes]
+    own = [path for path in found if path.is_dir() and not path.is_symlink() and path.stat().st_uid == os.getuid()]
+    if not own:
+        return []
+    texts = list(_texts_of_processes())
+    return sorted(path for path in own if not any(path.name in text for text in texts) and not _has_driver(path))
+
+
+def _has_driver(folder: Path) -> bool:
+    matches = (_SESSION.fullmatch(path.name) for path in folder.glob("*/session_*"))
+    return any(psutil.pid_exists(int(match[1])) for match in matches if match is not None)
+
+
+def _texts_of_processes() -> Iterator[str]:
+    """The command lines, environments and paths of open files of all processes, where this user may read them."""
+    for process in psutil.process_iter(["cmdline", "environ", "open_files"]):
+        yield " ".join(process.info["cmdline"] or ())
+        yield " ".join((process.info["environ"] or {}).values())
+        yield " ".join(file.path for file in process.info["open_files"] or ())
 
 
 def _is_used(session: str, commands: Iterable[str]) -> bool:

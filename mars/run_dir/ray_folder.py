@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,10 @@ from pathlib import Path
 from mars.errors import SetupError
 
 _MAX_SOCKET_BYTES = 107  # the longest path of a socket (Linux: sockaddr_un)
-_OWN = "/mars-ray-abcdefgh"  # the run's own folder, with a random name
+_PREFIX = "mars-ray-"
+_OWN = f"/{_PREFIX}abcdefgh"  # the run's own folder, with a random name
+OWN_NAME = re.compile(rf"{_PREFIX}[a-z0-9_]{{8}}")
+"""Matches the names of the folders that `make_ray_folder` makes."""
 _SOCKET = "/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"  # the longest name that Ray gives
 _VLLM_SOCKET = "/01234567-89ab-cdef-0123-456789abcdef"  # the name that vLLM gives
 VLLM_VARIABLE = "VLLM_RPC_BASE_PATH"
@@ -71,7 +75,7 @@ def make_ray_folder(environment: Mapping[str, str]) -> Path:
     """A new folder that only the user can read. Raises SetupError as `ray_folder_parent` does, or for a full disk."""
     parent = ray_folder_parent(environment)
     try:
-        return Path(tempfile.mkdtemp(prefix="mars-ray-", dir=parent))
+        return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
     except OSError as error:
         raise SetupError(
             f"RAY_TMPDIR: {parent}: {error.strerror}; export RAY_TMPDIR=a short path with space that you may write to"

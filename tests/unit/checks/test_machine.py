@@ -9,13 +9,14 @@ import shutil
 import socket
 import subprocess
 from dataclasses import asdict
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from mars.checks.machine import disk, leftovers, offline, ports, shared_memory
-from mars.run_dir.leftovers import ended_sessions, left_processes
+from mars.run_dir.leftovers import ended_run_folders, ended_sessions, left_processes
 from mars.run_dir.lock import RunLock
 from mars.run_dir.processes import ProcessId, process_id, this_process
 from mars.versions import PACKAGES, TESTED, installed_version, is_tested
@@ -49,9 +50,9 @@ def test_a_process_of_an_ended_run_is_found_with_its_end(tmp_path, child):
     attempt_of(tmp_path / "elsewhere", gone(own), [type(left)("elsewhere", left.pid, left.started)])
     (found,) = left_processes(sorted(tmp_path.iterdir()))
     assert (found.process, found.name, found.run_dir) == (left, "raylet", tmp_path / "ended")
-    (finding,) = leftovers([tmp_path / "ended"], tmp_path / "no-ray")
+    (finding,) = leftovers([tmp_path / "ended"], [tmp_path / "no-ray"])
     assert (finding.state, finding.do) == ("note", f"kill {child.pid}")
-    (finding,) = leftovers([tmp_path / "running"], tmp_path / "no-ray")
+    (finding,) = leftovers([tmp_path / "running"], [tmp_path / "no-ray"])
     assert (finding.state, finding.found) == ("ok", "none")
 
 
@@ -68,7 +69,7 @@ def test_processes_of_other_hosts_are_not_those_with_their_pids_here(tmp_path, c
         assert list(left_processes([tmp_path / "run"])) == []
     (left,) = left_processes([tmp_path / "run"])
     assert (left.process, left.name, left.driver_host) == (here, "actor-0", "node-a")
-    (finding,) = leftovers([tmp_path / "run"], tmp_path / "no-ray")
+    (finding,) = leftovers([tmp_path / "run"], [tmp_path / "no-ray"])
     assert (finding.state, finding.do) == ("note", f"kill {child.pid}, if the run has ended on node-a too")
 
 
@@ -86,6 +87,29 @@ def test_sessions_of_processes_that_are_gone_can_go(tmp_path, child):
     finally:
         holder.stdin.close()
         holder.wait()
+
+
+def test_the_ray_folder_of_a_killed_run_can_go_when_nothing_uses_it(tmp_path, child):
+    """A process may name it by another path, so only the folder's own name counts."""
+    folder, made = tmp_path / "mars-ray-ab_c12de", Path("/link/mars-ray-ab_c12de")
+    session = folder / "ray" / f"session_2026-01-02_03-04-05_678901_{child.pid}"
+    session.mkdir(parents=True)
+    (folder / "token").write_text("secret")
+    for name in ("mars-ray-abc", f"mars-ray-{os.getuid()}", "other"):  # not made by runs
+        (tmp_path / name).mkdir()
+    assert ended_run_folders(tmp_path) == [], "the driver lives"
+    child.kill()
+    child.wait()
+    assert ended_run_folders(tmp_path) == [folder]
+    (finding,) = leftovers([], [], [tmp_path / "absent", tmp_path])
+    assert (finding.state, finding.do) == ("note", f"rm -r {folder}")
+    assert finding.found.startswith(f"1 Ray folders of ended runs in {tmp_path}, ")
+    for use in ({"args": ["sh", "-c", "read x", str(made)]}, {"env": {"MARS_CLUSTER": str(made)}}):
+        with subprocess.Popen(**{"args": ["sh", "-c", "read x"], **use}, stdin=subprocess.PIPE):
+            assert ended_run_folders(tmp_path) == [], "a process uses it"
+    with (folder / "token").open():
+        assert ended_run_folders(tmp_path) == [], "its file is open"
+    assert ended_run_folders(tmp_path) == [folder]
 
 
 @pytest.mark.parametrize(("free", "state"), [(0.5, "no"), (5, "note"), (100, "ok")])

@@ -11,7 +11,7 @@ import pytest
 from mars.checks.packages import machine_lines
 from mars.config.load import load_config
 from mars.errors import SetupError
-from mars.run_dir.ray_folder import MAX_PARENT_BYTES, check_vllm_folder, make_ray_folder, ray_folder_parent
+from mars.run_dir.ray_folder import MAX_PARENT_BYTES, OWN_NAME, check_vllm_folder, make_ray_folder, ray_folder_parent
 
 # As Ray names them; plasma_store is the longest.
 SOCKET = "ray/session_2026-11-30_06-14-35_384412_4194304/sockets/plasma_store"
@@ -36,6 +36,7 @@ def test_a_socket_fits_below_the_longest_folder(short, monkeypatch):
     parent = of_length(short, MAX_PARENT_BYTES)
     folder = make_ray_folder({"RAY_TMPDIR": parent})
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert OWN_NAME.fullmatch(folder.name), "mars doctor finds it"
     path = folder / SOCKET
     path.parent.mkdir(parents=True)
     assert len(str(path)) == 107
