@@ -74,7 +74,7 @@ def ended_run_folders(parent: Path) -> list[Path]:
     """
     if not parent.is_dir():
         return []
-    of_nodes = f"mars-ray-{os.getuid()}"  # `mars ray start` uses it again and again; the number may have 8 digits
+    of_nodes = f"mars-ray-{os.getuid()}"  # a node of `mars ray` uses it again and again; the number may have 8 digits
     found = [path for path in parent.iterdir() if OWN_NAME.fullmatch(path.name) and path.name != of_nodes]
     own = [path for path in found if path.is_dir() and not path.is_symlink() and path.stat().st_uid == os.getuid()]
     if not own:
