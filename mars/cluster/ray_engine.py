@@ -280,8 +280,8 @@ class RayEngine:
     def _take_in(self, join: bool) -> None:
         """Make progress with the absent engines. join: whether engines that are built take part again.
 
-        An engine is left alone after 3 starts (`absent_engines.MAX_TRIES`) that ended with a WorkerError, or after one
-        error of another kind. Waits for engines in `_lost`, for any if none works, and in `Successor.is_running`."""
+        Leaves an engine alone after 3 starts (`absent_engines.MAX_TRIES`) that ended with a WorkerError, or another
+        error. Waits for those of `_lost`, or for any engine if none works, at most as long as `wait_for` allows."""
         self._bring_back_lost()
         for index, successor in self._absent.to_take_in():
             try:

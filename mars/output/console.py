@@ -25,9 +25,8 @@ class _Unescaped:
 
     @property
     def rich_proxied_file(self) -> _Unescaped:
-        """This file itself: rich asks its file for this attribute, and writes to what it gets. Without this property,
-        `__getattr__` would ask sys.stdout. While a progress bar is shown, that is rich's stand-in, whose attribute is
-        the real stream, and rich would write past this file."""
+        """This object. rich asks the object that it writes to for an attribute of this name, and then writes to the
+        attribute's value. If the value were another stream, rich would not call this object's `write`."""
         return self
 
     def _stream(self) -> TextIO:
