@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 # Endings of the files to copy. Weights and config.json are saved from the policy. The files are copied because
@@ -26,8 +27,19 @@ _HUB_FILES = (
 )
 
 
-def carry_files(model_path: str, folder: str) -> list[str]:
-    """Copy the files of `_carried` to `folder`. Returns "name (reason)" for each file that could not be copied."""
+@dataclass(frozen=True)
+class NotCopied:
+    """name: of the file, relative to the model's folder."""
+
+    name: str
+    error: OSError
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.error.strerror or self.error})"
+
+
+def carry_files(model_path: str, folder: str) -> list[NotCopied]:
+    """Copy the files of `_carried` to `folder`. Returns those that could not be copied."""
     failed = []
     for name, source in _carried(model_path):
         target = Path(folder) / name
@@ -37,7 +49,7 @@ def carry_files(model_path: str, folder: str) -> list[str]:
         except shutil.SameFileError:  # the policy is saved into the folder of its own model
             continue
         except OSError as error:
-            failed.append(f"{name} ({error.strerror or error})")
+            failed.append(NotCopied(name, error))
     return failed
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -136,7 +138,8 @@ def _shard_elements(value: Tensor, rank: int, ranks: int) -> int:
 def save_policy(policy: PolicyModel, model: ModelConfig, path: str, is_writer: bool) -> None:
     """Write weights and config.json, then copy the other files of the model's folder. A collective call.
 
-    Raises SetupError if a file cannot be written. If possible, the weights are saved even then.
+    Raises SetupError if a file cannot be written. If possible, the weights are saved even then. If not, a folder that
+    was not there before is removed again, so that nobody takes it for a policy.
     """
     state = full_state(policy, getattr(torch, model.dtype))
     if not is_writer:
@@ -144,6 +147,7 @@ def save_policy(policy: PolicyModel, model: ModelConfig, path: str, is_writer: b
     from transformers import GenerationConfig
 
     backbone, generation = policy.backbone, policy.backbone.generation_config
+    is_new = not os.path.lexists(path)
     backbone.config.dtype = model.dtype  # config.json names the dtype that the weights are saved in
     # transformers refuses to write generation settings that it would not use.
     backbone.generation_config = GenerationConfig()
@@ -153,7 +157,12 @@ def save_policy(policy: PolicyModel, model: ModelConfig, path: str, is_writer: b
             backbone.save_pretrained(path, state_dict=dict(state))
         give_usual_permissions(*Path(path).glob("*.safetensors"))
     except Exception as error:
-        file = _save_weights(state, Path(path), error)
+        try:
+            file = _save_weights(state, Path(path), error)
+        except SetupError:
+            if is_new:
+                shutil.rmtree(path, ignore_errors=True)
+            raise
         raise SetupError(
             f"{path}: only the weights of the policy were saved, in {file}: {type(error).__name__}: {error}; "
             f"copy the other files of {model.path} into the same folder"
@@ -166,7 +175,7 @@ def save_policy(policy: PolicyModel, model: ModelConfig, path: str, is_writer: b
     if failed:
         raise SetupError(
             f"{path}: has the weights and config.json of the policy, but these files could not be copied: "
-            f"{', '.join(failed)}; "
+            f"{', '.join(map(str, failed))}; "
             f"copy what is missing from {model.path}"
         )
 

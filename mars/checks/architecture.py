@@ -21,6 +21,7 @@ from mars.data.prompts.budget import ImageBudget
 from mars.data.prompts.tokenizer import read_json_file
 from mars.errors import SetupError
 from mars.output.bars import without_bars
+from mars.output.files import no_room
 
 _SHOWN = 3  # number of tensors named in a message
 
@@ -198,12 +199,27 @@ def check_saving(config: Any, folder: Path, key: str) -> None:
 
     with tempfile.TemporaryDirectory(prefix="mars-save-") as temporary:
         with _naming(key, folder / "config.json", "cannot be saved"):
-            config.save_pretrained(temporary)
+            try:
+                config.save_pretrained(temporary)
+            except OSError as error:
+                _refuse_for_room(error, "config.json", key, folder)
+                raise
         failed = carry_files(str(folder), temporary)
+    for one in failed:
+        _refuse_for_room(one.error, one.name, key, folder)
     if failed:
+        names = ", ".join(map(str, failed))
+        raise SetupError(f"{key}: {folder}: cannot be copied to the trained policy: {names}; make it readable")
+
+
+def _refuse_for_room(error: OSError, name: str, key: str, folder: Path) -> None:
+    """Raises SetupError if the model's file `name` could not be written to the temporary folder for lack of room."""
+    remedy = no_room(error)
+    if remedy is not None:
         raise SetupError(
-            f"{key}: {folder}: cannot be copied to the trained policy: {', '.join(failed)}; make it readable"
-        )
+            f"{key}: {folder}: saving was tried in {tempfile.gettempdir()}, where {name} could not be written "
+            f"({error.strerror}); {remedy}, or export TMPDIR=another folder"
+        ) from error
 
 
 def _declared_class(folder: Path, key: str, kind: str) -> tuple[Path | None, str]:

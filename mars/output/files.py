@@ -32,6 +32,13 @@ _REMEDIES = {
     errno.ENAMETOOLONG: "give a shorter path",
 }
 
+# Errors that can come only from writing a file, not from reading one.
+_NO_ROOM = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there",
+    errno.EFBIG: "raise the limit of the size of a file (`ulimit -f`)",
+}
+
 
 def special_kind(mode: int) -> str | None:
     """The kind of a path with this mode (`st_mode` of `os.stat`), such as "a named pipe"; None for a regular file."""
@@ -209,7 +216,13 @@ def check_page(path: Path, option: str) -> None:
 def cannot_write(path: Path, error: OSError, option: str | None = None) -> SetupError:
     """The error to raise for an OSError while writing."""
     name = str(path) if option is None else f"{option}: {path}"
-    return SetupError(f"{name}: cannot be written ({error.strerror or error}); make room there, or give another path")
+    remedy = _NO_ROOM.get(error.errno or 0, "make room there")
+    return SetupError(f"{name}: cannot be written ({error.strerror or error}); {remedy}, or give another path")
+
+
+def no_room(error: BaseException) -> str | None:
+    """What to do if `error` says that a file could not be written for lack of room. None for any other error."""
+    return _NO_ROOM.get(error.errno or 0) if isinstance(error, OSError) else None
 
 
 def refused_path(error: BaseException) -> SetupError | None:

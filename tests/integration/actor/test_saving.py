@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,17 @@ def policy_of(folder: Path):
     with torch.no_grad():
         policy.backbone.lm_head.weight.add_(1.0)
     return policy, model
+
+
+@contextmanager
+def file_size_limit(most: int):
+    """As `ulimit -f` sets it, in bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def same_weights(folder: Path, policy) -> bool:
@@ -110,6 +123,20 @@ def test_nothing_can_be_saved_at_all(source, tmp_path):
         save_policy(policy, model, str(tmp_path / "file" / "policy"), is_writer=True)
 
 
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_folder_without_weights_does_not_stay(source, tmp_path, is_there):
+    """The limit lets config.json through. A folder from before keeps the user's files."""
+    policy, model = policy_of(source)
+    out = tmp_path / "policy"
+    if is_there:
+        out.mkdir()
+        (out / "notes.txt").write_text("mine")
+    with file_size_limit(8000), pytest.raises(SetupError, match=r"cannot be saved: .*only its weights failed too: "):
+        save_policy(policy, model, str(out), is_writer=True)
+    assert out.exists() == is_there
+    assert not is_there or (out / "notes.txt").read_text() == "mine"
+
+
 def test_what_saving_will_refuse_is_found_before_training(source, monkeypatch):
     from transformers import PreTrainedConfig
 
@@ -129,3 +156,11 @@ def test_what_saving_will_refuse_is_found_before_training(source, monkeypatch):
         )
         with pytest.raises(SetupError, match=r"cannot be copied to the trained policy: .*merges\.txt \(no\)"):
             check_model(str(source))
+
+
+@pytest.mark.parametrize(("most", "name"), [(100, r"config\.json"), (10_000, r"\S+\.json")])
+def test_a_limit_of_file_sizes_is_not_a_fault_of_the_model(source, most, name):
+    """The tiny model's tokenizer has more than 10 kB."""
+    said = rf"where {name} could not be written \(File too large\); raise the limit"
+    with file_size_limit(most), pytest.raises(SetupError, match=said):
+        check_model(str(source))
