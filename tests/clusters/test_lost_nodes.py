@@ -158,6 +158,7 @@ def test_without_the_head_all_processes_of_a_run_end_and_a_new_cluster_goes_on(t
         assert run.exit_code() == 5, run.stderr[-3000:]
         assert "the Ray cluster is lost" in run.stderr
         assert f"mars resume {run.run_dir}" in run.stderr
+        assert (run.events()[-1]["event"], "the traceback is in" in run.stderr) == ("failed", False)
         assert run.workers_alive(start + 40 - time.monotonic()) == []  # Ray alone takes a minute
     with ray_nodes(HEAD, [NodeSpec(), NodeSpec()]) as second:
         again = train(second, f"run.num_steps={STEPS}", "run.resume=true")
