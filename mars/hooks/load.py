@@ -120,7 +120,7 @@ def settings_name(spec: str) -> str:
 
 
 def hooks_of_run(config: TrainConfig, rule: TokenRule | None) -> StepHooks:
-    """Make the hooks that a step calls in the driver. Their `num_steps` is None.
+    """Make the hooks that a step calls in the driver. The `num_steps` of the result is None until `for_steps`.
 
     `config.recipe` must come from `resolved`. rule: the token rule of `recipe.tokens`; a ramp may change its settings.
 

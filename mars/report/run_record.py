@@ -54,7 +54,7 @@ class RunRecord:
 
 def read_run(run_dir: Path, max_questions: int) -> RunRecord:
     """Everything a report shows of the run in `run_dir`, with the rollouts of at most `max_questions` questions, evenly
-    spread over those of the last step."""
+    spread over those of the last step that has a file of rollouts."""
     notes: list[str] = []
     metrics = _read_rows(run_dir / METRICS_FILE, notes)
     evaluations = _read_evaluations(run_dir / EVALUATION_FOLDER, notes)

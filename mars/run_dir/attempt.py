@@ -3,7 +3,9 @@
 attempt.json     command, overrides, working directory, process, versions, machine, environment, code, users' functions
 code.diff        how the code of mars differs from its commit; only if it differs
 processes.json   the processes that it has started on its own host, for `mars doctor`
-engine-0.log ... logs of its workers, and engine-0.processes.jsonl ...: the workers' processes, on any host
+engine-0.log     the log of a worker; each worker has one
+engine-0.processes.jsonl
+                 the processes that have been this worker, on any host; each worker has such a file
 """
 
 from __future__ import annotations

@@ -88,7 +88,8 @@ def _steps(run_dir: Path, num_steps: int) -> dict[int, dict[str, Any]]:
 
 
 def _means(name: str, key: str, steps: Mapping[int, Mapping[str, Any]], first: int, last: int) -> Row:
-    """Means over the steps that have the metric."""
+    """Means of the metric `key` over the steps that have it: <name>/all over all of them, <name>/window over those
+    from `first` to `last`. A mean over no step is left out."""
     values = {number: step[key] for number, step in steps.items() if step.get(key) is not None}
     window = [value for number, value in values.items() if first <= number <= last]
     found = {f"{name}/all": list(values.values()), f"{name}/window": window}

@@ -99,7 +99,8 @@ def paired(steps: Sequence[Mapping[str, Any]], clock: str) -> list[tuple[float, 
 
 
 def differences(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """standard_error: that of the mean. Steps with and without the supervision cannot show a cost below it."""
+    """Statistics of the differences, with minus without supervision, in milliseconds. A cost below `standard_error`
+    (of the mean) cannot be shown."""
     found = [1e3 * (one - other) for one, other in pairs]
     return {
         "pairs": len(found),
