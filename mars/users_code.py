@@ -48,13 +48,22 @@ def _place(error: BaseException) -> str:
     mistake may be in either.
     """
     # The first two frames are those of `calling` and of the block.
-    frames = [(Path(frame.filename).resolve(), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)[2:]]
-    frames = [frame for frame in frames if not any(frame[0].is_relative_to(folder) for folder in _LIBRARIES)]
+    ran = traceback.extract_tb(error.__traceback__)[2:]
+    # Generated code, such as the __setattr__ of a frozen dataclass, has a name like "<string>" and no file.
+    frames = [(Path(frame.filename).resolve(), frame.lineno) for frame in ran if not frame.filename.startswith("<")]
+    frames = [frame for frame in frames if not _is_of_library(frame[0])]
     users = [number for number, (file, _) in enumerate(frames) if not _is_of_mars(file)]
     if not users:
         return ""
     own, last = (f"{file}:{line}" for file, line in (frames[users[-1]], frames[-1]))
     return f" ({own})" if own == last else f" ({last}, called from {own})"
+
+
+def _is_of_library(file: Path) -> bool:
+    """False for files of mars, which lie in a library's folder if mars is installed."""
+    if file.is_relative_to(_PACKAGE) or file.is_relative_to(_RECIPES):
+        return False
+    return any(file.is_relative_to(folder) for folder in _LIBRARIES)
 
 
 def _is_of_mars(file: Path) -> bool:

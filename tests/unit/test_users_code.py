@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from mars import users_code
 from mars.errors import ConfigError, DataError, MarsError
 from mars.hooks.requests import accuracy_about
 from mars.plugin import load
 from mars.users_code import calling
 
 FILE = """
-import json
+import json; from dataclasses import dataclass
 from mars.errors import DataError
 from mars.hooks.requests import accuracy_about
 
@@ -35,6 +36,16 @@ def bad_row():
 def slow():
     yield 1
     yield {}["y"]
+
+def assigns():
+    DataAt(1).step = 3
+
+def evaluates():
+    eval("1/0")
+
+@dataclass(frozen=True)
+class DataAt:
+    step: int
 """
 
 
@@ -49,7 +60,8 @@ def failure_of(tmp_path, name, **options) -> BaseException:
 @pytest.mark.parametrize(
     ("name", "reason", "line"),
     [("lacks", "KeyError: 'x'", 7), ("leaves", "SystemExit: 0", 10), ("silent", "AssertionError", 13),
-     ("slow", "KeyError: 'y'", 26)],
+     ("slow", "KeyError: 'y'", 26), ("assigns", "FrozenInstanceError: cannot assign to field 'step'", 29),
+     ("evaluates", "ZeroDivisionError: division by zero", 32)],
 )  # fmt: skip
 def test_an_error_is_named_with_its_line(tmp_path, name, reason, line):
     error = failure_of(tmp_path, name)
@@ -69,6 +81,19 @@ def test_an_error_in_mars_is_not_blamed_on_the_file_alone(tmp_path):
     assert "AttributeError: " in text
     assert f" ({source.co_filename}:" in text
     assert text.endswith(f", called from {tmp_path}/own.py:19); correct it")
+
+
+def test_an_installed_mars_is_no_library_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.setattr(users_code, "_LIBRARIES", (users_code._PACKAGE.parent,))
+    text = str(failure_of(tmp_path, "asks"))
+    assert f" ({accuracy_about.__code__.co_filename}:" in text
+    assert text.endswith(f", called from {tmp_path}/own.py:19); correct it")
+
+
+def test_a_line_of_an_installed_recipe_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(users_code, "_LIBRARIES", (tmp_path.parent,))
+    monkeypatch.setattr(users_code, "_RECIPES", tmp_path)
+    assert str(failure_of(tmp_path, "lacks")).endswith(f"KeyError: 'x' ({tmp_path}/own.py:7); correct it")
 
 
 def test_errors_of_mars_and_those_that_the_caller_handles_are_passed_on(tmp_path):
