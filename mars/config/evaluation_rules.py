@@ -11,7 +11,8 @@ def _metric_of_no_evaluation(metric: str | None, files: list[str], every: int) -
     missing = "data.eval_files is empty" if not files else "evaluation.every is 0"
     return (
         f"no step has this metric, because no step is evaluated: {missing}",
-        "set data.eval_files and evaluation.every, or give a metric of the training, such as critic/score/mean",
+        "set data.eval_files and evaluation.every, give a metric of the training, such as critic/score/mean, or set "
+        "checkpoint.keep_best=null",
     )
 
 

@@ -21,7 +21,8 @@ def load(*overrides):
         (
             [BEST, "data.eval_files=[]"],
             "checkpoint.keep_best: no step has this metric, because no step is evaluated: data.eval_files is empty; "
-            "got 'eval/multi/mean'; set data.eval_files and evaluation.every, or give a metric of the training",
+            "got 'eval/multi/mean'; set data.eval_files and evaluation.every, give a metric of the training, such as "
+            "critic/score/mean, or set checkpoint.keep_best=null",
         ),
         (
             [BEST, HELD_OUT, "evaluation.every=0"],
