@@ -71,7 +71,7 @@ def _read_rows(path: Path, notes: list[str]) -> Sequence[dict[str, Any]]:
         return ()
     read = read_metrics(path)
     if read.damaged:
-        notes.append(f"{METRICS_FILE}: {read.damaged} damaged lines are left out")
+        notes.append(f"{METRICS_FILE}: damaged lines that are left out: {read.damaged}")
     return read.rows
 
 

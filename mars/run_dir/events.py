@@ -74,7 +74,7 @@ class LoggedEvents:
         """One line for a reader if lines are damaged; else nothing."""
         if not self.damaged:
             return []
-        return [f"{EVENTS_FILE}: {self.damaged} damaged lines are left out, so the run's state may be wrong"]
+        return [f"{EVENTS_FILE}: damaged lines that are left out: {self.damaged}; the run's state may be wrong"]
 
 
 def read_events(run_dir: Path) -> list[dict[str, Any]]:

@@ -108,7 +108,7 @@ class RunReader:
         except OSError as error:
             self._notes.append(f"{METRICS_FILE}: cannot be read ({error.strerror})")
         if self._metrics.damaged:
-            self._notes.append(f"{METRICS_FILE}: {self._metrics.damaged} damaged lines are left out")
+            self._notes.append(f"{METRICS_FILE}: damaged lines that are left out: {self._metrics.damaged}")
         return self._metrics.rows
 
     def _settings(self) -> Mapping[str, Any]:

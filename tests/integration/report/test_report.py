@@ -79,9 +79,9 @@ def test_what_is_left_out_is_said_in_the_terminal_too(tmp_path, capsys):
     report_run(tmp_path)
     evaluation, events, page = capsys.readouterr().out.splitlines()
     assert evaluation.startswith("note: evaluation/after.json: left out, no evaluation result (JSONDecodeError: ")
-    assert events == "note: events.jsonl: 2 damaged lines are left out, so the run's state may be wrong"
+    assert events == "note: events.jsonl: damaged lines that are left out: 2; the run's state may be wrong"
     assert page.startswith("report: ")
-    assert "events.jsonl: 2 damaged lines" in (tmp_path / "report.html").read_text()
+    assert "events.jsonl: damaged lines that are left out: 2" in (tmp_path / "report.html").read_text()
 
 
 def test_nothing_to_follow(tmp_path):

@@ -208,7 +208,7 @@ def test_what_is_damaged_is_named_and_left_out(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("a: [")
     page = read(tmp_path)
     for note in (
-        "metrics.jsonl: 1 damaged lines",
+        "metrics.jsonl: damaged lines that are left out: 1",
         "evaluation/a.json: left out",
         "evaluation/b.json: left out",
         "evaluation/c.json: left out",

@@ -199,7 +199,7 @@ def test_damaged_files_are_left_out_or_named(tmp_path):
     found = compared([a, b, c])
     assert [run.score for run in found.runs] == [0.3, None, 0.3]
     assert [note for note in found.runs[1].notes if note.startswith("metrics.jsonl")] == [
-        "metrics.jsonl: 1 damaged lines are left out"
+        "metrics.jsonl: damaged lines that are left out: 1"
     ]
     assert "step_000002.jsonl: 1 of 1 lines cannot be used" in found.pairs[0].how
     assert "\n" not in found.pairs[0].how
@@ -207,4 +207,4 @@ def test_damaged_files_are_left_out_or_named(tmp_path):
     text = as_text(found)
     assert "not compared: C has no answers" in text
     assert "\nnotes\n" in text
-    assert "\n  B: metrics.jsonl: 1 damaged lines are left out\n" in text
+    assert "\n  B: metrics.jsonl: damaged lines that are left out: 1\n" in text

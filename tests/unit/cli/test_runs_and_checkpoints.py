@@ -88,7 +88,7 @@ def test_what_is_damaged_is_counted_in_the_list_and_named_for_the_run(mars, make
     assert (heads[-2], row[-2]) == ("notes", "2")
     shown = mars("runs", "show", str(run_dir)).stdout
     assert "  evaluation/after.json: left out, no evaluation result (JSONDecodeError: " in shown
-    assert "  events.jsonl: 1 damaged lines are left out, so the run's state may be wrong" in shown
+    assert "  events.jsonl: damaged lines that are left out: 1; the run's state may be wrong" in shown
 
 
 def test_runs_that_cannot_be_read_are_named_and_the_others_are_listed(mars, make_run, monkeypatch):

@@ -209,9 +209,9 @@ def test_damaged_lines_are_counted(run):
             file.write("{\n")
     reader = RunReader(run.path)
     for seen in (reader.look(), reader.look()):
-        assert [note.partition(" are left out")[0] for note in seen.notes] == [
-            f"{EVENTS_FILE}: 1 damaged lines",
-            f"{METRICS_FILE}: 1 damaged lines",
+        assert [note.partition(";")[0] for note in seen.notes] == [
+            f"{EVENTS_FILE}: damaged lines that are left out: 1",
+            f"{METRICS_FILE}: damaged lines that are left out: 1",
         ]
 
 
