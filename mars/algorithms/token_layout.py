@@ -1,4 +1,4 @@
-"""Which sequence each token belongs to and which tokens count, for padded and packed batches alike."""
+"""The sequence that each token belongs to, and which tokens are trained on, for padded and packed batches alike."""
 
 from __future__ import annotations
 

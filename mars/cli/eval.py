@@ -158,8 +158,9 @@ def score(
     truth_size: TruthSize = None,
     response_size: ResponseSize = None,
 ) -> None:
-    """Score a result file with both scorers: strict (as in the paper) and compat (as in its public code). Each gives
-    Multi, Mono per source, Union (the largest mono value of a question), information gain and conflict rate."""
+    """Score a result file with both scorers: strict (as in the MARS paper) and compat (as in its public code). Each
+    gives Multi, Mono per source, Union (each question's best mono value, averaged over questions), information gain and
+    conflict rate."""
     from mars.errors import ConfigError
     from mars.output.files import check_page
     from mars.report.scores import score_file, show_scores, write_scores_page

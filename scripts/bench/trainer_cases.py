@@ -1,4 +1,5 @@
-"""The cases of bench.py trainer: models, prompts with two images, and layouts of a group."""
+"""The cases of `bench.py trainer`: models, prompts with two images, and the ways to lay out a prompt and its responses
+in a forward (padded, vision_once, shared_prefix)."""
 
 from __future__ import annotations
 
