@@ -21,13 +21,13 @@ _SPECIAL = {
     stat.S_IFBLK: "a device",
 }
 
-# What to do if the system refuses a path.
+# What to do if the system refuses a path. The user may have given it, or a library may have chosen it.
 _REMEDIES = {
-    errno.EACCES: "change the permissions, or give another path",
-    errno.EPERM: "change the permissions, or give another path",
-    errno.EROFS: "give a path on a disk that can be written",
+    errno.EACCES: "change the permissions; if an option or a setting names this path, another can be given",
+    errno.EPERM: "change the permissions; if an option or a setting names this path, another can be given",
+    errno.EROFS: "make the disk writable; if an option or a setting names this path, another can be given",
     errno.ENOTDIR: "a part of the path is a file and not a folder; correct the path",
-    errno.EISDIR: "remove this folder, or give the path of a file",
+    errno.EISDIR: "remove this folder; if an option or a setting names it, the path of a file can be given",
     errno.ELOOP: "correct the link that leads to itself",
     errno.ENAMETOOLONG: "give a shorter path",
 }

@@ -94,8 +94,11 @@ def read_what_is_private(folder):
     [
         (read_below_a_file, "/rows.jsonl/events.jsonl: cannot be used (Not a directory); a part of the path is a file"),
         (read_a_loop, "/loop: cannot be used (Too many levels of symbolic links); correct the link"),
-        (read_what_is_private, "/events.jsonl: cannot be used (Permission denied); change the permissions"),
-        (lambda folder: folder.read_bytes(), ": cannot be used (Is a directory); remove this folder"),
+        (
+            read_what_is_private,
+            "/events.jsonl: cannot be used (Permission denied); change the permissions; if an option or a setting",
+        ),
+        (lambda folder: folder.read_bytes(), ": cannot be used (Is a directory); remove this folder; if an"),
         (lambda folder: (folder / ("x" * 300)).touch(), "x: cannot be used (File name too long); give a shorter path"),
     ],
 )
