@@ -145,7 +145,7 @@ def infer(
         kept = _open(questions, paths, wanted)
         done = Counter((answer.prompt_id, answer.view) for answer in kept)
         missing = [request for request in wanted if not done[request.prompt_id, request.view]]
-        logger.info("%s: %d of %d answers are there", paths.answers, len(wanted) - len(missing), len(wanted))
+        logger.info("%s: %d of %d requests have answers", paths.answers, len(wanted) - len(missing), len(wanted))
         if missing:
             with start_engine() as engine:
                 reasons = _ask(questions, missing, engine, paths.answers)

@@ -102,7 +102,7 @@ def test_an_interrupted_call_ends_with_the_same_answers(asked, questions, model,
     (out / "answers.jsonl").write_bytes(b"".join(lines[:7]) + lines[7][:99])
     done = script("infer.sh", model, questions, out, "rollout=hf", *SETTINGS)
     assert "the last line was cut off" in done.stderr
-    assert f"7 of {3 * NUM_QUESTIONS} answers are there" in done.stderr
+    assert f"7 of {3 * NUM_QUESTIONS} requests have answers" in done.stderr
     assert answers(out) == answers(asked)
     assert (out / "multi.json").read_bytes() == (asked / "multi.json").read_bytes()
 

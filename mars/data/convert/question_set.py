@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -208,10 +209,10 @@ def _truth_and_choices(question: Question, text: str, rules: SetRules) -> tuple[
 
 
 def _bare(answer: Any) -> Any:
-    """The answer without <answer> tags; a number as text; alternatives in a list joined by " or "."""
+    """The answer without <answer> tags; a finite number as text; alternatives in a list joined by " or "."""
     if isinstance(answer, list) and answer and all(isinstance(one, str) for one in answer):
         return " or ".join(one.strip() for one in answer)
-    if isinstance(answer, int | float) and not isinstance(answer, bool):
+    if isinstance(answer, int | float) and not isinstance(answer, bool) and isfinite(answer):
         return str(answer)
     wrapped = WRAPPED_TRUTH.fullmatch(answer) if isinstance(answer, str) else None
     return wrapped[1].strip() if wrapped else answer

@@ -263,6 +263,16 @@ def test_verl_easyr1_and_llava_lines(tmp_path, convert):
     assert [len(prompt.sources) for prompt in loaded.prompts] == [2, 1, 1, 0, 1]
 
 
+def test_a_number_becomes_a_text_and_an_empty_cell_of_a_table_no_truth(tmp_path, convert):
+    """pandas writes an empty cell as NaN."""
+    answers = [3, 0.5, float("nan"), float("inf"), -float("inf"), "nan"]
+    lines = [{"problem": f"Question {number}?", "answer": answer} for number, answer in enumerate(answers)]
+    rows, metadata, _ = convert("jsonl", write(tmp_path / "src" / "own.jsonl", lines))
+    assert [row["reward_model"]["ground_truth"] for row in rows] == ["3", "0.5", "nan"]
+    dropped = metadata["splits"]["own"]["dropped_ids"]
+    assert dropped == {"truth": [f"own.jsonl:{number}" for number in (2, 3, 4)]}
+
+
 # What is wrong with rows and files
 
 BAD = [
