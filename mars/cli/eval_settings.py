@@ -48,7 +48,9 @@ def _of_run(run_dir: Path, overrides: Sequence[str], config_dirs: Sequence[str])
             f"--like: {run_dir} is a cold start, which has no engine and no reward; leave out --like, or give a run of "
             "reinforcement learning"
         )
-    config = load_saved_config(run_dir / CONFIG_FILE, [f"run.dir={quoted(str(run_dir))}", *overrides])
+    # An evaluation keeps no checkpoint, and its overrides may leave no step with the metric of the run's keep_best.
+    here = [f"run.dir={quoted(str(run_dir))}", "checkpoint.keep_best=null"]
+    config = load_saved_config(run_dir / CONFIG_FILE, [*here, *overrides])
     assert isinstance(config, TrainConfig)  # cold starts were refused above
     enter_working_directory(run_dir)
     return config

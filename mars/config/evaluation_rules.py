@@ -23,6 +23,8 @@ def _greedy_once(samples: int, temperature: float) -> tuple[str, str] | None:
 
 
 EVALUATION_RULES = (
-    Rule(("checkpoint.keep_best", "data.eval_files", "evaluation.every"), _metric_of_no_evaluation),
-    Rule(("evaluation.samples_per_prompt", "evaluation.temperature"), _greedy_once),
+    Rule(
+        ("checkpoint.keep_best", "data.eval_files", "evaluation.every"), _metric_of_no_evaluation, spares_records=True
+    ),
+    Rule(("evaluation.samples_per_prompt", "evaluation.temperature"), _greedy_once, spares_records=True),
 )

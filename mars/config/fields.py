@@ -14,20 +14,24 @@ from pydantic_core import ErrorDetails
 from mars.config.keys import expected, leaves, sections_of
 from mars.config.problem import Problem
 from mars.config.renamed import renamed_value
+from mars.config.rules import Rule
 from mars.config.section import Root
 
 _OFF = re.compile(r"\b(?:0|1|null): [^.,;]+")
 _RANGES = ("greater_than", "less_than", "finite_number")
 
 
-def check_fields(schema: type[Root], values: Mapping[str, Any]) -> tuple[Root | None, list[Problem]]:
+def check_fields(
+    schema: type[Root], values: Mapping[str, Any], rules: tuple[Rule, ...] | None = None
+) -> tuple[Root | None, list[Problem]]:
     """The configuration of `values` (dotted key -> value), or None and one problem for each wrong key.
 
-    A broken rule between keys also gives None, but no problem: `mars.config.rules.broken_rules` reports it.
+    rules: the rules between keys that apply; None for all those of the schema. A broken one also gives None, but no
+        problem: `mars.config.rules.broken_rules` reports it.
     """
     fields = leaves(schema)
     try:
-        return schema.model_validate(_nested(fields, values)), []
+        return schema.model_validate(_nested(fields, values), context=rules), []
     except ValidationError as error:
         problems: dict[str, Problem] = {}
         for details in error.errors():

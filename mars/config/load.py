@@ -22,7 +22,7 @@ from mars.config.overrides import EXPERIMENT, meant, unknown_key
 from mars.config.paths import PATH_KEYS, path_problems, with_homes
 from mars.config.problem import Problem
 from mars.config.ramp_section import ramp_problems
-from mars.config.rules import broken_rules
+from mars.config.rules import Rule, broken_rules, rules_of_record
 from mars.config.schema import SftConfig, TrainConfig
 from mars.config.section import Root
 from mars.config.weight_rules import unused_adapter_settings
@@ -139,9 +139,9 @@ def composed_yaml(root: RootName, overrides: Sequence[str], config_dirs: Sequenc
     return OmegaConf.to_yaml(composition.config, resolve=True)
 
 
-def _problems_of(schema: type[Root], values: Mapping[str, Any]) -> list[Problem]:
+def _problems_of(schema: type[Root], rules: tuple[Rule, ...], values: Mapping[str, Any]) -> list[Problem]:
     """What is wrong with the values of a whole configuration."""
-    return [*check_fields(schema, values)[1], *broken_rules(schema.RULES, values)]
+    return [*check_fields(schema, values, rules)[1], *broken_rules(rules, values)]
 
 
 def refusal(problems: Sequence[Problem]) -> ConfigError:
@@ -155,7 +155,7 @@ def _validate(
     """The checked configuration or None, and the problems, without those that only follow from another problem.
 
     saved: whether `config` comes from a run. Its paths stay as they are; only paths in overrides are expanded and
-        checked.
+        checked. Rules that spare records apply only to overrides.
     """
     fields = leaves(schema)
     values, problems = resolved_leaves(config, composition.known.mappings)
@@ -171,13 +171,14 @@ def _validate(
         or not meant_otherwise.isdisjoint((key, *sections_of(key)))
         or (composition.has_unknown_option and key not in values and key not in composition.given)
     }
-    result, found = check_fields(schema, {key: value for key, value in values.items() if key in fields})
+    rules = rules_of_record(schema.RULES, composition.given) if saved else schema.RULES
+    result, found = check_fields(schema, {key: value for key, value in values.items() if key in fields}, rules)
     reported = {problem.key for problem in problems}
     problems += [problem for problem in found if problem.key not in reported]
     if isinstance(result, TrainConfig):
-        problems += ramp_problems(result.ramps, result.dotted(), partial(_problems_of, schema))
+        problems += ramp_problems(result.ramps, result.dotted(), partial(_problems_of, schema, rules))
     excluded = doubtful | {problem.key for problem in problems}
-    problems += broken_rules(schema.RULES, {key: value for key, value in values.items() if key not in excluded})
+    problems += broken_rules(rules, {key: value for key, value in values.items() if key not in excluded})
     order = {key: position for position, key in enumerate(fields)}
     kept = [problem for problem in problems if problem.key not in doubtful]
     return result, strays + sorted(kept, key=lambda problem: order.get(problem.key, -1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,20 @@ _LEAST_IN_FLOAT32 = 1e-6
 
 @dataclass(frozen=True)
 class Rule:
-    """`broken` gets the values of `keys`, in order. It returns None, or (what is wrong, what to do)."""
+    """`broken` gets the values of `keys`, in order. It returns None, or (what is wrong, what to do).
+
+    spares_records: whether the settings that a run has saved may break the rule, because they only have no effect. Then
+        it applies to a saved run only if an override sets one of `keys`.
+    """
 
     keys: tuple[str, ...]
     broken: Callable[..., tuple[str, str] | None]
+    spares_records: bool = False
+
+
+def rules_of_record(rules: tuple[Rule, ...], given: Collection[str]) -> tuple[Rule, ...]:
+    """The rules that apply to a run's saved settings. given: dotted keys that overrides set."""
+    return tuple(rule for rule in rules if not rule.spares_records or not set(rule.keys).isdisjoint(given))
 
 
 def broken_rules(rules: tuple[Rule, ...], values: Mapping[str, Any]) -> Iterator[Problem]:
@@ -237,7 +247,7 @@ TRAIN_RULES = (
     Rule(("algorithm.max_rounds", "algorithm.selection"), _rounds_of_selection),
     Rule(("algorithm.std_floor", "algorithm.normalize_std"), _floor_of_a_std),
     Rule(("rollout.num_workers", "cluster.kind"), one_in_process),
-    Rule(("rollout.tensor_parallel_size", "rollout.engine"), _parallel_in_vllm),
+    Rule(("rollout.tensor_parallel_size", "rollout.engine"), _parallel_in_vllm, spares_records=True),
     Rule(("rollout.temperature", "rollout.engine"), _smallest_temperature),
     Rule(("evaluation.temperature", "rollout.engine"), _smallest_temperature),
     Rule(("rollout.max_model_len", "data.max_prompt_tokens", "rollout.max_response_tokens"), _context_holds_both),

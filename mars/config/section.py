@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationInfo, model_validator
 
 from mars.config.rules import Rule, broken_rules
 
@@ -26,13 +26,15 @@ class Section(BaseModel):
 
 
 class Root(Section):
-    """A whole configuration. Creating one checks the rules between settings."""
+    """A whole configuration. Creating one checks the rules between settings: `RULES`, or those that the context of
+    pydantic's validation gives."""
 
     RULES: ClassVar[tuple[Rule, ...]]
 
     @model_validator(mode="after")
-    def _fit_together(self) -> Self:
-        problems = list(broken_rules(self.RULES, self.dotted()))
+    def _fit_together(self, info: ValidationInfo) -> Self:
+        rules = self.RULES if info.context is None else info.context
+        problems = list(broken_rules(rules, self.dotted()))
         if problems:
             raise ValueError("\n".join(str(problem) for problem in problems))
         return self

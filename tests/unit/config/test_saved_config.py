@@ -44,6 +44,26 @@ def test_saved_settings_are_read_as_they_were(saved, overrides):
     assert load_saved_config(saved(config), []) == config
 
 
+@pytest.mark.parametrize(
+    ("record", "override"),
+    [
+        ({"checkpoint": {"keep_best": "eval/multi/mean"}}, "data.eval_files=[]"),
+        ({"evaluation": {"samples_per_prompt": 4, "temperature": 0.0}}, "evaluation.temperature=0.0"),
+        ({"rollout": {"engine": "scripted", "tensor_parallel_size": 2}}, "rollout.tensor_parallel_size=2"),
+    ],
+)
+def test_saved_settings_without_effect_are_refused_only_if_an_override_sets_them(tmp_path, record, override):
+    content = load_config("train", GIVEN, []).model_dump()
+    for section, values in record.items():
+        content[section] |= values
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    load_saved_config(path, [])
+    load_saved_config(path, ["run.name=again"])
+    with pytest.raises(ConfigError):
+        load_saved_config(path, [override])
+
+
 @examples(20)
 @example("${run.seed} \\${x} 'null'")
 @given(st.lists(st.sampled_from(["${", "}", "\\", "a", "'"]), min_size=1).map("".join) | st.text(min_size=1))
