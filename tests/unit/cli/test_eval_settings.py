@@ -95,6 +95,14 @@ def test_a_model_of_the_hub_keeps_its_name(run_dir, asked):
     assert asked[0][0].model.path == "Qwen/Qwen2.5-VL-3B-Instruct"
 
 
+def test_an_evaluation_does_not_need_the_metric_of_the_best_checkpoint(run_dir, asked):
+    """The run had held-out files, and kept the checkpoint that was best on them."""
+    save(run_dir, "train", *SETTINGS, "data.eval_files=[held_out.parquet]", "checkpoint.keep_best=eval/multi/mean")
+    done = call("run", "policy", "rows.jsonl", "--like", run_dir, "evaluation.every=0")
+    assert done.exit_code == 0, done.output
+    assert asked[0][0].checkpoint.keep_best is None
+
+
 def test_what_is_no_run_of_reinforcement_learning_is_refused(run_dir, asked, tmp_path):
     refused = {"here": "has no config.yaml", "cold": "is a cold start", "home/runs/one": "--config-dir"}
     (tmp_path / "cold").mkdir()
