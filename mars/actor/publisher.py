@@ -34,7 +34,7 @@ class WeightPublisher:
         """Send the weights as this version.
 
         A call with the version of the previous call sends the same weights again, for an engine that replaces a lost
-        one. Raises ValueError for the previous version if the weights have changed since that call, and for lower ones.
+        one. Raises ValueError for a lower version, and for the same one if the weights have changed since that call.
         """
         if version < self._version or (version == self._version and not self._is_current):
             raise ValueError(

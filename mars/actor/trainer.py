@@ -68,8 +68,8 @@ class UpdateStats:
 class ResponseScores:
     """The numbers that a `ScoringSpec` asks for: for each prompt of the batch, a tuple with one number per response.
 
-    With value "mean", a response without tokens that count gets NaN. unreadable: prompt id -> reason, for prompts with
-    an image that cannot be read any more. Their values are NaN.
+    With value "mean", a response gets NaN if none of its tokens count (`spans` of `score_responses`).
+    unreadable: prompt id -> reason, for prompts with an image that cannot be read any more. Their values are NaN.
     """
 
     values: Sequence[tuple[float, ...]]

@@ -2,7 +2,7 @@
 
 A round of P prompts with G multi rollouts each is sampled in two engine calls. The first call samples ceil(G / 2) multi
 rollouts of each prompt and all anchors. The second call samples the other P * floor(G / 2) multi rollouts. These go to
-the target prompts, up to a limit (`second_half` says where the rest goes):
+the target prompts, up to a limit (`second_half` says where the rest goes). `anchor.allocation` says what a target is:
 
     conflict   an anchor is right, and no multi rollout of the first half is
     unsolved   no multi rollout of the first half is right; anchors do not matter (the control of `conflict`)

@@ -48,7 +48,7 @@ def overlong_penalty(
 
 
 def with_overlong_penalty(prompts: Sequence[PromptRollouts], overlong: OverlongPenalty) -> list[PromptRollouts]:
-    """The same rollouts, with `overlong_penalty` added to valid scores of `groups` and recorded as a reward part."""
+    """The rollouts, with `overlong_penalty` added to valid scores in `groups(prompt)` and recorded as a reward part."""
     lengths = [
         len(rollout.completion.token_ids) for item in prompts for group in groups(item) for rollout in group.rollouts
     ]

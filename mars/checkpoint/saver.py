@@ -158,7 +158,7 @@ class Checkpoints:
             logger.warning("old checkpoints cannot be removed: %s", error)
 
     def _warn_of_missing_metric(self, state: RunState) -> None:
-        """Warn once, when the step is logged: until then, the metrics of an interrupted step are incomplete."""
+        """Warn once, but not of a step that is not logged yet: it was interrupted, so its metrics are incomplete."""
         missing = missing_metric(self._settings.keep_best, state.metrics) if state.logged else None
         if missing is not None and not self._has_warned_of_metric:
             self._has_warned_of_metric = True

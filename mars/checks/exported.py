@@ -1,4 +1,4 @@
-"""Check that an exported folder gives the same prompt tokens, image tensors and `TokenRules` as model.path."""
+"""Check that an exported folder gives the same prompt tokens, image tensors and special token ids as model.path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sections `actor` and `sft`: the optimizer, what is trained, and how it is divided over ranks and forwards."""
+"""The sections `actor` and `sft`: the optimizer, what is trained, and how work is divided over ranks and forwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find the file for which Hydra cannot compose a configuration, if Hydra's message does not name it."""
+"""Find the file that keeps Hydra from composing a configuration, if Hydra's message does not name it."""
 
 from __future__ import annotations
 

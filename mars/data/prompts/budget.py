@@ -243,7 +243,7 @@ def limit_images(prompt: Prompt, budgets: Mapping[str, ImageBudget]) -> tuple[Pr
     """Set `resized` in the images of sources in `budgets`; also returns a problem for each image that gets too narrow.
 
     The model's image processor leaves an image resized to `resized` as it is: the sides are multiples of patch_size x
-    merge_size, and the size is within the limits of all images.
+    merge_size, and the size is within data.min_image_pixels and data.max_image_pixels, the limits of all images.
     Example: with [3136, 200704] for "infrared" and patches of 14, merge 2, an infrared image of 1280x1024 becomes
     476x392, 238 tokens, whatever the budget of the other sources.
     """

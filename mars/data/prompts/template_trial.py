@@ -68,7 +68,7 @@ def try_template(tokenizer: Any, model_path: str, arguments: Mapping[str, Any]) 
 
 
 class _Template:
-    """A template to be tried, equal to others with the same text and file."""
+    """A template to be tried, equal to others with the same text and `model_path`."""
 
     def __init__(self, text: str, model_path: str, tokenizer: Any, arguments: Mapping[str, Any]) -> None:
         self.identity, self.model_path = (text, model_path), model_path
