@@ -154,7 +154,8 @@ def read_partial(path: Path) -> tuple[Results, list[str]]:
     """Read results in which answers may be missing or damaged. Returns the usable answers, and notes on lines
     that cannot be used.
 
-    Raises DataError if nothing can be read, or if a file in the public format has an entry that cannot be used.
+    Raises DataError if the file of answers cannot be read, if the manifest beside it is damaged, or if a file in the
+    public format has an entry that cannot be used.
     """
     if not _holds_answers(path):
         return read_results(path), []

@@ -36,7 +36,7 @@ def primary_tables(study: Study, rows: Sequence[Row], compared: Sequence[Compari
 
 
 def control_tables(study: Study, compared: Sequence[Comparison]) -> list[Table]:
-    """For each dial: each arm minus each of its `controls`, by the primary metric and by the evaluation."""
+    """For each dial: each arm minus each of its `controls` (see `Arm`), in the primary metric and in eval/multi."""
     columns = ["metric", "arm", "minus", "difference", "over seeds", "pairs", "p", "over cold starts", "p"]
     tables = []
     for dial in study.dials:
