@@ -311,6 +311,15 @@ def test_the_licence_is_whole():
 # --- what README lets a newcomer type
 
 
+def test_the_settings_of_the_table_of_changes_are_accepted():
+    """docs/architecture.md: which file to open for which change."""
+    table = text_of(ROOT / "docs" / "architecture.md").partition("## Where to change what")[2].partition("\n## ")[0]
+    settings = re.findall(r"`([a-z][\w.]*=\S+)`", table)
+    assert len(settings) >= 4, "the test finds them"
+    for setting in settings:
+        load_config("train", ["data.train_files=[rows.jsonl]", setting], [])
+
+
 def block_after(marker: str, page: str = "README.md") -> str:
     """A page's code block behind an HTML comment."""
     return FENCE.search(text_of(ROOT / page).partition(f"<!-- {marker} -->")[2])[2]
