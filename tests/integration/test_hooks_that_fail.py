@@ -41,7 +41,11 @@ def hooks(tmp_path: Path) -> Path:
     ("setting", "message"),
     [
         ("recipe.sampler='{}:Sampler'", "recipe.sampler: host:Sampler failed when it observed step 1: KeyError: 'x' ("),
-        ("recipe.advantage=['{}:Rule']", "recipe.advantage: host:Rule failed in step 1: AttributeError: "),
+        pytest.param(
+            "recipe.advantage=['{}:Rule']",
+            "recipe.advantage: host:Rule failed in step 1: AttributeError: ",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_hook_that_raises_is_named_with_a_traceback(workshop: Workshop, tmp_path: Path, hooks, setting, message):

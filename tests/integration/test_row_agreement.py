@@ -24,6 +24,7 @@ from mars.data.rows.problems import report
 from mars.errors import DataError
 from mars.inputs import load_inputs, prompt_format, row_settings
 from mars.supervised.rows import load_rows
+from tests.examples import some
 
 DEFECTS = (
     "false_truth", "no_truth", "missing", "damaged", "third", "special", "long", "strip", "choices", "repeated_id",
@@ -256,8 +257,8 @@ def picky(tiny, tmp_path_factory):
 
 
 # What training shows besides the multi view: a view of one image has a first turn without an image.
-@pytest.mark.parametrize(("kind", "shown"), [("none", False), ("mono", True), ("all_but_one", True),
-                                             ("forced_source", False)])  # fmt: skip
+@pytest.mark.parametrize(("kind", "shown"), some([("none", False), ("mono", True), ("all_but_one", True),
+                                                  ("forced_source", False)], 2))  # fmt: skip
 def test_a_row_is_checked_on_the_views_that_its_own_set_shows(kind, shown, picky, folder, tmp_path, monkeypatch):
     """The training set never depends on the evaluation files."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
