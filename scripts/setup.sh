@@ -38,6 +38,7 @@ fi
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 pip=(.venv/bin/python -m pip --disable-pip-version-check)
 
+echo "installing mars with extras $extras into .venv (a few minutes the first time)" >&2
 sources=()
 if [[ ",$extras," == *,cpu,* ]] && ! .venv/bin/python -c "import torch, sys; sys.exit(torch.__version__ != '$torch')" 2>/dev/null; then
     found=$(mktemp -d)
@@ -47,7 +48,6 @@ if [[ ",$extras," == *,cpu,* ]] && ! .venv/bin/python -c "import torch, sys; sys
     fi
     rm -rf "$found"
 fi
-echo "installing mars with extras $extras into .venv (a few minutes the first time)" >&2
 # --no-compile: bytecode is compiled at the first import, and most modules are never imported.
 "${pip[@]}" install --quiet --progress-bar on --no-compile "${sources[@]}" -e ".[$extras]"
 .venv/bin/python scripts/repair_torch_companions.py

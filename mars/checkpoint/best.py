@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 
-_EVALUATION = "eval/"
+from mars.config.evaluation_rules import is_of_evaluation
 
 
 def near_metrics(metric: str, known: Collection[str]) -> list[str]:
@@ -15,11 +15,6 @@ def near_metrics(metric: str, known: Collection[str]) -> list[str]:
     ['eval/multi/mean']
     """
     return get_close_matches(metric, known, n=3) or sorted(filter(is_of_evaluation, known))
-
-
-def is_of_evaluation(metric: str) -> bool:
-    """Whether only steps with an evaluation have the metric."""
-    return metric.startswith(_EVALUATION)
 
 
 def missing_metric(metric: str | None, metrics: Mapping[str, float]) -> str | None:

@@ -5,8 +5,13 @@ from __future__ import annotations
 from mars.config.rules import Rule
 
 
+def is_of_evaluation(metric: str) -> bool:
+    """Whether only steps with an evaluation have the metric."""
+    return metric.startswith("eval/")
+
+
 def _metric_of_no_evaluation(metric: str | None, files: list[str], every: int) -> tuple[str, str] | None:
-    if metric is None or not metric.startswith("eval/") or (files and every):
+    if metric is None or not is_of_evaluation(metric) or (files and every):
         return None
     missing = "data.eval_files is empty" if not files else "evaluation.every is 0"
     return (

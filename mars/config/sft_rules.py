@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mars.config.evaluation_rules import is_of_evaluation
 from mars.config.rules import (
     PIXELS,
     TRANSPORT,
@@ -35,7 +36,7 @@ def _has_the_loss(keep_best: str | None, eval_files: list[str]) -> tuple[str, st
         return None
     if keep_best not in _LOSSES:
         return "a cold start is compared by its losses", f"give {', '.join(_LOSSES[:-1])} or {_LOSSES[-1]}"
-    if keep_best.startswith("eval/") and not eval_files:
+    if is_of_evaluation(keep_best) and not eval_files:
         return "there is no held-out set: data.eval_files is empty", "add data.eval_files, or give sft/loss"
     return None
 

@@ -2,16 +2,12 @@
 
 import pytest
 
-from mars.config.load import load_config
 from mars.errors import ConfigError
+from tests.refused_settings import assert_refused, load_training
 
 FULL = ["rollout.top_p=1.0"]
 CAP = "algorithm.importance_cap=2.0"
 MASK = "algorithm.importance_mode=mask"
-
-
-def load(*overrides):
-    return load_config("train", ["data.train_files=[a.parquet]", *overrides], [])
 
 
 @pytest.mark.parametrize(
@@ -34,10 +30,7 @@ def load(*overrides):
     ],
 )  # fmt: skip
 def test_importance_settings_that_do_not_fit(overrides, start):
-    with pytest.raises(ConfigError) as refused:
-        load(*overrides)
-    (line,) = str(refused.value).splitlines()
-    assert line.startswith(start)
+    assert_refused(overrides, start)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +43,7 @@ def test_importance_settings_that_do_not_fit(overrides, start):
     ],
 )
 def test_importance_settings_that_fit(overrides):
-    load(*overrides)
+    load_training(*overrides)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +66,7 @@ def test_importance_settings_that_fit(overrides):
 )  # fmt: skip
 def test_part_weights_that_do_not_fit(overrides, start):
     with pytest.raises(ConfigError) as refused:
-        load(*overrides)
+        load_training(*overrides)
     assert [line for line in str(refused.value).splitlines() if line.startswith(start)]
 
 
@@ -86,8 +79,8 @@ def test_part_weights_that_do_not_fit(overrides, start):
     ],
 )
 def test_part_weights_that_fit(overrides):
-    assert load(*overrides).algorithm.part_weights
+    assert load_training(*overrides).algorithm.part_weights
 
 
 def test_no_part_is_normalised_by_default():
-    assert load().algorithm.part_weights == {}
+    assert load_training().algorithm.part_weights == {}

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mars.config.load import load_config
-from mars.errors import ConfigError
+from tests.refused_settings import assert_refused, load_training
 
 HELD_OUT = "data.eval_files=[held_out.parquet]"
 BEST = "checkpoint.keep_best=eval/multi/mean"
-
-
-def load(*overrides):
-    return load_config("train", ["data.train_files=[a.parquet]", *overrides], [])
 
 
 @pytest.mark.parametrize(
@@ -35,10 +30,7 @@ def load(*overrides):
     ],
 )
 def test_settings_that_do_not_fit(overrides, start):
-    with pytest.raises(ConfigError) as refused:
-        load(*overrides)
-    (line,) = str(refused.value).splitlines()
-    assert line.startswith(start)
+    assert_refused(overrides, start)
 
 
 @pytest.mark.parametrize(
@@ -51,4 +43,4 @@ def test_settings_that_do_not_fit(overrides, start):
     ],
 )
 def test_settings_that_fit(overrides):
-    load(*overrides)
+    load_training(*overrides)

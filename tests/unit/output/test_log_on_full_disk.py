@@ -9,20 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from mars.process import LOG_FILE, log_to
+from mars.process import LOG_FILE
+from tests.run_log import logging_to
 
 
 @pytest.fixture
 def log(tmp_path):
-    logger = logging.getLogger("mars")
-    level = logger.level
-    logger.setLevel(logging.INFO)
-    log_to(str(tmp_path))
-    yield logger
-    logger.setLevel(level)
-    handler = logger.handlers[-1]
-    logger.removeHandler(handler)
-    handler.close()
+    with logging_to(tmp_path):
+        yield logging.getLogger("mars")
 
 
 class FullDisk:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 
@@ -10,9 +9,10 @@ import pytest
 
 from mars import interrupts, last_words
 from mars.errors import InterruptedRun, StalledError, WorkerError
-from mars.process import LOG_FILE, log_to, report_end
+from mars.process import LOG_FILE, report_end
 from mars.run_dir.events import EVENTS_FILE, EventLog, read_events
 from mars.run_dir.outcome import failures_logged, state_of
+from tests.run_log import logging_to
 
 
 class Ended(BaseException):
@@ -29,15 +29,8 @@ def _the_process_stays(monkeypatch):
 
 @pytest.fixture
 def run_log(tmp_path):
-    logger = logging.getLogger("mars")
-    level = logger.level
-    logger.setLevel(logging.DEBUG)
-    log_to(str(tmp_path))
-    handler = logger.handlers[-1]
-    yield handler
-    logger.setLevel(level)
-    logger.removeHandler(handler)
-    handler.close()
+    with logging_to(tmp_path) as handler:
+        yield handler
 
 
 @pytest.mark.parametrize(
